@@ -1,0 +1,48 @@
+# Chores. The product is `ansible-playbook`, which these targets never hide.
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DEFAULT_GOAL := help
+
+# Everything runs from the control environment, whoever activated what.
+VENV := $(CURDIR)/.venv
+export PATH := $(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(VENV)
+unexport PYTHONHOME
+
+# The lab boots machines: that takes root.
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=LAB_NAME,LAB_SUBNET,LAB_RELEASE,PROD_HOSTS,http_proxy,https_proxy,no_proxy)
+
+export PROD_HOSTS ?= 1
+export LAB_RELEASE ?= trixie
+
+.PHONY: help setup up down status secrets lint quick test bench
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: ## Make the control environment in .venv
+	@scripts/bootstrap
+
+up: setup ## Boot the lab and converge dev and prod (PROD_HOSTS=2, LAB_RELEASE=bookworm)
+	@scripts/up
+
+down: setup ## Remove the lab
+	@$(ROOT) $(VENV)/bin/python -m lab down
+
+status: setup ## Show the lab's hosts
+	@$(ROOT) $(VENV)/bin/python -m lab status
+
+secrets: setup ## Write an environment's vault with generated secrets (ENV=dev)
+	@$(VENV)/bin/python scripts/make-secrets "$(ENV)"
+
+lint: setup ## Check the house rules
+	@scripts/lint
+
+quick: lint ## Lint, and the tests without hosts
+	@$(VENV)/bin/python -m pytest -q -m "not lab"
+
+test: setup ## Everything, on lab hosts of its own
+	@scripts/test
+
+bench: setup ## Measure; writes docs/benchmarks.md
+	@$(ROOT) $(VENV)/bin/python -m tests.bench
