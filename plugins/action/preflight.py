@@ -1,0 +1,216 @@
+"""Checks a run before any host is touched: the limit, the tags, and the values and secrets of the environment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+
+SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
+PLACEHOLDER = re.compile(r"change-?me", re.IGNORECASE)
+VAULT_HEADER = "$ANSIBLE_VAULT;"
+
+
+def is_integer(value: object) -> bool:
+    """Tell whether a value is a whole number of zero or more."""
+    return not isinstance(value, bool) and str(value).isdecimal()
+
+
+def matches(pattern: str) -> Callable[[object], bool]:
+    """Return a check that a value is text of a form."""
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+# The forms that a value can have: what they are called in a finding, and how to tell.
+FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "name": ("a short lower-case name, as in `dev`", matches(r"[a-z][a-z0-9]{0,15}")),
+    "identifier": ("a MySQL name of letters, digits and _, at most 32", matches(r"[A-Za-z0-9_]{1,32}")),
+    "host": ("a host name or an address", matches(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?")),
+    "path": ("an absolute path, or empty", matches(r"(/\S+)?")),
+    "size": ("a size such as 512M or 1G", matches(r"\d+[KMGT]?")),
+    "web_size": ("a size such as 512k or 1m", matches(r"\d+[kmg]?")),
+    "level": ("DEBUG, INFO, WARNING or ERROR", matches("DEBUG|INFO|WARNING|ERROR")),
+    "secret": (
+        "printable text of at least 12 characters",
+        lambda value: isinstance(value, str) and len(value) >= 12 and value.isprintable(),
+    ),
+    "integer": ("a whole number, 0 or more", is_integer),
+    "positive": ("a whole number, 1 or more", lambda value: is_integer(value) and int(str(value)) > 0),
+    "boolean": ("true or false", lambda value: isinstance(value, bool)),
+    "list": ("a list", lambda value: isinstance(value, list)),
+    "names": ("a list with at least one name", lambda value: isinstance(value, list) and len(value) > 0),
+}
+
+
+def tags_in(node: object) -> Iterator[str]:
+    """Yield every tag in a playbook's YAML."""
+    if isinstance(node, dict):
+        tags = node.get("tags", [])
+        yield from tags.split(",") if isinstance(tags, str) else tags
+        for value in node.values():
+            yield from tags_in(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from tags_in(item)
+
+
+def tag_findings(root: Path, run_tags: list[str], skip_tags: list[str]) -> Iterator[str]:
+    """Yield a finding for each tag that nothing carries; Ansible itself does nothing then, and calls it success."""
+    known = set(SPECIAL_TAGS)
+    for path in [*root.glob("playbooks/*.yml"), *root.glob("roles/*/tasks/*.yml")]:
+        known.update(tags_in(yaml.safe_load(path.read_text())))
+    for tag in [*run_tags, *skip_tags]:
+        if tag not in known:
+            yield f"tag {tag!r}: nothing carries it. Known: {', '.join(sorted(known - SPECIAL_TAGS))}"
+
+
+def placeholder_in(value: object) -> bool:
+    """Tell whether a value still holds a placeholder."""
+    return isinstance(value, str) and PLACEHOLDER.search(value) is not None
+
+
+class Environment:
+    """One environment as a run sees it, through its first host."""
+
+    def __init__(self, name: str, host: str, root: Path, read: Callable[[str, str], tuple[bool, Any]]) -> None:
+        self.name, self.host, self._root, self._read = name, host, root, read
+
+    def file_of(self, variable: str) -> str:
+        """Return the file that a variable belongs in."""
+        if variable == "database_host":
+            return "the inventory"
+        return f"group_vars/{self.name}/{'vault' if variable.startswith('vault_') else 'vars'}.yml"
+
+    def value_findings(self, contract: Mapping[str, str]) -> Iterator[str]:
+        """Yield a finding for each value that is missing, empty, a placeholder or of the wrong form."""
+        for variable, form in contract.items():
+            text, right = FORMS[form]
+            where = f"{variable} ({self.file_of(variable)})"
+            known, value = self._read(self.host, variable)
+            if not known:
+                yield f"{where}: is not set, or what it refers to is not"
+            elif placeholder_in(value):
+                yield f"{where}: still holds the placeholder"
+            elif not right(value):
+                yield f"{where}: must be {text}"
+
+    def vault_findings(self) -> Iterator[str]:
+        """Yield a finding when the vault is missing or lies there in clear."""
+        path = self._root / "group_vars" / self.name / "vault.yml"
+        if not path.is_file():
+            yield f"group_vars/{self.name}/vault.yml: does not exist. Make it: make secrets ENV={self.name}"
+        elif not path.read_text(errors="replace").startswith(VAULT_HEADER):
+            yield (
+                f"group_vars/{self.name}/vault.yml: is not encrypted. Encrypt it: "
+                f"ansible-vault encrypt --encrypt-vault-id {self.name} group_vars/{self.name}/vault.yml"
+            )
+
+    def secrets(self, names: list[str]) -> dict[str, str]:
+        """Return the secrets that can be read."""
+        read = {name: self._read(self.host, name) for name in names}
+        return {name: value for name, (known, value) in read.items() if known}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs on the control node alone; no host is contacted.
+
+    Arguments:
+        contract: name and form of each variable that an environment must set.
+
+    Fails with every finding at once: names, files and commands, never values.
+    """
+
+    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset(("contract",))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the findings as a task result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        self._hostvars = variables["hostvars"]
+        contract: dict[str, str] = dict(self._task.args["contract"])
+        root = Path(variables["playbook_dir"])
+        root = root.parent if root.name == "playbooks" else root
+
+        findings = list(tag_findings(root, list(variables["ansible_run_tags"]), list(variables["ansible_skip_tags"])))
+        environments, unplaced = self._environments(variables["ansible_play_hosts_all"], root)
+        findings += unplaced
+        findings += self._limit_findings(variables, sorted(environments))
+        for environment in environments.values():
+            vault = list(environment.vault_findings())
+            findings += vault or list(environment.value_findings(contract))
+        notes: list[str] = []
+        if not findings:
+            secrets = [name for name, form in contract.items() if form == "secret"]
+            everywhere, _ = self._environments(variables["groups"]["all"], root)
+            findings += self._reuse_findings(everywhere, secrets, notes)
+        if findings:
+            lines = "\n".join(f"  - {finding}" for finding in findings)
+            raise AnsibleActionFail(f"nothing was changed on any host; {len(findings)} finding(s):\n{lines}")
+        result.update(changed=False, ansible_facts={"preflight_passed": True}, notes=notes)
+        return result
+
+    def _read(self, host: str, variable: str) -> tuple[bool, Any]:
+        try:
+            return True, self._templar.copy_with_new_env(available_variables=self._hostvars[host]).template(
+                self._hostvars[host][variable]
+            )
+        except (AnsibleError, KeyError):
+            # Not set, or it refers to something that is not: the same finding for both.
+            return False, None
+
+    def _environments(self, hosts: list[str], root: Path) -> tuple[dict[str, Environment], list[str]]:
+        environments: dict[str, Environment] = {}
+        findings = []
+        for host in hosts:
+            groups = [group for group in self._groups_of(host) if (root / "group_vars" / group).is_dir()]
+            if len(groups) != 1:
+                findings.append(f"{host}: must be in exactly one environment's group, is in {', '.join(groups) or 'none'}")
+                continue
+            known, name = self._read(host, "environment_name")
+            if not known and (root / "group_vars" / groups[0] / "vault.yml").is_file():
+                findings.append(
+                    f"environment_name: group_vars/{groups[0]} was not loaded for {host}. The inventory has lost its link: "
+                    "ln -s ../../group_vars inventory/<name>/group_vars"
+                )
+            elif known and name != groups[0]:
+                findings.append(f"environment_name (group_vars/{groups[0]}/vars.yml): is not the group's name, {groups[0]}")
+            environments.setdefault(groups[0], Environment(groups[0], host, root, self._read))
+        return environments, findings
+
+    def _groups_of(self, host: str) -> list[str]:
+        names = self._hostvars[host]["group_names"]
+        return [str(name) for name in names]
+
+    def _limit_findings(self, variables: Mapping[str, Any], environments: list[str]) -> Iterator[str]:
+        if variables.get("all_environments", False) in (True, "true", "True", "yes"):
+            return
+        command = f"ansible-playbook {Path(variables['playbook_dir']).name}/… -l"
+        if Path(variables["playbook_dir"]).name != "playbooks":
+            command = "ansible-playbook site.yml -l"
+        each = " or ".join(f"`{command} {name}`" for name in environments)
+        if not variables.get("ansible_limit"):
+            yield f"no limit: say which environment is meant, {each}"
+        elif len(environments) > 1:
+            yield f"the limit spans {' and '.join(environments)}: run them one after the other, {each}"
+
+    def _reuse_findings(
+        self, environments: Mapping[str, Environment], secrets: list[str], notes: list[str]
+    ) -> Iterator[str]:
+        seen: dict[tuple[str, str], str] = {}
+        for name, environment in environments.items():
+            try:
+                values = environment.secrets(secrets)
+            except AnsibleError:
+                values = {}
+            if not values:
+                notes.append(f"the secrets of {name} were not compared: its vault cannot be opened from here")
+            for variable, value in values.items():
+                other = seen.setdefault((variable, value), name)
+                if other != name:
+                    yield f"{variable}: is the same in {other} and {name}. Change one: ansible-vault edit group_vars/{name}/vault.yml"

@@ -1,0 +1,59 @@
+"""Filters: a value as .env takes it, and the id of a release."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,-]*")
+
+
+def dotenv_value(value: object, key: str = "value") -> str:
+    r"""Return ``value`` as the right-hand side of a ``.env`` line that python-dotenv reads back unchanged.
+
+    python-dotenv (1.x, the parser behind pydantic-settings) expands ``${NAME}`` even inside single quotes, and its
+    pattern for quoted values takes a backslash before the closing quote for an escape. Neither has an escape of its
+    own, but ``${:-X}``, a name that cannot exist with ``X`` as its default, stands for ``X``: so every ``$`` and every
+    backslash is written in that way. Plain values stay as they are.
+
+    Raises:
+        AnsibleFilterError: the value holds a line break or another control character; ``key`` is named, not the value.
+    """
+    text = str(value)
+    if any(ord(character) < 32 or ord(character) == 127 for character in text) or any(c in text for c in "\x85\u2028\u2029"):
+        raise AnsibleFilterError(f"{key}: a line break or control character cannot be written to .env")
+    if PLAIN.fullmatch(text):
+        return text
+    stand_ins = {"\\": r"${:-\}", "$": "${:-$}", "'": r"\'"}
+    return "'" + "".join(stand_ins.get(character, character) for character in text) + "'"
+
+
+def dotenv(settings: Mapping[str, Any]) -> str:
+    """Return the text of a ``.env`` file: one ``KEY=value`` line per setting, sorted by key."""
+    return "".join(f"{key}={dotenv_value(value, key)}\n" for key, value in sorted(settings.items()))
+
+
+def release_id(parts: Mapping[str, Any], key: str, commit: str) -> str:
+    """Return ``<commit>-<digest>``, the name of the release that consists of ``parts``.
+
+    ``parts`` may be any JSON value; the digest is an HMAC-SHA-256 under ``key``, cut to 10 hexadecimal digits, so that
+    nobody can guess a weak secret from the name. The same parts always give the same name.
+    """
+    if not key:
+        raise AnsibleFilterError("app_fingerprint_key is empty: set vault_fingerprint_key in the environment's vault.yml")
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return f"{commit}-{hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()[:10]}"
+
+
+class FilterModule:
+    """The filters by their names in templates."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return name and function of each filter."""
+        return {"dotenv": dotenv, "release_id": release_id}
