@@ -24,7 +24,7 @@ setup: ## Make the control environment in .venv
 	@scripts/bootstrap
 
 up: setup ## Boot the lab and converge dev and prod (PROD_HOSTS=2, LAB_RELEASE=bookworm)
-	@scripts/up
+	@$(VENV)/bin/python scripts/up
 
 down: setup ## Remove the lab
 	@$(ROOT) $(VENV)/bin/python -m lab down

@@ -152,7 +152,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if findings:
             lines = "\n".join(f"  - {finding}" for finding in findings)
             raise AnsibleActionFail(f"nothing was changed on any host; {len(findings)} finding(s):\n{lines}")
-        result.update(changed=False, ansible_facts={"preflight_passed": True}, notes=notes)
+        result.update(changed=False, notes=notes)
         return result
 
     def _read(self, host: str, variable: str) -> tuple[bool, Any]:
