@@ -1,0 +1,1 @@
+"""Users in MySQL, served by FastAPI: the application that Waffle Iron deploys."""

@@ -1,0 +1,298 @@
+"""What the application can be told, and the only reader of `.env`.
+
+`python -m nba.settings` checks the `.env` of the current directory and never prints a value;
+`python -m nba.settings --schema` prints every key with its type, default and meaning as JSON.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import ssl
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from dotenv.parser import parse_stream
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+ENV_FILE = ".env"
+MIGRATE_ENV_FILE = ".env.migrate"
+LITERAL = re.compile(r"\$\{:-([^}]*)\}")
+KEY = re.compile(r"[A-Z][A-Z0-9_]*")
+ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+
+
+class SettingsError(Exception):
+    """The settings are unusable; `findings` has a line for each reason, none of which holds a value."""
+
+    def __init__(self, findings: list[str]) -> None:
+        super().__init__("\n".join(findings))
+        self.findings = findings
+
+
+def _origins(value: Any) -> Any:
+    """Accept `https://a.example, https://b.example` and the same as a JSON list."""
+    if isinstance(value, str):
+        text = value.strip()
+        if text.startswith("["):
+            try:
+                value = json.loads(text)
+            except ValueError:
+                raise ValueError("should be a valid JSON list or comma separated") from None
+        else:
+            value = [item.strip() for item in text.split(",") if item.strip()]
+    # No "*": without a login, any web page that a colleague opens could write through their browser.
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(item, str) and ORIGIN.fullmatch(item) for item in value
+    ):
+        raise ValueError("should hold origins such as https://shop.example:8443, without a path")
+    return value
+
+
+def _ca_bundle(path: str) -> str:
+    if path:
+        try:
+            ssl.create_default_context(cafile=path)
+        except (OSError, ValueError):
+            raise ValueError("should be a readable file of CA certificates in PEM form") from None
+    return path
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Every setting of the application; the environment wins over `.env`.
+
+    Raises:
+        SettingsError: a line of `.env` cannot be read.
+        ValidationError: a setting is missing, unknown or has a bad value.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, extra="forbid", hide_input_in_errors=True, frozen=True, validate_default=False
+    )
+
+    environment: str = Field(
+        pattern=r"^[a-z][a-z0-9-]{0,31}$",
+        description="Which environment this is, as people call it: dev, prod, laptop. Only shown, never decided on.",
+    )
+    database_host: str = Field(pattern=r"^[A-Za-z0-9._:-]+$", description="Host name or address of the MySQL server.")
+    database_port: int = Field(3306, ge=1, le=65535, description="TCP port of the MySQL server.")
+    database_name: str = Field(
+        pattern=r"^[A-Za-z0-9_$-]{1,64}$", description="Database (schema) that holds the tables."
+    )
+    database_user: str = Field(
+        min_length=1, max_length=32, description="Database account; it needs data rights only, not schema rights."
+    )
+    database_password: SecretStr = Field(min_length=1, description="Password of the database account.")
+    database_tls_ca: Annotated[str, AfterValidator(_ca_bundle)] = Field(
+        "",
+        description="File of CA certificates (PEM) that the server's certificate and host name are verified"
+        " against; empty: no TLS.",
+    )
+    database_pool_size: int = Field(
+        5, ge=1, le=100, description="Connections that each worker process keeps, and requests that use them at a time."
+    )
+    database_pool_overflow: int = Field(
+        2, ge=0, le=100, description="Connections beyond these, for health checks while all of the pool are busy."
+    )
+    database_pool_recycle_seconds: int = Field(
+        1800, ge=10, le=86400, description="Age at which a connection is replaced; below the server's wait_timeout."
+    )
+    database_connect_timeout_seconds: int = Field(
+        3, ge=1, le=60, description="How long to wait for a new connection, or for a free one of the pool."
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = Field(
+        (),
+        description="Origins whose pages may call the API from a browser, comma separated"
+        " (https://a.example,http://localhost:5500); empty: none.",
+    )
+    root_path: str = Field(
+        "", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path prefix that the reverse proxy strips, such as /api."
+    )
+    docs_enabled: bool = Field(True, description="Serve /docs and /openapi.json.")
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = Field(
+        "INFO", description="Least severe level that is logged; requests are logged at INFO."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read `.env` with `EnvFiles` instead of the stock reader."""
+        if not isinstance(dotenv_settings, DotEnvSettingsSource):
+            raise TypeError("expected the stock reader of .env")
+        return init_settings, env_settings, EnvFiles(settings_cls, dotenv_settings.env_file)
+
+
+class EnvFiles(PydanticBaseSettingsSource):
+    """Values from files of `KEY='value'` lines; of two files, the later one wins.
+
+    python-dotenv parses them, but two of its habits would corrupt or hide what was written: `${NAME}` is
+    expanded, even inside single quotes, and a line that cannot be read is skipped. Here a value is what stands
+    between the quotes (`\\\\` and `\\'` inside them are a backslash and a quote), and a bad line is an error.
+    Only `${:-X}` still stands for X: programs that write for any python-dotenv escape `$` and the backslash so.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], files: Any) -> None:
+        super().__init__(settings_cls)
+        self.files = [files] if isinstance(files, str | os.PathLike) else files or ()
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Never called: `__call__` returns all values at once."""
+        raise NotImplementedError
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the values of all files that exist, by lower-case key.
+
+        Raises:
+            SettingsError: a file cannot be read or parsed, or sets a key twice.
+        """
+        values: dict[str, Any] = {}
+        for file in self.files:
+            if Path(file).exists():
+                values.update(read_env_file(Path(file)))
+        return values
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Return what the file sets, by lower-case key.
+
+    Raises:
+        SettingsError: the file cannot be read or parsed, or sets a key twice.
+    """
+    values: dict[str, str] = {}
+    findings: list[str] = []
+    try:
+        with path.open(encoding="utf-8") as stream:
+            bindings = list(parse_stream(stream))
+    except OSError as error:
+        raise SettingsError([f"{path.name}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise SettingsError([f"{path.name}: is not UTF-8 text"]) from None
+    for binding in bindings:
+        # A piece of a badly quoted value may look like a key: name a line by its number, not by its text.
+        if binding.error or (binding.key is not None and not KEY.fullmatch(binding.key)):
+            skipped = len(binding.original.string) - len(binding.original.string.lstrip())
+            line = binding.original.line + binding.original.string[:skipped].count("\n")
+            findings.append(f"{path.name} line {line}: is not of the form KEY='value'")
+        elif binding.key is None:  # blank or a comment
+            continue
+        elif binding.value is None:
+            findings.append(f"{binding.key}: has no value; write {binding.key}= if it is meant to be empty")
+        elif binding.key.lower() in values:
+            findings.append(f"{binding.key}: is set twice")
+        else:
+            values[binding.key.lower()] = LITERAL.sub(lambda match: match[1], binding.value)
+    if findings:
+        raise SettingsError(findings)
+    return values
+
+
+def load(*env_files: str) -> Settings:
+    """Return the settings of the current directory.
+
+    Raises:
+        SettingsError: with every finding; none of them holds a value.
+    """
+    files = env_files or (ENV_FILE,)
+    for file in files:
+        if Path(file).exists():
+            read_env_file(Path(file))  # before pydantic-settings has its stock reader stumble over the same lines
+    try:
+        return Settings(_env_file=files)
+    except ValidationError as error:
+        # Sorted out from the parts of the error that cannot hold input; str(error) is never used.
+        details = error.errors(include_url=False, include_input=False)
+        findings = [_finding(str(item["loc"][0]).upper(), item["type"], item["msg"]) for item in details]
+    if not Path(files[0]).exists():
+        findings.append(f"{files[0]}: does not exist in this directory; copy .env.example to begin")
+    raise SettingsError(findings)
+
+
+def migration_settings() -> Settings:
+    """Return the settings with the account of `.env.migrate`, if that file exists.
+
+    Raises:
+        SettingsError: with every finding; none of them holds a value.
+    """
+    return load(ENV_FILE, MIGRATE_ENV_FILE)
+
+
+def load_or_exit(exit_code: int = 1) -> Settings:
+    """Return the settings, or write the findings to standard error and exit the process."""
+    try:
+        return load()
+    except SettingsError as error:
+        _fail(error, exit_code)
+
+
+def _fail(error: SettingsError, exit_code: int) -> NoReturn:
+    print(error, file=sys.stderr, flush=True)
+    raise SystemExit(exit_code)
+
+
+def _finding(key: str, kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        known = [name.upper() for name in Settings.model_fields]
+        close = difflib.get_close_matches(key, known, n=1)
+        return f"{key}: unknown setting" + (f"; did you mean {close[0]}?" if close else "")
+    if kind == "missing":
+        return f"{key}: is missing"
+    for prefix in ("Value error, ", "Input ", "String ", "Value "):
+        message = message.removeprefix(prefix)
+    return f"{key}: {message.split(', unable')[0]}"
+
+
+def schema() -> list[dict[str, Any]]:
+    """Describe every setting: key, type, required, default, secret, description."""
+    properties = Settings.model_json_schema()["properties"]
+    return [
+        {
+            "key": name.upper(),
+            "type": {"array": "list"}.get(properties[name]["type"], properties[name]["type"]),
+            "required": field.is_required(),
+            "default": None if field.is_required() else field.default,
+            "secret": field.annotation is SecretStr,
+            "description": field.description,
+        }
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def main(arguments: list[str]) -> None:
+    """Check `.env`, or print the schema as JSON.
+
+    Raises:
+        SystemExit: 1 with the findings on standard error, 2 on an unknown argument.
+    """
+    if arguments == ["--schema"]:
+        print(json.dumps(schema(), indent=2))
+    elif arguments:
+        print("usage: python -m nba.settings [--schema]", file=sys.stderr)
+        raise SystemExit(2)
+    else:
+        settings = load_or_exit()
+        print(f"settings ok: {len(settings.model_fields_set)} keys")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

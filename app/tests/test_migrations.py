@@ -1,0 +1,98 @@
+"""Migrations: one head, in step with the models, one run at a time, any password."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pymysql
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from tests.conftest import APP, Server, alembic, run, write_env
+from tests.test_settings import AWKWARD
+
+
+def test_one_head() -> None:
+    script = ScriptDirectory.from_config(Config(APP / "alembic.ini"))
+    assert len(script.get_heads()) == 1
+
+
+def test_sql_without_a_database(tmp_path: Path) -> None:
+    result = alembic(tmp_path, "upgrade", "head", "--sql")
+    assert result.returncode == 0, result.stderr
+    assert "CREATE TABLE users" in result.stdout
+
+
+def test_bad_settings_are_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DATABASE_PASSWORD='s3cr3t'\nDATABASE_PORT=s3cr3t\n")
+    result = alembic(tmp_path, "upgrade", "head")
+    assert result.returncode != 0
+    assert "DATABASE_PORT: should be a valid integer" in result.stdout + result.stderr
+    assert "s3cr3t" not in result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture
+def release(tmp_path: Path, server: Server, empty_database: str) -> Path:
+    write_env(tmp_path / ".env", server.env(empty_database))
+    return tmp_path
+
+
+@pytest.mark.database
+def test_up_check_down_up(release: Path, server: Server, empty_database: str) -> None:
+    tables = "SELECT table_name FROM information_schema.tables WHERE table_schema = %s"
+    for arguments in (("upgrade", "head"), ("check",), ("downgrade", "base")):
+        result = alembic(release, *arguments)
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert server.query(tables, empty_database) == [("alembic_version",)]
+    assert alembic(release, "upgrade", "head").returncode == 0
+    assert alembic(release, "upgrade", "head").returncode == 0  # nothing to do
+    assert len(server.query(tables, empty_database)) == 2
+    seeded = [run(release, "nba.seed").stdout for _ in range(2)]
+    assert seeded == ["seed: 2 row(s) added\n", "seed: 0 row(s) added\n"]
+
+
+@pytest.mark.database
+def test_an_awkward_password(release: Path, server: Server, empty_database: str) -> None:
+    user = empty_database[-16:]
+    server.query("CREATE USER %s@'%%' IDENTIFIED BY %s", user, AWKWARD)
+    try:
+        server.query(f"GRANT ALL ON `{empty_database}`.* TO %s@'%%'", user)
+        write_env(release / ".env.migrate", {"DATABASE_USER": user, "DATABASE_PASSWORD": AWKWARD})
+        result = alembic(release, "upgrade", "head")
+        assert result.returncode == 0, result.stderr
+        write_env(release / ".env.migrate", {"DATABASE_USER": user, "DATABASE_PASSWORD": AWKWARD + "x"})
+        refused = alembic(release, "upgrade", "head")
+        assert refused.returncode != 0
+        assert "database refused the account" in refused.stdout + refused.stderr
+        assert AWKWARD not in refused.stdout + refused.stderr
+        assert "Traceback" not in refused.stderr
+    finally:
+        server.query("DROP USER %s@'%%'", user)
+
+
+@pytest.mark.database
+def test_one_run_at_a_time(release: Path, server: Server, empty_database: str) -> None:
+    holder = pymysql.connect(
+        host=server.host,
+        port=server.port,
+        user=server.user,
+        password=server.password.encode(),
+        ssl_disabled=not server.tls_ca,
+    )
+    with holder, holder.cursor() as cursor:
+        cursor.execute("SELECT GET_LOCK(%s, 0)", (f"{empty_database}.migrate",))
+        blocked = alembic(release, "-x", "lock_timeout=1", "upgrade", "head")
+        assert blocked.returncode != 0
+        assert "another migration holds the lock" in blocked.stdout + blocked.stderr
+        assert "Traceback" not in blocked.stderr
+    assert alembic(release, "-x", "lock_timeout=1", "upgrade", "head").returncode == 0
+
+
+@pytest.mark.database
+@pytest.mark.parametrize("argument", ["lock_timeout=soon", "lock_timeout=-1", "lock_timout=5"])
+def test_bad_arguments(release: Path, argument: str) -> None:
+    result = alembic(release, "-x", argument, "upgrade", "head")
+    assert result.returncode != 0
+    assert "lock_timeout" in result.stdout + result.stderr
