@@ -16,16 +16,26 @@ from ansible.plugins.action import ActionBase
 
 EXECUTABLE = "100755"
 LINK = "120000"
+STEERING = {
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_PREFIX",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_COMMON_DIR",
+}
 
 
 def git(*arguments: str, folder: Path, environment: dict[str, str] | None = None) -> bytes:
     """Run Git in ``folder`` and return its output; raise `AnsibleActionFail` with Git's own words."""
+    # Inside one of Git's hooks these name the hook's repository, whatever the folder.
+    kept = {name: value for name, value in os.environ.items() if name not in STEERING}
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],
             check=True,
             capture_output=True,
-            env={**os.environ, **(environment or {})},
+            env={**kept, "GIT_OPTIONAL_LOCKS": "0", **(environment or {})},
         )
     except FileNotFoundError:
         raise AnsibleActionFail("git was not found on the control node: install it and run the same command") from None
@@ -38,10 +48,17 @@ def git(*arguments: str, folder: Path, environment: dict[str, str] | None = None
 def tree_of(source: Path, version: str) -> tuple[str, str, bool]:
     """Return Git's tree of ``source`` (a folder in a work tree) at ``version``, the commit, and whether it is dirty.
 
-    For the version HEAD, uncommitted changes below ``source`` are part of the tree; the user's own index is not touched.
+    For the version HEAD, uncommitted changes below ``source`` are part of the tree; the user's own index is not
+    touched.
     """
-    commit = git("rev-parse", "--verify", "--quiet", f"{version}^{{commit}}", folder=source).decode().strip()
     prefix = git("rev-parse", "--show-prefix", folder=source).decode().strip().rstrip("/")
+    try:
+        commit = git("rev-parse", "--verify", f"{version}^{{commit}}", folder=source).decode().strip()
+    except AnsibleActionFail:
+        raise AnsibleActionFail(
+            f"app_version: {version!r} is not a commit, tag or branch of the repository of {source}; "
+            "`git fetch --tags` may bring it, `git log --oneline` lists commits"
+        ) from None
     if version != "HEAD" or not git("status", "--porcelain", "--", ".", folder=source).strip():
         return git("rev-parse", f"{commit}:{prefix}", folder=source).decode().strip(), commit, False
     with tempfile.TemporaryDirectory(prefix="waffle-index-") as folder:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ansible import context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
@@ -38,6 +39,11 @@ FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "secret": (
         "printable text of at least 12 characters",
         lambda value: isinstance(value, str) and len(value) >= 12 and value.isprintable(),
+    ),
+    # Ansible's MySQL modules log in with the master password, and their driver sends anything else as Latin-1.
+    "ascii_secret": (
+        "printable ASCII text of at least 12 characters",
+        lambda value: isinstance(value, str) and len(value) >= 12 and value.isprintable() and value.isascii(),
     ),
     "integer": ("a whole number, 0 or more", is_integer),
     "positive": ("a whole number, 1 or more", lambda value: is_integer(value) and int(str(value)) > 0),
@@ -80,24 +86,25 @@ class Environment:
     def __init__(self, name: str, host: str, root: Path, read: Callable[[str, str], tuple[bool, Any]]) -> None:
         self.name, self.host, self._root, self._read = name, host, root, read
 
-    def file_of(self, variable: str) -> str:
-        """Return the file that a variable belongs in."""
-        if variable == "database_host":
-            return "the inventory"
-        return f"group_vars/{self.name}/{'vault' if variable.startswith('vault_') else 'vars'}.yml"
+    def place_of(self, variable: str, form: str) -> str:
+        """Return where a variable is set."""
+        if form.endswith("secret"):
+            return f"vault_{variable} in group_vars/{self.name}/vault.yml"
+        return "the inventory" if variable == "database_host" else f"group_vars/{self.name}/vars.yml"
 
     def value_findings(self, contract: Mapping[str, str]) -> Iterator[str]:
         """Yield a finding for each value that is missing, empty, a placeholder or of the wrong form."""
         for variable, form in contract.items():
             text, right = FORMS[form]
-            where = f"{variable} ({self.file_of(variable)})"
+            where = f"{variable} ({self.place_of(variable, form)})"
+            then = f". Set it: ansible-vault edit group_vars/{self.name}/vault.yml" if form.endswith("secret") else ""
             known, value = self._read(self.host, variable)
             if not known:
-                yield f"{where}: is not set, or what it refers to is not"
+                yield f"{where}: is not set, or what it refers to is not{then}"
             elif placeholder_in(value):
-                yield f"{where}: still holds the placeholder"
+                yield f"{where}: still holds the placeholder{then}"
             elif not right(value):
-                yield f"{where}: must be {text}"
+                yield f"{where}: must be {text}{then}"
 
     def vault_findings(self) -> Iterator[str]:
         """Yield a finding when the vault is missing or lies there in clear."""
@@ -132,7 +139,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Return the findings as a task result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
-        self._hostvars = variables["hostvars"]
+        self._hostvars, self._groups = variables["hostvars"], variables["groups"]
         contract: dict[str, str] = dict(self._task.args["contract"])
         root = Path(variables["playbook_dir"])
         root = root.parent if root.name == "playbooks" else root
@@ -146,7 +153,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             findings += vault or list(environment.value_findings(contract))
         notes: list[str] = []
         if not findings:
-            secrets = [name for name, form in contract.items() if form == "secret"]
+            secrets = [name for name, form in contract.items() if form.endswith("secret")]
             everywhere, _ = self._environments(variables["groups"]["all"], root)
             findings += self._reuse_findings(everywhere, secrets, notes)
         if findings:
@@ -170,29 +177,32 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for host in hosts:
             groups = [group for group in self._groups_of(host) if (root / "group_vars" / group).is_dir()]
             if len(groups) != 1:
-                findings.append(f"{host}: must be in exactly one environment's group, is in {', '.join(groups) or 'none'}")
+                findings.append(
+                    f"{host} (the inventory): must be in one environment's group, is in {' and '.join(groups) or 'none'}"
+                )
                 continue
             known, name = self._read(host, "environment_name")
             if not known and (root / "group_vars" / groups[0] / "vault.yml").is_file():
                 findings.append(
-                    f"environment_name: group_vars/{groups[0]} was not loaded for {host}. The inventory has lost its link: "
-                    "ln -s ../../group_vars inventory/<name>/group_vars"
+                    f"environment_name: group_vars/{groups[0]} was not loaded for {host}. The inventory has lost its "
+                    "link: ln -s ../../group_vars inventory/<name>/group_vars"
                 )
-            elif known and name != groups[0]:
-                findings.append(f"environment_name (group_vars/{groups[0]}/vars.yml): is not the group's name, {groups[0]}")
+                continue
+            if known and name != groups[0]:
+                findings.append(
+                    f"environment_name (group_vars/{groups[0]}/vars.yml): is not the group's name, {groups[0]}"
+                )
             environments.setdefault(groups[0], Environment(groups[0], host, root, self._read))
         return environments, findings
 
     def _groups_of(self, host: str) -> list[str]:
-        names = self._hostvars[host]["group_names"]
-        return [str(name) for name in names]
+        # Not by the host's own variables: reading one opens the vault of its environment.
+        return [str(name) for name, members in self._groups.items() if name != "all" and host in members]
 
     def _limit_findings(self, variables: Mapping[str, Any], environments: list[str]) -> Iterator[str]:
         if variables.get("all_environments", False) in (True, "true", "True", "yes"):
             return
-        command = f"ansible-playbook {Path(variables['playbook_dir']).name}/… -l"
-        if Path(variables["playbook_dir"]).name != "playbooks":
-            command = "ansible-playbook site.yml -l"
+        command = " ".join(["ansible-playbook", *context.CLIARGS.get("args", ()), "-l"])
         each = " or ".join(f"`{command} {name}`" for name in environments)
         if not variables.get("ansible_limit"):
             yield f"no limit: say which environment is meant, {each}"
@@ -213,4 +223,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for variable, value in values.items():
                 other = seen.setdefault((variable, value), name)
                 if other != name:
-                    yield f"{variable}: is the same in {other} and {name}. Change one: ansible-vault edit group_vars/{name}/vault.yml"
+                    command = f"ansible-vault edit group_vars/{name}/vault.yml"
+                    yield f"{variable}: is the same in {other} and {name}. Change one: {command}"

@@ -6,11 +6,14 @@ import hashlib
 import hmac
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
+# Control characters, line and paragraph separators, and halves of characters that UTF-8 cannot hold.
+UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
 PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,-]*")
 
 
@@ -26,7 +29,7 @@ def dotenv_value(value: object, key: str = "value") -> str:
         AnsibleFilterError: the value holds a line break or another control character; ``key`` is named, not the value.
     """
     text = str(value)
-    if any(ord(character) < 32 or ord(character) == 127 for character in text) or any(c in text for c in "\x85\u2028\u2029"):
+    if any(unicodedata.category(character) in UNPRINTABLE for character in text):
         raise AnsibleFilterError(f"{key}: a line break or control character cannot be written to .env")
     if PLAIN.fullmatch(text):
         return text
@@ -46,7 +49,9 @@ def release_id(parts: Mapping[str, Any], key: str, commit: str) -> str:
     nobody can guess a weak secret from the name. The same parts always give the same name.
     """
     if not key:
-        raise AnsibleFilterError("app_fingerprint_key is empty: set vault_fingerprint_key in the environment's vault.yml")
+        raise AnsibleFilterError(
+            "app_fingerprint_key is empty: set vault_fingerprint_key in the environment's vault.yml"
+        )
     text = json.dumps(parts, sort_keys=True, default=str)
     return f"{commit}-{hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()[:10]}"
 

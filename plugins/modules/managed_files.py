@@ -149,7 +149,8 @@ class Tree:
         """Put back everything that was changed, last change first."""
         for path, before, aside in reversed(self._undo):
             if kind_of(path) == "directory":
-                os.rmdir(path) if before["kind"] == "absent" else None
+                if before["kind"] != "directory":
+                    os.rmdir(path)
             elif kind_of(path) != "absent":
                 os.unlink(path)
             if aside:
@@ -238,9 +239,12 @@ def render(state: dict[str, Any]) -> str:
         return ""
     if state["kind"] == "link":
         return f"link to {state.get('target')}\n"
-    mode = state.get("mode")
-    head = f"{state['kind']} mode={mode:04o} uid={state.get('uid')} gid={state.get('gid')}\n" if mode is not None else ""
-    return head + state.get("content", b"").decode(errors="replace")
+    mode: int | None = state.get("mode")
+    head: str = (
+        f"{state['kind']} mode={mode:04o} uid={state.get('uid')} gid={state.get('gid')}\n" if mode is not None else ""
+    )
+    content: bytes = state.get("content", b"")
+    return head + content.decode(errors="replace")
 
 
 def fail(module: AnsibleModule, tree: Tree, message: str) -> NoReturn:

@@ -38,7 +38,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 SLOTS = ("blue", "green")
@@ -218,6 +218,15 @@ def release_in(body: str) -> str:
         return ""
 
 
+def has_place(member: tarfile.TarInfo, links: set[str]) -> bool:
+    """Tell whether a member of an artefact is a file or a link that stays inside the release."""
+    place = PurePosixPath(member.name)
+    if place.is_absolute() or ".." in place.parts or any(str(parent) in links for parent in place.parents):
+        return False
+    target = os.path.normpath(place.parent / member.linkname)
+    return member.isfile() or (member.issym() and target.split("/")[0] not in ("", ".."))
+
+
 @dataclass
 class Host:
     """The releases of one application on this host."""
@@ -345,17 +354,19 @@ class Host:
         folder.mkdir(mode=0o755)
         with tarfile.open(artefact) as tar:
             members = tar.getmembers()
+            links = {str(PurePosixPath(member.name)) for member in members if member.issym()}
             for member in members:
-                if member.name.startswith("/") or ".." in member.name.split("/") or not (member.isfile() or member.issym()):
+                if not has_place(member, links):
                     raise ReleaseError(f"{artefact} holds {member.name!r}, which has no place in a release")
-            # The names were checked above; the argument `filter` is not there in every Python 3.10 and 3.11.
-            tar.extractall(folder, members)  # noqa: S202
+            # The names were checked above; Python 3.10 and 3.11 have the filter only in their later releases.
+            options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(folder, members, **options)  # type: ignore[arg-type]  # noqa: S202
         shutil.copy(incoming / "release.json", folder / "release.json")
         self.copy_secret(incoming / ".env", folder / ".env", self.config.user)
         self.copy_secret(incoming / ".env.migrate", folder / ".env.migrate", self.config.migration_user)
         for path in (folder, *folder.rglob("*")):
             if not path.is_symlink() and not path.name.startswith(".env"):
-                path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) and path.stat().st_mode & 0o100 else 0o644)
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
     def copy_secret(self, source: Path, target: Path, group: str) -> None:
         """Copy a file so that root and one group can read it, at no moment anybody else."""
@@ -570,7 +581,7 @@ class Host:
 
     def serve(self, slot: str) -> None:
         """Become the server of a slot; systemd starts this as the service account."""
-        workers = max(2, min(len(os.sched_getaffinity(0)) + 1, self.config.workers_max))
+        workers = min(len(os.sched_getaffinity(0)) + 1, self.config.workers_max)
         command = [part.replace("{workers}", str(workers)).replace("{slot}", slot) for part in self.config.serve_command]
         program = Path.cwd() / ".venv" / "bin" / command[0]
         os.execv(program, [str(program), *command[1:]])  # noqa: S606
@@ -601,6 +612,7 @@ def locked(host: Host, arguments: list[str], wait: float) -> int:
     deadline = time.monotonic() + wait
     command = ["systemd-run", f"--unit={unit}", "--collect", "--wait", "--quiet", f"--description={describe(arguments)}"]
     while True:
+        begin = time.time()
         done = run(*command, sys.executable, str(Path(__file__).resolve()), "--in-unit", *arguments, check=False)
         holder = run("systemctl", "show", unit, "--property=ActiveState,Description,ActiveEnterTimestamp").stdout
         if "already loaded" not in done.stderr and "already exists" not in done.stderr:
@@ -608,7 +620,9 @@ def locked(host: Host, arguments: list[str], wait: float) -> int:
         if time.monotonic() > deadline:
             raise ReleaseError(f"another run holds the lock on this host:\n{holder}wait for it, or: journalctl -fu {unit}")
         time.sleep(0.5)
-    outcome = json.loads(result.read_text()) if result.is_file() else {}
+    # A unit that could not even start has left no result: one from an earlier run is not its.
+    ended = result.is_file() and result.stat().st_mtime >= begin
+    outcome = json.loads(result.read_text()) if ended else {}
     if done.returncode != 0:
         raise ReleaseError(outcome.get("error") or f"{unit} ended without a result:\n{done.stderr}\nsee: journalctl -u {unit}")
     print(json.dumps(outcome))

@@ -1,0 +1,218 @@
+"""A bare host becomes a service, and a second run has nothing to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hosts.conftest import Converged
+from tests.hosts.world import AWKWARD, World, await_true
+
+pytestmark = pytest.mark.lab
+HOSTS = {"dev1": "dev", "bare1": "dev", "prod1": "prod"}
+
+
+def test_the_preview_of_a_bare_host_ends_well_and_names_what_it_would_do(converged: Converged) -> None:
+    preview = converged.preview.succeeded()
+    assert preview.changed()["dev1"] > 5
+    assert "/etc/nginx/nginx.conf" in preview.output
+
+
+def test_dev_alone_leaves_prod_as_it_was(converged: Converged) -> None:
+    converged.dev.succeeded()
+    assert "nba" not in converged.prod_after_dev
+    assert "nginx" not in converged.prod_after_dev
+
+
+def test_both_environments_answer(here: World, converged: Converged) -> None:
+    converged.prod.succeeded()
+    for host, environment in HOSTS.items():
+        assert here.get(host, "/api/").text == '{"Hello":"MySQL"}'
+        version = here.get(host, "/api/version").json()
+        assert version["environment"] == environment
+        assert version["release"] == here.status(host)["live"]
+        assert version["schema"]
+        assert here.get(host, "/api/health/ready").status == 200
+        assert "<html" in here.get(host, "/").text
+
+
+def test_values_make_the_difference(here: World, converged: Converged) -> None:
+    assert [user["name"] for user in here.get("dev1", "/api/users").json()] == ["Alice", "Bob"]
+    assert here.get("prod1", "/api/users").json() == []
+    assert here.get("dev1", "/api/docs").status == 200
+    assert here.get("prod1", "/api/docs").status == 404
+    laptop = {"Origin": "http://localhost:5173"}
+    assert here.get("dev1", "/api/users", **laptop).headers["access-control-allow-origin"] == laptop["Origin"]
+    assert "access-control-allow-origin" not in here.get("prod1", "/api/users", **laptop).headers
+
+
+def test_a_user_is_created_changed_and_removed_through_nginx(here: World, converged: Converged) -> None:
+    made = here.get("prod1", "/api/users", "POST", {"name": "Carol", "email": "carol@example.com"})
+    assert made.status == 201
+    user = f"/api/users/{made.json()['id']}"
+    assert here.get("prod1", "/api/users", "POST", {"name": "Eve", "email": "carol@example.com"}).status == 409
+    assert here.get("prod1", "/api/users", "POST", {"name": "", "email": "x"}).status == 422
+    assert here.get("prod1", user, "PUT", {"name": "Carla", "email": "carla@example.com"}).json()["name"] == "Carla"
+    assert here.get("prod1", user, "DELETE").status == 204
+    assert here.get("prod1", user).status == 404
+
+
+def test_a_second_run_changes_nothing(here: World, converged: Converged) -> None:
+    again = here.ansible("site.yml", "-e", "all_environments=true", "--diff").succeeded()
+    assert again.changed() == dict.fromkeys(HOSTS, 0)
+
+
+def test_a_preview_of_a_converged_host_shows_no_change(here: World, converged: Converged) -> None:
+    preview = here.ansible("site.yml", "-l", "prod", "--check", "--diff").succeeded()
+    assert preview.changed() == {"prod1": 0}
+
+
+def test_each_playbook_runs_by_itself_with_the_same_values(here: World, converged: Converged) -> None:
+    for name in ("preflight", "base", "database", "web", "app"):
+        alone = here.ansible(f"playbooks/{name}.yml", "-l", "prod").succeeded()
+        assert alone.changed() == {"prod1": 0}, name
+
+
+def test_the_accounts_can_do_what_they_must_and_no_more(here: World, converged: Converged) -> None:
+    client = "mysql --defaults-extra-file=/root/probe.cnf -N -e"
+    for account, secret, allowed, refused in (
+        (
+            "nba_dev",
+            "vault_database_password",
+            "SELECT count(*) FROM nba_dev.users",
+            "DROP TABLE nba_dev.users",
+        ),
+        ("nba_dev", "vault_database_password", "SELECT 1", "SELECT count(*) FROM nba_prod.users"),
+        (
+            "nba_dev_migrate",
+            "vault_database_migration_password",
+            "CREATE TABLE nba_dev.probe (id int); DROP TABLE nba_dev.probe",
+            "CREATE DATABASE other",
+        ),
+    ):
+        password = here.secrets("dev")[secret].replace("\\", "\\\\").replace('"', '\\"')
+        options = f'[client]\nhost=db1.waffle.lab\nuser={account}\npassword="{password}"\n'
+        here.write("dev1", "/root/probe.cnf", options)
+        try:
+            here.shell("dev1", f'{client} "{allowed}"')
+            assert "denied" in here.shell("dev1", f'{client} "{refused}" 2>&1', check=False), (
+                account,
+                refused,
+            )
+        finally:
+            here.execute("dev1", "rm", "/root/probe.cnf")
+    assert AWKWARD in here.secrets("dev")["vault_database_password"]
+
+
+def test_the_service_is_closed_in(here: World, converged: Converged) -> None:
+    for host in HOSTS:
+        slot = here.status(host)["slot"]
+        score = here.execute(host, "systemd-analyze", "security", "--no-pager", f"nba@{slot}.service")
+        assert float(score.rsplit(":", 1)[1].split()[0]) <= 1.5
+        assert here.shell(host, f"stat -c '%a %U:%G' /run/nba/{slot}.sock").split() == ["660", "nba:www-data"]
+        assert here.shell(host, "stat -c '%a %U:%G' /srv/nba/live/release/.env").split() == [
+            "640",
+            "root:nba",
+        ]
+        assert "nologin" in here.execute(host, "getent", "passwd", "nba")
+        user = ["runuser", "-u", "nba", "--", "cat", "/srv/nba/live/release/.env.migrate"]
+        assert "denied" in here.shell(host, f"{' '.join(user)} 2>&1", check=False)
+        listening = here.execute(host, "ss", "-Hltn")
+        assert {line.split()[3].rsplit(":", 1)[1] for line in listening.splitlines()} == {"22", "80"}
+
+
+def test_nginx_says_what_it_should_and_nothing_more(here: World, converged: Converged) -> None:
+    page = here.get("prod1", "/")
+    assert page.headers["Server"] == "nginx"
+    assert "default-src 'self'" in page.headers["Content-Security-Policy"]
+    assert page.headers["X-Content-Type-Options"] == "nosniff"
+    assert page.headers["Cache-Control"] == "no-cache"
+    assert here.get("prod1", "/assets/gone.0123456789.js").status == 404
+    assert here.get("prod1", "/.env").status == 404
+    assert here.get("prod1", "/api").headers["Location"].endswith("/api/")
+    assert here.get("prod1", "/api/version", X_Request_ID="abcdef-123456").headers["x-request-id"] == "abcdef-123456"
+    too_large = here.get("prod1", "/api/users", "POST", {"name": "x" * 2_000_000})
+    assert too_large.status == 413
+
+
+def test_a_configuration_that_nginx_refuses_never_replaces_the_running_one(here: World, converged: Converged) -> None:
+    before = here.shell("prod1", "cat /etc/nginx/nginx.conf /etc/nginx/sites-available/nba.conf")
+    refused = here.ansible("playbooks/web.yml", "-l", "prod", "-e", "nginx_client_max_body_size=1q")
+    assert refused.code != 0
+    assert "nginx -t" in refused.output and "put back" in refused.output
+    assert here.shell("prod1", "cat /etc/nginx/nginx.conf /etc/nginx/sites-available/nba.conf") == before
+    assert here.get("prod1", "/api/").status == 200
+
+
+def test_settings_that_the_application_refuses_are_never_switched_to(here: World, converged: Converged) -> None:
+    live = here.get("prod1", "/api/version").json()["release"]
+    with here.edited("group_vars/all/vars.yml", lambda text: text.replace("  LOG_LEVEL:", "  LOG_LEVLE:")):
+        refused = here.ansible("playbooks/app.yml", "-l", "prod")
+    assert refused.code != 0
+    assert "LOG_LEVLE" in refused.output and "nothing was switched" in refused.output
+    assert here.get("prod1", "/api/version").json()["release"] == live
+
+
+def test_a_changed_setting_is_a_new_release(here: World, converged: Converged) -> None:
+    before = here.get("prod1", "/api/version").json()["release"]
+    with here.edited("group_vars/prod/vars.yml", lambda text: text.replace("log_level: INFO", "log_level: WARNING")):
+        here.ansible("playbooks/app.yml", "-l", "prod").succeeded()
+        changed = here.get("prod1", "/api/version").json()["release"]
+        assert changed != before
+        assert "LOG_LEVEL=WARNING" in here.execute("prod1", "cat", "/srv/nba/live/release/.env")
+    here.ansible("playbooks/app.yml", "-l", "prod").succeeded()
+    assert here.get("prod1", "/api/version").json()["release"] == before
+
+
+def test_the_service_comes_back_when_it_dies(here: World, converged: Converged) -> None:
+    unit = f"nba@{here.status('dev1')['slot']}.service"
+    before = here.execute("dev1", "systemctl", "show", "-P", "MainPID", unit)
+    here.execute("dev1", "systemctl", "kill", "--signal=SIGKILL", unit)
+    await_true(
+        lambda: here.execute("dev1", "systemctl", "show", "-P", "MainPID", unit) not in (before, "0\n"),
+        30,
+        "restarted",
+    )
+    await_true(lambda: here.get("dev1", "/api/health/ready").status == 200, 30, "ready again")
+
+
+def test_a_reboot_brings_the_same_release_back(here: World, converged: Converged) -> None:
+    release = here.get("prod1", "/api/version").json()["release"]
+    boot = here.execute("prod1", "cat", "/proc/1/stat").split()[21]
+    here.shell("prod1", "systemctl reboot", check=False)
+    await_true(lambda: rebooted(here, "prod1", boot), 60, "prod1 is up again")
+    await_true(lambda: answers(here, "prod1"), 60, "prod1 answers again")
+    assert here.get("prod1", "/api/version").json()["release"] == release
+    assert here.status("prod1")["problems"] == []
+
+
+def rebooted(here: World, host: str, boot: str) -> bool:
+    now = here.shell(host, "cat /proc/1/stat", check=False).split()
+    return len(now) > 21 and now[21] != boot
+
+
+def answers(here: World, host: str) -> bool:
+    try:
+        return here.get(host, "/api/health/ready").status == 200
+    except OSError:
+        return False
+
+
+def test_a_role_works_alone_in_somebody_elses_playbook(here: World, converged: Converged) -> None:
+    playbook = here.root / "somebody.yml"
+    playbook.write_text(
+        "- hosts: bare1\n  become: true\n  roles:\n"
+        "    - {role: nginx, nginx_site: other, nginx_document_root: /var/www/html}\n"
+    )
+    try:
+        here.ansible("somebody.yml", "--check", "--diff").succeeded()
+    finally:
+        playbook.unlink()
+
+
+def test_a_held_apt_lock_is_waited_for(here: World, converged: Converged) -> None:
+    here.shell("prod1", "DEBIAN_FRONTEND=noninteractive apt-get purge -y -q systemd-timesyncd")
+    here.execute("prod1", "systemd-run", "--unit=apt-busy", "flock", "/var/lib/dpkg/lock-frontend", "sleep", "8")
+    await_true(lambda: "active" in here.execute("prod1", "systemctl", "is-active", "apt-busy"), 10, "the lock is held")
+    repaired = here.ansible("playbooks/base.yml", "-l", "prod").succeeded()
+    assert repaired.changed()["prod1"] >= 1
+    assert here.ansible("playbooks/base.yml", "-l", "prod").succeeded().changed() == {"prod1": 0}

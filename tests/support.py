@@ -1,0 +1,33 @@
+"""What the tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENTS = ("dev", "prod")
+ROLES = sorted(path.parent.parent.name for path in ROOT.glob("roles/*/tasks/main.yml"))
+AWKWARD = "p@$$w\"o'rd #1 \\ ${HOME} %d é"
+
+
+def module_at(path: str) -> ModuleType:
+    """Import a Python file by its path below the root."""
+    name = f"waffle_iron_{Path(path).stem}"
+    specification = importlib.util.spec_from_file_location(name, ROOT / path)
+    if specification is None or specification.loader is None:
+        raise ImportError(path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def yaml_at(path: str | Path) -> Any:
+    """Read a YAML file by its path below the root."""
+    return yaml.safe_load((ROOT / path).read_text())
