@@ -108,7 +108,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         allow_dirty: whether uncommitted changes may be part of the artefact.
         cache: folder for finished archives.
 
-    Returns path, digest (SHA-256), lock (SHA-256 of poetry.lock), commit, label (7 digits, or ``dirty``), subject.
+    Returns path, digest (SHA-256), lock (SHA-256 of poetry.lock), commit (the last one that touched the source),
+    label (the digest's beginning, marked where it is dirty), subject.
     """
 
     TRANSFERS_FILES = False
@@ -138,15 +139,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
                 stream.write(content)
             Path(stream.name).replace(path)
-        subject = git("log", "-1", "--format=%s", commit, folder=source).decode().strip()
+        # Commits that touch something else are no new version of the application.
+        touched, _, subject = (
+            git("log", "-1", "--format=%H%n%s", commit, "--", ".", folder=source).decode().partition("\n")
+        )
         result.update(
             changed=False,
             path=str(path),
             digest=digest,
             lock=lock,
-            commit=commit,
+            commit=touched,
             dirty=dirty,
-            label="dirty" if dirty else commit[:7],
-            subject=subject,
+            label=digest[:8] + ("-dirty" if dirty else ""),
+            subject=subject.strip(),
         )
         return result

@@ -42,10 +42,10 @@ def dotenv(settings: Mapping[str, Any]) -> str:
     return "".join(f"{key}={dotenv_value(value, key)}\n" for key, value in sorted(settings.items()))
 
 
-def release_id(parts: Mapping[str, Any], key: str, commit: str) -> str:
-    """Return ``<commit>-<digest>``, the name of the release that consists of ``parts``.
+def release_id(parts: Mapping[str, Any], key: str, label: str) -> str:
+    """Return ``<label>-<digest>``, the name of the release that consists of ``parts``.
 
-    ``parts`` may be any JSON value; the digest is an HMAC-SHA-256 under ``key``, cut to 10 hexadecimal digits, so that
+    ``parts`` may be any JSON value; the digest is an HMAC-SHA-256 under ``key``, cut to 8 hexadecimal digits, so that
     nobody can guess a weak secret from the name. The same parts always give the same name.
     """
     if not key:
@@ -53,7 +53,7 @@ def release_id(parts: Mapping[str, Any], key: str, commit: str) -> str:
             "app_fingerprint_key is empty: set vault_fingerprint_key in the environment's vault.yml"
         )
     text = json.dumps(parts, sort_keys=True, default=str)
-    return f"{commit}-{hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()[:10]}"
+    return f"{label}-{hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()[:8]}"
 
 
 class FilterModule:

@@ -163,6 +163,36 @@ def test_a_changed_setting_is_a_new_release(here: World, converged: Converged) -
     assert here.get("prod1", "/api/version").json()["release"] == before
 
 
+def test_a_rollback_goes_to_the_good_release_before(here: World, converged: Converged) -> None:
+    first = here.get("prod1", "/api/version").json()["release"]
+    with here.edited("app/nba/__init__.py", lambda text: text + "# a new version\n", commit=True):
+        here.ansible("playbooks/app.yml", "-l", "prod").succeeded()
+        second = here.get("prod1", "/api/version").json()["release"]
+        assert second != first
+        listed = here.ansible("playbooks/releases.yml", "-l", "prod").succeeded().output
+        assert first in listed and second in listed
+        here.ansible("playbooks/rollback.yml", "-l", "prod").succeeded()
+        assert here.get("prod1", "/api/version").json()["release"] == first
+        unknown = here.ansible("playbooks/rollback.yml", "-l", "prod", "-e", "release=nonsense")
+        assert unknown.code != 0 and "good ones here" in unknown.output
+        here.ansible("playbooks/rollback.yml", "-l", "prod", "-e", f"release={second}").succeeded()
+        assert here.get("prod1", "/api/version").json()["release"] == second
+    here.ansible("playbooks/app.yml", "-l", "prod").succeeded()
+    assert here.get("prod1", "/api/version").json()["artefact"]
+
+
+def test_a_release_that_crashes_at_import_is_refused_and_the_old_one_serves(here: World, converged: Converged) -> None:
+    before = here.get("prod1", "/api/version").json()["release"]
+    with here.edited("app/nba/main.py", lambda text: text + "raise RuntimeError('broken on purpose')\n", commit=True):
+        refused = here.ansible("playbooks/app.yml", "-l", "prod")
+        assert refused.code != 0
+        assert "broken on purpose" in refused.output and "what was live before still is" in refused.output
+        assert here.get("prod1", "/api/version").json()["release"] == before
+    again = here.ansible("playbooks/app.yml", "-l", "prod").succeeded()
+    assert again.changed()["prod1"] == 0
+    assert here.status("prod1")["problems"] == []
+
+
 def test_the_service_comes_back_when_it_dies(here: World, converged: Converged) -> None:
     unit = f"nba@{here.status('dev1')['slot']}.service"
     before = here.execute("dev1", "systemctl", "show", "-P", "MainPID", unit)

@@ -189,10 +189,14 @@ class Slot:
         """Send one GET through the slot's socket."""
         return ask(UnixConnection(str(self.folder / "socket"), timeout), path)
 
+    def version(self) -> dict[str, Any]:
+        """Return what the release on the socket says of itself; nothing where none answers."""
+        status, body = self.ask(self.config.version_path)
+        return parsed(body) if status == 200 else {}
+
     def answering(self) -> str:
         """Return the id of the release that answers on the socket, or an empty text."""
-        status, body = self.ask(self.config.version_path)
-        return release_in(body) if status == 200 else ""
+        return str(self.version().get("release", ""))
 
     def stop(self) -> None:
         """Let running requests end, then stop the slot; it does not come back at boot."""
@@ -210,12 +214,18 @@ class Slot:
         return out.strip()
 
 
+def parsed(body: str) -> dict[str, Any]:
+    """Return the JSON object that ``/version`` answers; nothing where the body is none."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def release_in(body: str) -> str:
     """Return the release id in the JSON that ``/version`` answers."""
-    try:
-        return str(json.loads(body)["release"])
-    except (ValueError, KeyError, TypeError):
-        return ""
+    return str(parsed(body).get("release", ""))
 
 
 def has_place(member: tarfile.TarInfo, links: set[str]) -> bool:
@@ -311,6 +321,37 @@ class Host:
             "problems": self.problems(),
             "releases": [{"id": name, **self.state(name)} for name in self.releases()],
         }
+
+    def listing(self) -> list[str]:
+        """Return a line for each release: id, state, when it got there (UTC), schema, subject of its commit."""
+        live = self.live.release if self.live else ""
+        lines = []
+        for name in self.releases():
+            known = self.state(name)
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(float(known.get("at", 0))))
+            state = "live" if name == live else str(known.get("state", "unknown"))
+            lines.append(f"{name}  {state:<8}  {at}  {known.get('schema') or '-':<12}  {known.get('subject', '')}")
+        return lines
+
+    def rollback_target(self, wanted: str, keep_schema: bool) -> str:
+        """Return the release to go back to: ``wanted``, or the good one that was live before.
+
+        Raises:
+            ReleaseError: there is none, it never was good, or the database has another schema than it had then.
+        """
+        live = self.live.release if self.live else ""
+        good = [name for name in self.releases() if name != live and self.state(name).get("state") == "good"]
+        if not good or (wanted and wanted not in good):
+            known = ", ".join(good) or "none"
+            raise ReleaseError(f"{wanted or 'a previous release'} is not a release to go back to; good ones here: {known}")
+        target = wanted or good[0]
+        then, now = self.state(target).get("schema"), self.state(live).get("schema")
+        if then != now and not keep_schema:
+            raise ReleaseError(
+                f"release {target} ran on schema {then}, and the database has {now}. If the old code works on the new "
+                "schema (it was only expanded), run the same command with -e schema=keep"
+            )
+        return target
 
     # --- preparing ---
 
@@ -507,7 +548,7 @@ class Host:
                 new.stop()
                 raise ReleaseError(f"switched back to {old.release}: {error}\n{new.journal()}") from None
             raise
-        self.remember(release, state="good", at=time.time())
+        self.remember(release, state="good", at=time.time(), schema=new.version().get("schema"))
         if old:
             with self.step(f"drain and stop {old.name}"):
                 time.sleep(self.config.drain_seconds)
@@ -666,6 +707,9 @@ def parser() -> argparse.ArgumentParser:
         ("switch", "give it the public requests"),
     ):
         commands.add_parser(name, help=text).add_argument("release")
+    target = commands.add_parser("rollback-target", help="print the release that a rollback goes to")
+    target.add_argument("--keep-schema", action="store_true", help="also where the database has another schema by now")
+    target.add_argument("release", nargs="?", default="")
     execute = commands.add_parser("exec", help="run a command of a release as the service account")
     execute.add_argument("release")
     execute.add_argument("argv", nargs=argparse.REMAINDER)
@@ -692,8 +736,9 @@ def dispatch(host: Host, options: argparse.Namespace) -> int:
     if command == "status":
         print(json.dumps(host.status()))
     elif command == "list":
-        for release in host.status()["releases"]:
-            print(release["id"], release.get("state", "?"), "live" if release["id"] == host.status()["live"] else "")
+        print("\n".join(host.listing()))
+    elif command == "rollback-target":
+        print(host.rollback_target(options.release, options.keep_schema))
     elif command == "prepare":
         host.prepare(options.release)
     elif command == "migrate":

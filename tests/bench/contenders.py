@@ -1,0 +1,76 @@
+"""What else can serve the users, put beside the service on the same host, behind the same nginx."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+from tests.hosts.world import World, await_true
+
+TUTORIAL = Path(__file__).parent / "tutorial/main.py"
+WORKER_CLASSES = {"asgi": "asgi", "uvicorn": "uvicorn_worker.UvicornWorker"}
+PORTS = {"tutorial": 8001, "asgi": 8002, "uvicorn": 8003}
+VENV = "/srv/nba/live/release/.venv/bin"
+UNIT = """
+[Service]
+User=nba
+WorkingDirectory={folder}
+ExecStart={command}
+"""
+SITE = """
+server {{
+    listen {public};
+    location / {{
+        proxy_pass http://127.0.0.1:{private};
+        {headers}
+    }}
+}}
+"""
+TUTORIAL_HEADERS = "proxy_set_header Host $host; proxy_set_header X-Real-IP $remote_addr;"
+
+
+def public_port(name: str) -> int:
+    """Return the port on which nginx has a contender."""
+    return PORTS[name] + 1000
+
+
+def commands(here: World) -> dict[str, tuple[str, str]]:
+    """Return folder and command of each contender; both gunicorns run as the role's does, but for the worker class."""
+    config = json.loads(here.execute("dev1", "cat", "/usr/local/lib/nba/release.json"))
+    workers = here.shell("dev1", "pgrep -cu nba gunicorn")
+    count = int(workers) - 1  # one of the processes is the master
+    found = {"tutorial": ("/srv/bench", f"{VENV}/uvicorn main:app --reload --port={PORTS['tutorial']}")}
+    assert "--worker-class=asgi" in config["serve_command"]
+    for name, worker_class in WORKER_CLASSES.items():
+        known = {"--worker-class=asgi": f"--worker-class={worker_class}", "--workers={workers}": f"--workers={count}"}
+        program, *options = [known.get(part, part) for part in config["serve_command"]]
+        bind = f"--bind=127.0.0.1:{PORTS[name]}"
+        found[name] = ("/srv/nba/live/release", f"{VENV}/{program} {bind} {' '.join(options)}")
+    return found
+
+
+def install(here: World, dotenv: str) -> None:
+    """Start the contenders and wait until each answers with the same two users."""
+    here.execute("dev1", "mkdir", "-p", "/srv/bench")
+    here.write("dev1", "/srv/bench/main.py", TUTORIAL.read_text())
+    here.write("dev1", "/srv/bench/.env", dotenv)
+    here.execute("dev1", "chown", "-R", "nba:", "/srv/bench")
+    sites = ""
+    for name, (folder, command) in commands(here).items():
+        here.write("dev1", f"/etc/systemd/system/bench-{name}.service", UNIT.format(folder=folder, command=command))
+        headers = TUTORIAL_HEADERS if name == "tutorial" else "include snippets/nba-proxy.conf;"
+        sites += SITE.format(public=public_port(name), private=PORTS[name], headers=headers)
+    here.write("dev1", "/etc/nginx/sites-enabled/bench.conf", sites)
+    units = " ".join(f"bench-{name}" for name in PORTS)
+    here.shell("dev1", f"systemctl daemon-reload && systemctl start {units} && nginx -t -q && systemctl reload nginx")
+    users = here.get("dev1", "/api/users").json()
+    assert [user["name"] for user in users] == ["Alice", "Bob"]
+    for name in PORTS:
+        await_true(partial(lists, here, name, users), 30, f"{name} lists the users")
+
+
+def lists(here: World, name: str, users: object) -> bool:
+    """Tell whether a contender lists these users."""
+    answer = here.get("dev1", f":{public_port(name)}/users")
+    return answer.status == 200 and bool(answer.json() == users)

@@ -1,0 +1,216 @@
+"""Preflight as somebody meets it: real runs of site.yml, each with one or more mistakes, and no host contacted."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+import yaml
+
+from tests.contract.conftest import Project
+from tests.support import AWKWARD
+
+ANOTHER_INVENTORY = """
+all:
+  children:
+    dev: {hosts: {dev1: {}, both1: {}}}
+    prod: {hosts: {prod1: {}, both1: {}}}
+    others: {hosts: {stray1: {}}}
+"""
+
+
+def refused(project: Project, *arguments: str, inventory: str = "inventory/test", code: int = 2) -> list[str]:
+    """Run site.yml, see it refused before a host is called and without a secret, and return the findings."""
+    done = project.playbook(*arguments, inventory=inventory)
+    assert done.returncode == code, done.stdout
+    assert not project.called
+    for secret in SECRETS.get(str(project.root), set()):
+        assert secret not in done.stdout
+    message = done.stdout.partition("Task failed: ")[2].partition("\nOrigin:")[0]
+    head, *findings = message.splitlines()
+    assert head == f"nothing was changed on any host; {len(findings)} finding(s):"
+    return [finding.removeprefix("  - ") for finding in findings]
+
+
+SECRETS: dict[str, set[str]] = {}
+
+
+@pytest.fixture(autouse=True)
+def secrets(project: Project) -> set[str]:
+    """Know the secrets of this copy, to look for them in what is printed."""
+    values = {value for name in ("dev", "prod") for value in yaml.safe_load(project.view(name)).values()}
+    SECRETS[str(project.root)] = values
+    return values
+
+
+def change(project: Project, environment: str, **values: str | None) -> None:
+    """Set values of an environment as they stand in its file, or take them out."""
+    path = project.vars_file(environment)
+    text = path.read_text()
+    for name, value in values.items():
+        text, count = re.subn(rf"^{name}:.*\n", "" if value is None else f"{name}: {value}\n", text, flags=re.M)
+        assert count == 1, name
+    path.write_text(text)
+
+
+def change_secrets(project: Project, environment: str, **values: str) -> None:
+    """Set secrets of an environment."""
+    clear = {**yaml.safe_load(project.view(environment)), **values}
+    project.encrypt(environment, yaml.safe_dump(clear))
+    SECRETS[str(project.root)].update(values.values())
+
+
+def test_a_good_run_goes_on_to_the_host(project: Project) -> None:
+    done = project.playbook("-l", "dev")
+    assert project.called, done.stdout
+    assert done.returncode == 4
+    assert "finding(s)" not in done.stdout
+
+
+def test_both_environments_need_a_word(project: Project) -> None:
+    done = project.playbook("-e", "all_environments=true")
+    assert project.called, done.stdout
+
+
+@pytest.mark.parametrize(("arguments", "words"), [([], "no limit"), (["-l", "all"], "the limit spans dev and prod")])
+def test_one_environment_must_be_named(project: Project, arguments: list[str], words: str) -> None:
+    (finding,) = refused(project, *arguments)
+    assert finding.startswith(words)
+    assert "`ansible-playbook site.yml -l dev` or `ansible-playbook site.yml -l prod`" in finding
+
+
+def test_the_command_to_type_is_the_one_that_was_typed(project: Project) -> None:
+    done = project.run("ansible-playbook", "playbooks/base.yml", "-i", "inventory/test")
+    assert done.returncode == 2
+    assert "`ansible-playbook playbooks/base.yml -l dev`" in done.stdout
+
+
+def test_everything_that_is_wrong_is_said_at_once(project: Project) -> None:
+    change(project, "dev", database_name="", log_level='""', workers_max="two", memory_max=None, docs_enabled='"no"')
+    change_secrets(project, "dev", vault_database_password="change-me", vault_database_migration_password="kurz")
+    text = project.view("dev")
+    project.encrypt("dev", re.sub(r"^vault_fingerprint_key.*\n", "", text, flags=re.M))
+    (project.root / "inventory/test/hosts.yml").write_text(
+        (project.root / "inventory/test/hosts.yml").read_text().replace("db.example.com", "CHANGE-ME")
+    )
+    # The run must not print it, but it is a word of the message as well.
+    SECRETS[str(project.root)].discard("change-me")
+    findings = refused(project, "-l", "dev", "--tags", "ngnix", "--skip-tags", "bsae")
+    edit = "Set it: ansible-vault edit group_vars/dev/vault.yml"
+    expected = {
+        "tag 'ngnix': nothing carries it": "Known: app, base, mysql_client, nginx, python",
+        "tag 'bsae': nothing carries it": "Known: app, base, mysql_client, nginx, python",
+        "database_host (the inventory)": "still holds the placeholder",
+        "database_name (group_vars/dev/vars.yml)": "letters, digits and _, at most 32",
+        "database_password (vault_database_password in group_vars/dev/vault.yml)": f"the placeholder. {edit}",
+        "database_migration_password (vault_database_migration_password in group_vars/dev/vault.yml)": edit,
+        "fingerprint_key (vault_fingerprint_key in group_vars/dev/vault.yml)": f"what it refers to is not. {edit}",
+        "workers_max (group_vars/dev/vars.yml)": "a whole number, 1 or more",
+        "memory_max (group_vars/dev/vars.yml)": "is not set, or what it refers to is not",
+        "log_level (group_vars/dev/vars.yml)": "DEBUG, INFO, WARNING or ERROR",
+        "docs_enabled (group_vars/dev/vars.yml)": "true or false",
+    }
+    assert len(findings) == len(expected)
+    for finding, (begin, end) in zip(findings, expected.items(), strict=True):
+        assert finding.startswith(begin)
+        assert finding.endswith(end)
+
+
+def test_any_printable_secret_is_fine(project: Project) -> None:
+    change_secrets(project, "dev", vault_database_password=AWKWARD)
+    done = project.playbook("-l", "dev")
+    assert project.called, done.stdout
+    assert AWKWARD not in done.stdout
+
+
+def test_a_missing_vault(project: Project) -> None:
+    project.vault("dev").unlink()
+    assert refused(project, "-l", "dev") == ["group_vars/dev/vault.yml: does not exist. Make it: make secrets ENV=dev"]
+
+
+def test_a_vault_in_clear(project: Project) -> None:
+    project.vault("dev").write_text(project.view("dev"))
+    command = "ansible-vault encrypt --encrypt-vault-id dev group_vars/dev/vault.yml"
+    assert refused(project, "-l", "dev") == [f"group_vars/dev/vault.yml: is not encrypted. Encrypt it: {command}"]
+    done = project.run(*command.split())
+    assert done.returncode == 0, done.stdout
+    assert project.playbook("-l", "dev").returncode == 4
+
+
+def test_a_secret_in_two_environments(project: Project) -> None:
+    secret = yaml.safe_load(project.view("dev"))
+    same = ("vault_database_password", "vault_database_master_password")
+    change_secrets(project, "prod", **{key: secret[key] for key in same})
+    edit = "Change one: ansible-vault edit group_vars/prod/vault.yml"
+    assert refused(project, "-l", "dev") == [
+        f"database_password: is the same in dev and prod. {edit}",
+        f"database_master_password: is the same in dev and prod. {edit}",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["password gone", "password wrong", "vault gone"])
+def test_dev_needs_nothing_of_prod(project: Project, damage: str) -> None:
+    if damage == "vault gone":
+        project.vault("prod").unlink()
+    elif damage == "password gone":
+        (project.root / ".vault/prod").unlink()
+    else:
+        (project.root / ".vault/prod").write_text("wrong\n")
+    done = project.playbook("-l", "dev")
+    assert project.called, done.stdout
+
+
+def test_a_lost_link(project: Project) -> None:
+    (project.root / "inventory/test/group_vars").unlink()
+    (finding,) = refused(project, "-l", "dev")
+    assert finding.startswith("environment_name: group_vars/dev was not loaded for dev1.")
+    assert finding.endswith("ln -s ../../group_vars inventory/<name>/group_vars")
+
+
+def test_hosts_in_the_wrong_group(project: Project) -> None:
+    (project.root / "inventory/test/hosts.yml").write_text(ANOTHER_INVENTORY)
+    findings = refused(project, "-l", "both1,stray1")
+    assert findings[0] == "both1 (the inventory): must be in one environment's group, is in dev and prod"
+    assert findings[1] == "stray1 (the inventory): must be in one environment's group, is in none"
+
+
+def test_an_environment_that_calls_itself_by_another_name(project: Project) -> None:
+    change(project, "dev", environment_name="prod")
+    assert refused(project, "-l", "dev") == ["environment_name (group_vars/dev/vars.yml): is not the group's name, dev"]
+
+
+@pytest.mark.parametrize("damage", ["wrong", "gone", "all gone", "another id"])
+def test_a_vault_that_cannot_be_opened(project: Project, damage: str) -> None:
+    password = project.root / ".vault/dev"
+    if damage == "wrong":
+        password.write_text("wrong\n")
+    elif damage == "gone":
+        password.unlink()
+    elif damage == "all gone":
+        shutil.rmtree(password.parent)
+    else:
+        project.vault("dev").write_text(project.vault("dev").read_text().replace("AES256;dev", "AES256;prod", 1))
+    done = project.playbook("-l", "dev")
+    assert done.returncode not in (0, 2), done.stdout
+    assert not project.called
+    assert [line for line in done.stdout.splitlines() if line.startswith("[ERROR]")] != []
+
+
+def test_an_inventory_that_is_not_there(project: Project) -> None:
+    done = project.playbook("-l", "dev", inventory="inventory/nope")
+    assert done.returncode == 1
+    assert "inventory/nope" in done.stdout
+
+
+def test_an_inventory_that_cannot_be_read(project: Project) -> None:
+    (project.root / "inventory/test/hosts.yml").write_text("all: [\n")
+    done = project.playbook("-l", "dev")
+    assert done.returncode == 1
+    assert "inventory/test/hosts.yml" in done.stdout
+
+
+def test_a_group_that_does_not_exist(project: Project) -> None:
+    done = project.playbook("-l", "staging")
+    assert done.returncode == 1
+    assert "staging" in done.stdout

@@ -1,0 +1,184 @@
+"""The artefact of a release, built from real Git repositories."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from ansible.errors import AnsibleActionFail
+
+from tests.support import module_at
+
+artefact = module_at("plugins/action/artefact.py")
+
+
+@pytest.fixture(autouse=True)
+def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's own Git settings out."""
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "A")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "a@example.com")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def commit(folder: Path) -> str:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", "work")
+    return git(folder, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """Return the folder of an application inside a repository."""
+    repository = tmp_path / "repository"
+    folder = repository / "app"
+    (folder / "nba").mkdir(parents=True)
+    (repository / "README.md").write_text("not part of the application\n")
+    (repository / ".gitignore").write_text(".env\n__pycache__/\n")
+    (folder / "poetry.lock").write_text("# lock\n")
+    (folder / "nba/main.py").write_text("app = 1\n")
+    (folder / "nba/é.txt").write_text("é\n")
+    (folder / "run").write_text("#!/bin/sh\n")
+    (folder / "run").chmod(0o755)
+    (folder / "latest").symlink_to("nba/main.py")
+    git(tmp_path, "init", "--quiet", "--initial-branch=main", "repository")
+    commit(repository)
+    return folder
+
+
+def build(folder: Path, version: str = "HEAD") -> bytes:
+    tree, _, _ = artefact.tree_of(folder, version)
+    content: bytes = artefact.archive(folder, tree)
+    return content
+
+
+def members(content: bytes) -> dict[str, tarfile.TarInfo]:
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        return {member.name: member for member in tar.getmembers()}
+
+
+def test_holds_the_application_and_nothing_else(app: Path) -> None:
+    found = members(build(app))
+    assert list(found) == ["latest", "nba/main.py", "nba/é.txt", "poetry.lock", "run"]
+    assert (oct(found["run"].mode), oct(found["poetry.lock"].mode)) == ("0o755", "0o644")
+    assert (found["latest"].issym(), found["latest"].linkname) == (True, "nba/main.py")
+    assert {(member.uid, member.gid, member.mtime) for member in found.values()} == {(0, 0, 0)}
+
+
+def test_two_clones_give_the_same_bytes(app: Path, tmp_path: Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        git(tmp_path, "clone", "--quiet", "repository", "clone")
+    finally:
+        os.umask(umask)
+    clone = tmp_path / "clone/app"
+    for path in clone.rglob("*"):
+        os.utime(path, (1_000_000, 1_000_000), follow_symlinks=False)
+    assert (clone / "poetry.lock").stat().st_mode != (app / "poetry.lock").stat().st_mode
+    assert artefact.tree_of(clone, "HEAD")[2] is False
+    assert build(clone) == build(app)
+
+
+def test_a_change_elsewhere_changes_nothing(app: Path) -> None:
+    before = build(app)
+    (app.parent / "README.md").write_text("changed, not committed\n")
+    assert artefact.tree_of(app, "HEAD")[2] is False
+    assert build(app) == before
+
+
+def test_uncommitted_work_is_part_of_head(app: Path) -> None:
+    (app / "nba/main.py").write_text("app = 2\n")
+    (app / "nba/new.py").write_text("new = 1\n")
+    (app / "run").unlink()
+    (app / ".env").write_text("SECRET=1\n")
+    (app.parent / "outside").write_text("not part of the application\n")
+    _, head, dirty = artefact.tree_of(app, "HEAD")
+    assert (head, dirty) == (git(app, "rev-parse", "HEAD"), True)
+    found = members(build(app))
+    assert list(found) == ["latest", "nba/main.py", "nba/new.py", "nba/é.txt", "poetry.lock"]
+    assert found["nba/main.py"].size == len("app = 2\n")
+    commit(app)
+    assert list(members(build(app))) == list(found)
+    assert artefact.tree_of(app, "HEAD")[2] is False
+
+
+def test_the_users_index_is_left_alone(app: Path) -> None:
+    (app / "nba/main.py").write_text("app = 2\n")
+    git(app, "add", "nba/main.py")
+    (app / "nba/main.py").write_text("app = 3\n")
+    (app / "new").write_text("new\n")
+    os.utime(app / "run", (1_000_000, 1_000_000))
+    index = app.parent / ".git/index"
+    before = index.read_bytes()
+    content = build(app)
+    assert index.read_bytes() == before
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        stream = tar.extractfile("nba/main.py")
+        assert stream is not None
+        assert stream.read() == b"app = 3\n"
+
+
+@pytest.mark.parametrize("version", ["v1", "other", "HEAD~1"])
+def test_a_version_is_what_was_committed(app: Path, version: str) -> None:
+    before = build(app)
+    git(app, "tag", "v1")
+    git(app, "branch", "other")
+    (app / "nba/main.py").write_text("app = 2\n")
+    commit(app)
+    (app / "nba/main.py").write_text("app = 3, not committed\n")
+    tree, _, dirty = artefact.tree_of(app, version)
+    assert (artefact.archive(app, tree), dirty) == (before, False)
+
+
+def test_the_root_of_a_repository_can_be_the_application(app: Path) -> None:
+    repository = app.parent
+    assert "app/poetry.lock" in members(build(repository))
+    (repository / "new").write_text("new\n")
+    assert "new" in members(build(repository))
+
+
+def test_another_repository_in_the_environment_does_not_interfere(
+    app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Git sets these for its hooks, and a hook may well deploy."""
+    before = build(app)
+    git(tmp_path, "init", "--quiet", "elsewhere")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere/.git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "elsewhere/.git/index"))
+    assert build(app) == before
+
+
+def test_an_unknown_version_is_named(app: Path) -> None:
+    with pytest.raises(AnsibleActionFail, match=r"app_version.*'v9'"):
+        artefact.tree_of(app, "v9")
+
+
+def test_a_folder_outside_of_git_is_named(tmp_path: Path) -> None:
+    with pytest.raises(AnsibleActionFail, match="not a git repository"):
+        artefact.tree_of(tmp_path, "HEAD")
+
+
+def test_a_submodule_is_refused(app: Path, tmp_path: Path) -> None:
+    head = git(app, "rev-parse", "HEAD")
+    git(app, "update-index", "--add", "--cacheinfo", f"160000,{head},app/module")
+    git(app, "commit", "--quiet", "--message", "submodule")
+    with pytest.raises(AnsibleActionFail, match="module: a Git submodule"):
+        build(app, git(app, "rev-parse", "HEAD"))
+
+
+def test_the_lock_is_found_by_its_content(app: Path) -> None:
+    content = build(app)
+    assert artefact.member_digest(content, "poetry.lock") == hashlib.sha256(b"# lock\n").hexdigest()
+    assert artefact.member_digest(content, "no.lock") == ""

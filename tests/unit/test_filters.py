@@ -1,0 +1,73 @@
+"""Text on its way into `.env` and back, and the names of releases."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from dotenv import dotenv_values
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.support import AWKWARD, module_at
+
+waffle = module_at("plugins/filter/waffle.py")
+PRINTABLE = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=40)
+
+
+@given(before=PRINTABLE, text=PRINTABLE, after=PRINTABLE)
+@example(before="'", text=AWKWARD, after="'")
+@example(before="a\\", text="b\\", after="c\\")
+@example(before="a'\\", text="\\'", after="'\\'")
+@example(before='"', text="${HOME}${HOME:-x}$HOME $${", after='\\"')
+@example(before=" # a", text=" #", after="# ")
+@example(before="}", text="${:-\\}", after="${:-$}")
+@example(before=" ", text="", after="export A=b")
+def test_printable_text_survives_dotenv(before: str, text: str, after: str) -> None:
+    settings = {"A": before, "B": text, "C": after}
+    assert dotenv_values(stream=io.StringIO(waffle.dotenv(settings))) == settings
+
+
+def test_plain_values_stay_readable() -> None:
+    settings = {"B_PORT": 3306, "A_HOST": "db-1.example.com", "C_EMPTY": "", "D_URLS": "http://a:1,http://b"}
+    assert waffle.dotenv(settings) == "A_HOST=db-1.example.com\nB_PORT=3306\nC_EMPTY=\nD_URLS=http://a:1,http://b\n"
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\t", "\0", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u2029"])
+def test_control_characters_are_refused(character: str) -> None:
+    with pytest.raises(AnsibleFilterError, match="DATABASE_PASSWORD") as refusal:
+        waffle.dotenv({"DATABASE_PASSWORD": f"hunter2{character}suffix"})
+    assert "hunter2" not in str(refusal.value)
+    assert "suffix" not in str(refusal.value)
+
+
+PARTS = {"artefact": "a1", "env": "A=1\n", "serve": ["gunicorn", "--workers=2"], "workers": 2}
+
+
+def test_a_release_has_one_name() -> None:
+    name = waffle.release_id(PARTS, "key", "0a1b2c3")
+    assert name == waffle.release_id(dict(reversed(PARTS.items())), "key", "0a1b2c3")
+    commit, digest = name.split("-")
+    assert commit == "0a1b2c3"
+    assert len(digest) == 8
+    assert int(digest, 16) >= 0
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"artefact": "a2"}, "key"),
+        ({"env": "A=2\n"}, "key"),
+        ({"serve": []}, "key"),
+        ({"workers": 3}, "key"),
+        ({}, "k"),
+    ],
+)
+def test_every_part_and_the_key_change_the_name(change: dict[str, object], key: str) -> None:
+    assert waffle.release_id({**PARTS, **change}, key, "c") != waffle.release_id(PARTS, "key", "c")
+
+
+def test_a_name_needs_a_key() -> None:
+    with pytest.raises(AnsibleFilterError, match="vault_fingerprint_key"):
+        waffle.release_id(PARTS, "", "c")

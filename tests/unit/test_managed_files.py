@@ -1,0 +1,266 @@
+"""The module that writes the files of a concern in one call."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import grp
+import json
+import os
+import pwd
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+from tests.support import module_at
+
+managed_files = module_at("plugins/modules/managed_files.py")
+USER = pwd.getpwuid(os.getuid()).pw_name
+GROUP = grp.getgrgid(os.getgid()).gr_name
+REFUSE = [sys.executable, "-c", "raise SystemExit('line 3: no such directive')"]
+
+
+@pytest.fixture(autouse=True)
+def backups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "backups"
+    monkeypatch.setattr(managed_files, "BACKUP_ROOT", str(folder))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    return folder
+
+
+def entry(path: Path, content: str | None = None, **options: Any) -> dict[str, Any]:
+    given = {"path": str(path), "owner": USER, "group": GROUP, **options}
+    return given if content is None else {**given, "content": content}
+
+
+def call(capsys: pytest.CaptureFixture[str], *entries: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Run the module as Ansible does and return its result."""
+    check = {"_ansible_check_mode": options.pop("check", False), "_ansible_diff": True}
+    with patch_module_args({"entries": list(entries), **options, **check}), contextlib.suppress(SystemExit):
+        managed_files.main()
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def snapshot(folder: Path) -> dict[str, tuple[Any, ...]]:
+    """Return kind, mode and content of everything below a folder."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for path in sorted(folder.rglob("*")):
+        state = managed_files.describe(str(path))
+        found[str(path.relative_to(folder))] = tuple(sorted(state.items()))
+    return found
+
+
+def test_creates_and_is_idempotent(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [
+        entry(root / "d", state="directory", mode="0700"),
+        entry(root / "d/file", "é\n", mode="0640"),
+        entry(root / "d/plain", ""),
+        entry(root / "link", state="link", target="d/file"),
+    ]
+    first = call(capsys, *entries)
+    assert first["changed"] is True
+    assert first["changed_paths"] == [item["path"] for item in entries]
+    assert (root / "link").read_text() == "é\n"
+    modes = [(root / name).stat().st_mode & 0o7777 for name in ("d", "d/file", "d/plain")]
+    assert modes == [0o700, 0o640, 0o644]
+
+    before = {path: path.lstat().st_mtime_ns for path in root.rglob("*")}
+    second = call(capsys, *entries)
+    assert (second["changed"], second["changed_paths"], second["diff"]) == (False, [], [])
+    assert {path: path.lstat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"content": "new\n"}, {"content": "old\n", "mode": "0600"}],
+    ids=["content", "mode"],
+)
+def test_changes_what_differs(root: Path, capsys: pytest.CaptureFixture[str], wanted: dict[str, str]) -> None:
+    (root / "file").write_text("old\n")
+    (root / "file").chmod(0o644)
+    assert call(capsys, entry(root / "file", **wanted))["changed_paths"] == [str(root / "file")]
+    assert (root / "file").read_text() == wanted["content"]
+    assert oct((root / "file").stat().st_mode & 0o7777) == oct(int(wanted.get("mode", "0644"), 8))
+    assert call(capsys, entry(root / "file", **wanted))["changed"] is False
+
+
+def test_changes_the_owner(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "file").write_text("text")
+    (root / "file").chmod(0o644)
+    owners: list[tuple[int, int]] = []
+    monkeypatch.setattr(managed_files.pwd, "getpwnam", lambda name: SimpleNamespace(pw_uid=4711))
+    monkeypatch.setattr(managed_files.os, "chown", lambda path, uid, gid: owners.append((uid, gid)))
+    tree = managed_files.Tree(check_mode=False)
+    tree.apply({**entry(root / "file", "text", owner="somebody"), "state": "file", "mode": None})
+    assert tree.changed == [str(root / "file")]
+    assert owners == [(4711, os.getgid())]
+
+
+def test_an_unknown_owner_stops_the_run_but_not_a_preview(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = entry(root / "file", "text", owner="no-such-account")
+    refused = call(capsys, entry(root / "first", "text"), wanted)
+    assert refused["failed"] is True
+    assert "'no-such-account' does not exist" in refused["msg"]
+    assert snapshot(root) == {}
+    assert call(capsys, wanted, check=True)["changed_paths"] == [str(root / "file")]
+
+
+def test_removes_without_deleting(root: Path, backups: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "file").write_text("precious")
+    gone = [entry(root / "file", state="absent"), entry(root / "never-there", state="absent")]
+    assert call(capsys, *gone)["changed_paths"] == [str(root / "file")]
+    assert not (root / "file").exists()
+    assert [path.read_text() for path in backups.rglob("*") if path.is_file()] == ["precious"]
+    assert call(capsys, *gone)["changed"] is False
+
+
+def test_what_stands_in_the_way_is_set_aside(root: Path, backups: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "a").mkdir()
+    (root / "a/inside").write_text("precious")
+    (root / "b").write_text("a file where a link belongs")
+    (root / "c").symlink_to("b")
+    call(
+        capsys,
+        entry(root / "a", "now a file"),
+        entry(root / "b", state="link", target="a"),
+        entry(root / "c", state="directory"),
+    )
+    assert (root / "a").read_text() == "now a file"
+    assert (root / "b").readlink() == Path("a")
+    assert (root / "c").is_dir()
+    assert not (root / "c").is_symlink()
+    kept = sorted(path.read_text() for path in backups.rglob("*") if path.is_file() and not path.is_symlink())
+    assert kept == ["a file where a link belongs", "precious"]
+    assert oct(next(backups.iterdir()).stat().st_mode & 0o777) == "0o700"
+
+
+def test_two_of_one_name_are_both_kept(root: Path, backups: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "x").mkdir()
+    (root / "x/y").write_text("one")
+    (root / "x__y").write_text("two")
+    call(capsys, entry(root / "x/y", state="absent"), entry(root / "x__y", state="absent"))
+    assert sorted(path.read_text() for path in backups.rglob("*") if path.is_file()) == ["one", "two"]
+
+
+def test_purges_what_nobody_named(root: Path, backups: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "kept").write_text("kept")
+    (root / "foreign").write_text("foreign")
+    (root / "folder").mkdir()
+    options = {"purge": [str(root), str(root / "not-there")]}
+    result = call(capsys, entry(root / "kept", "kept"), **options)
+    assert result["changed_paths"] == [str(root / "folder"), str(root / "foreign")]
+    assert [path.name for path in root.iterdir()] == ["kept"]
+    assert [path.read_text() for path in backups.rglob("*") if path.is_file()] == ["foreign"]
+
+
+def everything(root: Path) -> list[dict[str, Any]]:
+    """Prepare something in each state and return entries that change all of it."""
+    for name in ("content", "mode", "gone", "to-directory", "to-link"):
+        (root / name).write_text("old")
+        (root / name).chmod(0o644)
+    for name in ("folder", "to-file"):
+        (root / name).mkdir()
+        (root / name).chmod(0o755)
+    (root / "to-file/inside").write_text("old")
+    (root / "link").symlink_to("content")
+    return [
+        entry(root / "content", "new"),
+        entry(root / "mode", "old", mode="0600"),
+        entry(root / "gone", state="absent"),
+        entry(root / "to-directory", state="directory"),
+        entry(root / "to-directory/inside", "new"),
+        entry(root / "to-link", state="link", target="folder"),
+        entry(root / "folder", state="directory", mode="0700"),
+        entry(root / "to-file", "new"),
+        entry(root / "link", state="link", target="folder"),
+        entry(root / "new", state="directory"),
+        entry(root / "new/inside", "new"),
+    ]
+
+
+def test_a_refused_change_is_undone_whole(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = everything(root)
+    (root / "folder/foreign").write_text("old")
+    before = snapshot(root)
+    result = call(capsys, *entries, purge=[str(root / "folder")], validate=REFUSE)
+    assert result["failed"] is True
+    assert "line 3: no such directive" in result["msg"]
+    assert "put back" in result["msg"]
+    assert snapshot(root) == before
+
+
+def test_an_accepted_change_stays(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = call(capsys, *everything(root), validate=[sys.executable, "-c", ""])
+    assert (result["changed"], result.get("failed", False)) == (True, False)
+    assert (root / "to-directory/inside").read_text() == "new"
+
+
+def test_nothing_is_validated_where_nothing_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "file").write_text("text")
+    (root / "file").chmod(0o644)
+    result = call(capsys, entry(root / "file", "text"), validate=REFUSE)
+    assert (result["changed"], result.get("failed", False)) == (False, False)
+
+
+def test_check_mode_names_the_same_and_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = everything(root)
+    before = snapshot(root)
+    preview = call(capsys, *entries, purge=[str(root / "folder")], validate=REFUSE, check=True)
+    assert snapshot(root) == before
+    done = call(capsys, *entries, purge=[str(root / "folder")])
+    assert preview["changed_paths"] == done["changed_paths"] == [item["path"] for item in entries]
+
+
+def test_a_full_disk_keeps_the_old_file(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "first").write_text("old")
+    (root / "second").write_text("old")
+    for name in ("first", "second"):
+        (root / name).chmod(0o644)
+    before = snapshot(root)
+    sync, calls = os.fsync, []
+
+    def full_at_the_second(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(managed_files.os, "fsync", full_at_the_second)
+    result = call(capsys, entry(root / "first", "new"), entry(root / "second", "new"))
+    assert "nothing was changed" in result["msg"]
+    assert "No space left" in result["msg"]
+    assert snapshot(root) == before
+
+
+def test_the_diff_tells_attributes_and_content(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "file").write_text("old\n")
+    (root / "file").chmod(0o644)
+    (root / "link").symlink_to("old")
+    diffs = call(capsys, entry(root / "file", "new\n", mode="0600"), entry(root / "link", state="link", target="new"))[
+        "diff"
+    ]
+    ids = f"uid={os.getuid()} gid={os.getgid()}"
+    assert [(diff["before"], diff["after"]) for diff in diffs] == [
+        (f"file mode=0644 {ids}\nold\n", f"file mode=0600 {ids}\nnew\n"),
+        ("link to old\n", "link to new\n"),
+    ]
+    assert diffs[0]["before_header"] == diffs[0]["after_header"] == str(root / "file")
+
+
+def test_a_new_file_has_an_empty_before(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    diff = call(capsys, entry(root / "file", "new\n"), check=True)["diff"][0]
+    assert diff["before"] == ""
+    assert diff["after"].endswith("\nnew\n")

@@ -1,0 +1,695 @@
+"""The program that installs, starts and switches releases on a host, with systemd and the application played."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import shutil
+import socketserver
+import subprocess
+import tarfile
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.support import module_at
+
+program = module_at("roles/app/files/release.py")
+
+
+class Systemd:
+    """Answers the few commands that the program gives to systemd, and stands in for the application."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.active: set[str] = set()
+        self.enabled: set[str] = set()
+        self.changed: set[str] = set()
+        self.broken: set[str] = set()
+        self.answers: dict[str, str] = {}
+
+    def run(self, *command: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        words = [str(word) for word in command]
+        assert words[0] in ("systemctl", "journalctl"), words
+        units = [word for word in words[2:] if "@" in word and not word.startswith("-")]
+        out = ""
+        match words[0] if words[0] == "journalctl" else words[1]:
+            case "show":
+                out = self.show(units[0])
+            case "enable":
+                self.enabled.update(units)
+            case "disable":
+                self.enabled.difference_update(units)
+            case "start" | "restart":
+                for unit in units:
+                    self.start(unit)
+            case "stop":
+                self.active.difference_update(units)
+            case "daemon-reload":
+                self.changed.clear()
+            case "journalctl":
+                out = "ModuleNotFoundError: No module named 'nba.typo'\n"
+            case "unmask" | "reset-failed":
+                pass
+            case other:
+                raise AssertionError(other)
+        return subprocess.CompletedProcess(words, 0, out, "")
+
+    def start(self, unit: str) -> None:
+        slot = unit.partition("@")[2].partition(".")[0]
+        release = (self.root / "slots" / slot / "release").readlink().name
+        if unit.endswith(".socket") or release not in self.broken:
+            self.active.add(unit)
+            self.answers[slot] = release
+
+    def show(self, unit: str) -> str:
+        state = {
+            "ActiveState": "active" if unit in self.active else "inactive",
+            "UnitFileState": "enabled" if unit in self.enabled else "disabled",
+            "NeedDaemonReload": "yes" if unit in self.changed else "no",
+            "InvocationID": "",
+        }
+        return "".join(f"{key}={value}\n" for key, value in state.items())
+
+    def ask(self, slot: Any) -> tuple[int, str]:
+        if slot.service not in self.active:
+            return 0, "ConnectionRefusedError"
+        return 200, json.dumps({"release": self.answers[slot.name]})
+
+
+CONFIG: dict[str, Any] = {
+    "name": "nba",
+    "user": "nba",
+    "migration_user": "nba-migrate",
+    "poetry": "/usr/local/bin/poetry",
+    "python": "/usr/bin/python3",
+    "index_url": "",
+    "settings_command": ["python", "-m", "nba.settings"],
+    "migrate_command": ["alembic", "upgrade", "head"],
+    "serve_command": ["gunicorn", "--workers={workers}"],
+    "live_path": "/health/live",
+    "ready_path": "/health/ready",
+    "version_path": "/version",
+    "public_url": "",
+    "public_host": "localhost",
+    "start_timeout_seconds": 1,
+    "watch_seconds": 0,
+    "drain_seconds": 0,
+    "workers_max": 4,
+    "keep_releases": 2,
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "srv"
+    for folder in ("incoming", "releases", "venvs", "state", "slots/blue", "slots/green"):
+        (root / folder).mkdir(parents=True)
+    for slot in program.SLOTS:
+        (root / "slots" / slot / "socket").symlink_to(tmp_path / f"{slot}.sock")
+    return root
+
+
+@pytest.fixture
+def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    systemd = Systemd(root)
+    monkeypatch.setattr(program, "run", systemd.run)
+    monkeypatch.setattr(program.Slot, "ask", lambda slot, path, timeout=5: systemd.ask(slot))
+    monkeypatch.setattr(program.Path, "is_socket", lambda path: path.is_symlink())
+    monkeypatch.setattr(program.time, "sleep", lambda seconds: None)
+    return systemd
+
+
+@pytest.fixture
+def host(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    (tmp_path / "release.json").write_text(json.dumps({**CONFIG, "root": str(root)}))
+    monkeypatch.setattr(program, "CONFIG", tmp_path / "release.json")
+    return program.Host(program.Config.load())
+
+
+def put(host: Any, name: str, venv: str = "", **state: Any) -> Path:
+    """Make a finished release."""
+    folder: Path = host.folder(name)
+    folder.mkdir()
+    (folder / ".env").write_text("A=1\n")
+    if venv:
+        (host.config.root / "venvs" / venv).mkdir(exist_ok=True)
+        (folder / ".venv").symlink_to(host.config.root / "venvs" / venv)
+    host.remember(name, **{"state": "prepared", "at": 0, **state})
+    return folder
+
+
+def deploy(host: Any, name: str) -> None:
+    host.start(name)
+    host.switch(name)
+
+
+# --- looking ---
+
+
+def test_a_bare_host(host: Any, systemd: Systemd) -> None:
+    status = host.status()
+    assert status == {"live": "", "slot": "", "problems": ["no release is live"], "releases": []}
+
+
+def test_what_is_live_and_well(host: Any, systemd: Systemd) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    status = host.status()
+    assert (status["live"], status["slot"], status["problems"]) == ("r1", "blue", [])
+    assert [(release["id"], release["state"]) for release in status["releases"]] == [("r1", "good")]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda s: s.active.clear(), "nba@blue.service is inactive"),
+        (lambda s: s.enabled.clear(), "nba@blue.service is disabled, not enabled"),
+        (lambda s: s.changed.add("nba@blue.service"), "was changed since systemd read it"),
+        (lambda s: s.answers.update(blue="r0"), "r0 answers where r1 is live"),
+        (lambda s: s.answers.update(blue=""), "nothing answers where r1 is live"),
+        (lambda s: s.active.add("nba@green.service"), "nba@green.service still runs"),
+        (lambda s: s.enabled.add("nba@green.service"), "nba@green.service still runs or is enabled"),
+        (lambda s: (s.root / "slots/blue/socket").unlink(), "the socket of nba@blue.socket is gone"),
+    ],
+)
+def test_problems_are_found_and_repaired(host: Any, systemd: Systemd, damage: Any, words: str) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    damage(systemd)
+    (problem,) = host.problems()
+    assert words in problem
+    if "socket of" in words:  # the socket unit of a real systemd would make it again
+        (systemd.root / "slots/blue/socket").symlink_to("anywhere")
+    host.repair()
+    assert host.problems() == []
+
+
+def test_a_live_release_that_is_gone_is_a_problem(host: Any, systemd: Systemd) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    shutil.rmtree(host.folder("r1"))
+    assert host.problems() == ["the live slot blue points to a release that is not there: r1"]
+
+
+def test_a_repair_that_fails_says_so(host: Any, systemd: Systemd) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    systemd.active.clear()
+    systemd.broken.add("r1")
+    with pytest.raises(program.ReleaseError, match="main process ended"):
+        host.repair()
+
+
+@pytest.mark.parametrize("body", ["", "[]", "null", "{}", "<html>", '"text"'])
+def test_no_release_in_another_answer(body: str) -> None:
+    assert program.release_in(body) == ""
+
+
+# --- preparing ---
+
+
+@pytest.fixture
+def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Play the groups of the host; return who was given which secret."""
+    given: dict[str, int] = {}
+    groups = {"nba": 901, "nba-migrate": 902}
+    monkeypatch.setattr(program.grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=groups[name]))
+
+    def chown(path: Path, uid: int, gid: int) -> None:
+        if gid != -1:  # tarfile leaves the group as it is
+            given[Path(path).name] = gid
+
+    monkeypatch.setattr(program.os, "chown", chown)
+    return given
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Play the installation of dependencies and the check of the settings."""
+    calls: list[str] = []
+    monkeypatch.setattr(program.Host, "link_venv", lambda host, folder: calls.append("venv"))
+    monkeypatch.setattr(program.Host, "check_settings", lambda host, folder: calls.append("settings"))
+    return calls
+
+
+def member(name: str, content: bytes = b"", link: str = "", kind: bytes = tarfile.REGTYPE, mode: int = 0o644) -> Any:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.type = len(content), mode, kind
+    if link:
+        info.type, info.linkname = tarfile.SYMTYPE, link
+    return info, content
+
+
+def arrive(host: Any, release: str, *members: Any, digest: str = "") -> Path:
+    """Put into `incoming` what Ansible brings for a release."""
+    incoming: Path = host.config.root / "incoming" / release
+    incoming.mkdir()
+    with tarfile.open(incoming / "artefact.tar", "w") as tar:
+        for info, content in members or [member("poetry.lock", b"# lock\n")]:
+            tar.addfile(info, io.BytesIO(content))
+    digest = digest or hashlib.sha256((incoming / "artefact.tar").read_bytes()).hexdigest()
+    (incoming / ".env").write_text("A=1\n")
+    (incoming / ".env.migrate").write_text("B=2\n")
+    (incoming / "release.json").write_text(json.dumps({"release": release, "artefact": digest, "commit": "c0ffee"}))
+    return incoming
+
+
+def test_prepares_a_release(host: Any, accounts: dict[str, int], installed: list[str]) -> None:
+    umask = os.umask(0o077)
+    try:
+        incoming = arrive(
+            host,
+            "r1",
+            member("poetry.lock", b"# lock\n"),
+            member("nba/main.py", b"app = 1\n"),
+            member("run", b"#!/bin/sh\n", mode=0o755),
+            member("latest", link="nba/main.py"),
+        )
+        host.prepare("r1")
+    finally:
+        os.umask(umask)
+    folder = host.folder("r1")
+    assert (folder / "latest").read_text() == "app = 1\n"
+    modes = {name: oct((folder / name).stat().st_mode & 0o777) for name in ("", "nba", "nba/main.py", "run", ".env")}
+    assert modes == {"": "0o755", "nba": "0o755", "nba/main.py": "0o644", "run": "0o755", ".env": "0o640"}
+    assert accounts == {".env": 901, ".env.migrate": 902}
+    assert installed == ["venv", "settings"]
+    state = host.state("r1")
+    assert (state["state"], state["commit"]) == ("prepared", "c0ffee")
+    assert not incoming.exists()
+    assert host.releases() == ["r1"]
+
+
+def test_a_prepared_release_is_never_changed(host: Any, accounts: dict[str, int], installed: list[str]) -> None:
+    arrive(host, "r1")
+    host.prepare("r1")
+    before = (host.folder("r1") / "poetry.lock").read_text()
+    incoming = arrive(host, "r1", member("poetry.lock", b"# another\n"))
+    host.prepare("r1")
+    assert (host.folder("r1") / "poetry.lock").read_text() == before
+    assert not incoming.exists()
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        [member("../outside", b"x")],
+        [member("a/../../outside", b"x")],
+        [member("/srv/outside", b"x")],
+        [member("fifo", kind=tarfile.FIFOTYPE)],
+        [member("device", kind=tarfile.CHRTYPE)],
+        [member("hard", kind=tarfile.LNKTYPE)],
+        [member("a", link="../../../outside")],
+        [member("a", link="/etc")],
+        [member("a", link="nba"), member("a/inside", b"x")],
+    ],
+    ids=lambda members: " ".join(f"{info.name}>{info.linkname}" for info, _ in members),
+)
+def test_refuses_what_has_no_place_in_a_release(
+    host: Any, root: Path, accounts: dict[str, int], installed: list[str], hostile: list[Any]
+) -> None:
+    arrive(host, "r1", member("poetry.lock", b"# lock\n"), *hostile)
+    with pytest.raises(program.ReleaseError, match="has no place in a release"):
+        host.prepare("r1")
+    assert list((root / "releases").iterdir()) == []
+    assert list(root.parent.rglob("outside")) == []
+    assert host.state("r1") == {}
+
+
+def test_refuses_another_digest(host: Any, root: Path, accounts: dict[str, int], installed: list[str]) -> None:
+    arrive(host, "r1", digest="0" * 64)
+    with pytest.raises(program.ReleaseError, match="digest differs"):
+        host.prepare("r1")
+    assert list((root / "releases").iterdir()) == []
+
+
+def test_refuses_to_fill_the_disk(
+    host: Any, root: Path, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrive(host, "r1")
+    monkeypatch.setattr(program.shutil, "disk_usage", lambda path: SimpleNamespace(free=10 << 20))
+    with pytest.raises(program.ReleaseError, match="only 10 MiB are free"):
+        host.prepare("r1")
+    assert list((root / "releases").iterdir()) == []
+
+
+def test_refused_settings_leave_nothing_behind_and_can_be_corrected(
+    host: Any, root: Path, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(program.Host, "check_settings", CHECK_SETTINGS)
+        patch.setattr(
+            program.Host,
+            "run_in",
+            lambda *_: subprocess.CompletedProcess([], 1, "", "DATABASE_PORT: should be a valid integer\n"),
+        )
+        arrive(host, "r1")
+        with pytest.raises(program.ReleaseError, match="DATABASE_PORT: should be a valid integer") as refusal:
+            host.prepare("r1")
+    assert "nothing was switched" in str(refusal.value)
+    assert list((root / "releases").iterdir()) == []
+    host.prepare("r1")
+    assert host.releases() == ["r1"]
+
+
+CHECK_SETTINGS = program.Host.check_settings
+
+
+def test_an_interrupted_preparation_is_made_again(
+    host: Any, root: Path, accounts: dict[str, int], installed: list[str]
+) -> None:
+    arrive(host, "r1")
+    (root / "releases/.r1.partial").mkdir()
+    (root / "releases/.r1.partial/half").write_text("x")
+    assert host.releases() == []
+    host.prepare("r1")
+    assert not (host.folder("r1") / "half").exists()
+
+
+def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Path] = []
+
+    def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        if "venv" in command:
+            made.append(Path(str(command[-1])))
+            made[-1].mkdir()
+        return subprocess.CompletedProcess([], 0, "Python 3.13.5", "")
+
+    monkeypatch.setattr(program, "run", run)
+    monkeypatch.setattr(program.Host, "install", lambda host, folder, venv: None)
+    for name, lock in (("r1", "one"), ("r2", "one"), ("r3", "two")):
+        folder = host.folder(name)
+        folder.mkdir()
+        (folder / "poetry.lock").write_text(lock)
+        host.link_venv(folder)
+    links = [(host.folder(name) / ".venv").resolve() for name in ("r1", "r2", "r3")]
+    assert links == [made[0], made[0], made[1]]
+    (made[1] / ".complete").unlink()
+    (host.folder("r3") / ".venv").unlink()
+    host.link_venv(host.folder("r3"))
+    assert made == [links[0], links[2], links[2]], "a half-made one is made again"
+
+
+# --- switching ---
+
+
+def test_releases_alternate_between_the_slots(host: Any, systemd: Systemd) -> None:
+    for number, slot in enumerate(["blue", "green", "blue"]):
+        put(host, f"r{number}")
+        deploy(host, f"r{number}")
+        assert (host.live.name, host.live.release, host.problems()) == (slot, f"r{number}", [])
+        assert host.idle.service not in systemd.active
+
+
+def test_a_release_that_cannot_start_changes_nothing(host: Any, systemd: Systemd) -> None:
+    put(host, "good")
+    deploy(host, "good")
+    put(host, "bad")
+    systemd.broken.add("bad")
+    with pytest.raises(program.ReleaseError, match="what was live before still is") as refusal:
+        host.start("bad")
+    assert "No module named" in str(refusal.value)
+    assert (host.live.release, host.problems(), host.state("bad")["state"]) == ("good", [], "failed")
+    with pytest.raises(program.ReleaseError, match="start it first"):
+        host.switch("bad")
+    assert host.live.release == "good"
+
+
+def test_a_release_that_never_gets_ready_is_refused(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "r1")
+    monkeypatch.setattr(program.Slot, "ask", lambda *_: (503, '{"reason": "database"}'))
+    clock = iter(range(100))
+    monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
+    with pytest.raises(program.ReleaseError, match=r"not ready after 1 s; /health/ready answered 503: .*database"):
+        host.start("r1")
+    assert systemd.active == systemd.enabled == set()
+    assert host.live is None
+
+
+def test_another_release_that_answers_is_refused(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(host, "r1")
+    monkeypatch.setattr(program.Slot, "ask", lambda *_: (200, '{"release": "r0"}'))
+    clock = iter(range(100))
+    monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
+    with pytest.raises(program.ReleaseError, match="/version names the release r0"):
+        host.start("r1")
+
+
+def test_a_release_that_is_not_here_is_named(host: Any, systemd: Systemd) -> None:
+    with pytest.raises(program.ReleaseError, match="r9 is not on this host; `nba-release list`"):
+        host.start("r9")
+
+
+def test_a_bad_public_answer_switches_back(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(host, "old")
+    deploy(host, "old")
+    put(host, "new")
+    host.start("new")
+    seen: list[str] = []
+
+    def watch(host: Any, slot: Any, release: str) -> None:
+        seen.append(host.live.release)
+        raise program.ReleaseError("answered 502")
+
+    monkeypatch.setattr(program.Host, "watch", watch)
+    with pytest.raises(program.ReleaseError, match="switched back to old: answered 502"):
+        host.switch("new")
+    assert seen == ["new"]
+    assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
+
+
+def test_switching_twice_does_nothing_the_second_time(host: Any, systemd: Systemd) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    before = host.live.name
+    host.switch("r1")
+    assert (host.live.name, host.problems()) == (before, [])
+
+
+def test_the_public_address_is_asked_which_release_answers(host: Any, systemd: Systemd) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    answers = iter(["r1", "r0"])
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert (self.path, self.headers["Host"]) == ("/api/version", "nba.example.com")
+            body = json.dumps({"release": next(answers)}).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        changed = {**host.config.__dict__, "public_url": url, "public_host": "nba.example.com"}
+        watching = program.Host(program.Config(**changed))
+        watching.watch(host.live, "r1")
+        with pytest.raises(program.ReleaseError, match=r"answered 200 \(r0\), not release r1"):
+            watching.watch(host.live, "r1")
+        server.shutdown()
+    with pytest.raises(program.ReleaseError, match="answered nothing"):
+        watching.watch(host.live, "r1")
+
+
+def test_the_link_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / "live"
+    program.replace_link(link, "one")
+    seen: list[str] = []
+    rename = Path.rename
+
+    def watched(path: Path, target: Path) -> Path:
+        seen.append(str(link.readlink()))
+        return rename(path, target)
+
+    monkeypatch.setattr(program.Path, "rename", watched)
+    program.replace_link(link, "two")
+    assert (seen, str(link.readlink())) == (["one"], "two")
+    assert [path.name for path in tmp_path.iterdir()] == ["live"]
+
+
+def test_a_full_disk_keeps_what_was_known(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.remember("r1", state="good")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(program.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        host.remember("r1", state="failed")
+    assert host.state("r1") == {"state": "good"}
+    assert [path.name for path in (host.config.root / "state").iterdir()] == ["r1.json"]
+
+
+# --- cleaning up ---
+
+
+def test_clean_up_keeps_what_is_needed_and_nothing_else(host: Any, systemd: Systemd) -> None:
+    """Two good ones are kept; the failed, the unfinished and the old ones go, with their environments."""
+    put(host, "oldest", "v-old", state="good", at=1)
+    put(host, "older", "v-old", state="good", at=2)
+    put(host, "newer", "v-new", state="good", at=3)
+    put(host, "failed", "v-failed", state="failed", at=9)
+    put(host, "unfinished", "v-unfinished", state="prepared", at=8)
+    put(host, "live", "v-live", state="good", at=5)
+    (host.config.root / "venvs/v-orphan").mkdir()
+    deploy(host, "live")
+    assert sorted(host.releases()) == ["live", "newer"]
+    assert sorted(path.name for path in (host.config.root / "venvs").iterdir()) == ["v-live", "v-new"]
+    assert sorted(path.name for path in (host.config.root / "state").iterdir()) == ["live.json", "newer.json"]
+
+
+def test_failed_releases_do_not_push_out_good_ones(host: Any) -> None:
+    put(host, "good", state="good", at=1)
+    for number in range(5):
+        put(host, f"failed{number}", state="failed", at=10 + number)
+    host.clean_up()
+    assert host.releases() == ["good"]
+
+
+def test_what_a_slot_points_to_stays_whatever_its_age(host: Any) -> None:
+    put(host, "ancient", "v1", state="failed", at=0)
+    put(host, "idle", "v2", state="good", at=1)
+    for number in range(3):
+        put(host, f"new{number}", "v3", state="good", at=10 + number)
+    program.replace_link(host.slot("blue").folder / "release", host.folder("ancient"))
+    program.replace_link(host.slot("green").folder / "release", host.folder("idle"))
+    program.replace_link(host.config.root / "live", host.slot("blue").folder)
+    host.clean_up()
+    assert sorted(host.releases()) == ["ancient", "idle", "new1", "new2"]
+    assert sorted(path.name for path in (host.config.root / "venvs").iterdir()) == ["v1", "v2", "v3"]
+
+
+# --- running ---
+
+
+def test_asks_over_a_unix_socket() -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/version" else 503)
+            self.end_headers()
+            self.wfile.write(b'{"release": "r1"}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def address_string(self) -> str:
+            return "socket"
+
+    with short_folder() as folder:
+        path = f"{folder}/s"
+        with socketserver.UnixStreamServer(path, Handler) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            connection = program.UnixConnection(path, 5)
+            assert program.ask(connection, "/version") == (200, '{"release": "r1"}')
+            assert program.ask(program.UnixConnection(path, 5), "/health/ready")[0] == 503
+            server.shutdown()
+        status, reason = program.ask(program.UnixConnection(path, 5), "/version")
+    assert status == 0
+    assert reason.startswith("ConnectionRefusedError")
+
+
+def short_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder with a short path: that of a Unix socket has at most 107 bytes."""
+    return tempfile.TemporaryDirectory(prefix="wi-", dir="/tmp")
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 2), (2, 3), (3, 4), (16, 4)])
+def test_workers_follow_the_cpus_up_to_the_ceiling(
+    host: Any, monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(program.os, "sched_getaffinity", lambda pid: set(range(cpus)), raising=False)
+    monkeypatch.setattr(program.os, "execv", lambda path, arguments: started.append(arguments[1:]))
+    host.serve("blue")
+    assert started == [[f"--workers={workers}"]]
+
+
+def test_the_ceiling_holds_for_one_worker(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(program.os, "execv", lambda path, arguments: started.append(arguments[1:]))
+    program.Host(program.Config(**{**host.config.__dict__, "workers_max": 1})).serve("blue")
+    assert started == [["--workers=1"]]
+
+
+def test_migrations_run_under_their_own_account(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(host, "r1")
+    users: list[str] = []
+
+    def run_in(host: Any, folder: Path, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+        users.append(user)
+        return subprocess.CompletedProcess(command, 1 if "fail" in command else 0, "out\n", "err\n")
+
+    monkeypatch.setattr(program.Host, "run_in", run_in)
+    assert host.execute("r1", ["alembic", "upgrade", "head"]) == "out\nerr"
+    host.execute("r1", ["python", "-m", "nba.seed"])
+    assert users == ["nba-migrate", "nba"]
+    with pytest.raises(program.ReleaseError, match=r"`fail` in release r1 ended with 1:\nout\nerr"):
+        host.execute("r1", ["fail"])
+
+
+@pytest.fixture
+def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Move the file that a unit leaves its result in."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    original = program.Path
+
+    def path(*parts: Any) -> Path:
+        moved: Path = original(folder) if parts == ("/run",) else original(*parts)
+        return moved
+
+    monkeypatch.setattr(program, "Path", path)
+    yield folder / "nba-release.result"
+
+
+def test_a_unit_leaves_its_result(host: Any, result: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with host.step("start"):
+            raise program.ReleaseError("refused: no module")
+
+    assert program.in_unit(host, fail) == 1
+    outcome = json.loads(result.read_text())
+    assert outcome["error"] == "refused: no module"
+    assert [step["step"] for step in outcome["steps"]] == ["start"]
+    assert program.in_unit(host, lambda: None) == 0
+    assert "error" not in json.loads(result.read_text())
+
+
+def test_a_second_run_is_told_who_holds_the_lock(host: Any, result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] == "systemd-run":
+            return subprocess.CompletedProcess([], 1, "", "Unit nba-release.service was already loaded or has a f…")
+        return subprocess.CompletedProcess([], 0, "Description=switch r1, by alice\n", "")
+
+    monkeypatch.setattr(program, "run", run)
+    monkeypatch.setattr(program, "__file__", "release.py", raising=False)
+    with pytest.raises(program.ReleaseError, match="holds the lock on this host:\nDescription=switch r1, by alice"):
+        program.locked(host, ["switch", "r2"], 0)
+
+
+def test_the_error_of_an_earlier_run_is_not_shown(host: Any, result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result.write_text(json.dumps({"error": "yesterday's"}))
+    os.utime(result, (1_000_000, 1_000_000))
+
+    def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        failed = command[0] == "systemd-run"
+        return subprocess.CompletedProcess([], int(failed), "", "Failed to connect to bus" if failed else "")
+
+    monkeypatch.setattr(program, "run", run)
+    with pytest.raises(program.ReleaseError, match="Failed to connect to bus"):
+        program.locked(host, ["switch", "r2"], 0)
