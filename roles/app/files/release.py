@@ -399,6 +399,9 @@ class Host:
             for member in members:
                 if not has_place(member, links):
                     raise ReleaseError(f"{artefact} holds {member.name!r}, which has no place in a release")
+                # The archive has no times, so that it is the same everywhere; nginx makes its ETag of time and size,
+                # and a changed file of the same size must not look unchanged to a browser.
+                member.mtime = int(time.time())
             # The names were checked above; Python 3.10 and 3.11 have the filter only in their later releases.
             options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             tar.extractall(folder, members, **options)  # type: ignore[arg-type]  # noqa: S202
