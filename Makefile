@@ -10,7 +10,7 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME
 
 # The lab boots machines: that takes root.
-ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=LAB_NAME,LAB_SUBNET,LAB_RELEASE,PROD_HOSTS,http_proxy,https_proxy,no_proxy)
+ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=LAB_NAME,LAB_SUBNET,LAB_RELEASE,LAB_DATABASE,PROD_HOSTS,http_proxy,https_proxy,no_proxy)
 
 export PROD_HOSTS ?= 1
 export LAB_RELEASE ?= trixie

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="lab",
         description="Real systemd hosts on this machine, in place of EC2 instances and an RDS database.",
-        epilog="Environment: LAB_NAME (lab), LAB_SUBNET, LAB_RELEASE (trixie), PROD_HOSTS (1).",
+        epilog="Environment: LAB_NAME (lab), LAB_SUBNET, LAB_RELEASE (trixie), PROD_HOSTS (1), LAB_DATABASE (mysql).",
     )
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

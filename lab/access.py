@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from lab.commands import run
 from lab.config import DATABASE_HOST, DATABASE_PORT, DOMAIN, HostSpec, Lab
 from lab.errors import LabError
+from lab.hosts import image_of
 from lab.state import write_atomically
 
 
@@ -92,6 +93,9 @@ def inventory(lab: Lab, hosts: list[HostSpec], python_index_url: str) -> dict[st
         "database_port": DATABASE_PORT,
         "python_index_url": python_index_url,
     }
+    if image_of(lab, DATABASE_HOST).startswith("mariadb"):
+        # MariaDB, the fallback, does not know MySQL's way to keep a password; the role then takes the server's own.
+        common["mysql_client_auth_plugin"] = ""
     everything = {"children": sorted({*groups, "ungrouped"}), "vars": common}
     return {"all": everything, **groups, "_meta": {"hostvars": hostvars}}
 

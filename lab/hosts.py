@@ -14,6 +14,12 @@ from lab.errors import LabError
 SERVICE_SECONDS = 20.0
 
 
+def image_of(lab: Lab, host: str) -> str:
+    """Return the name of the image that a host was made of; '' if there is no such host."""
+    marker = lab.host_dir(host) / "image"
+    return marker.read_text() if marker.exists() else ""
+
+
 def boot(lab: Lab, spec: HostSpec, image: images.Recipe, names: list[str]) -> None:
     """Boot a host that does not run. What it had on its disk is kept; a new host is bare."""
     directory = lab.host_dir(spec.name)

@@ -150,8 +150,13 @@ def apt_proxy() -> str:
 
 
 def ensure_database() -> Recipe:
-    """Return the database's image, built if need be: MySQL, or MariaDB with a notice."""
+    """Return the database's image, built if need be: MySQL, or MariaDB with a notice.
+
+    LAB_DATABASE=mariadb asks for the latter.
+    """
     mysql, mariadb = database_choices()
+    if os.environ.get("LAB_DATABASE") == "mariadb":
+        return ensure(mariadb)
     if mysql.is_built:
         return mysql
     try:

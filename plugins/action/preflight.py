@@ -177,9 +177,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for host in hosts:
             groups = [group for group in self._groups_of(host) if (root / "group_vars" / group).is_dir()]
             if len(groups) != 1:
-                findings.append(
-                    f"{host} (the inventory): must be in one environment's group, is in {' and '.join(groups) or 'none'}"
-                )
+                found = " and ".join(groups) or "none"
+                findings.append(f"{host} (the inventory): must be in one environment's group, is in {found}")
                 continue
             known, name = self._read(host, "environment_name")
             if not known and (root / "group_vars" / groups[0] / "vault.yml").is_file():

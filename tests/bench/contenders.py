@@ -10,7 +10,7 @@ from tests.hosts.world import World, await_true
 
 TUTORIAL = Path(__file__).parent / "tutorial/main.py"
 WORKER_CLASSES = {"asgi": "asgi", "uvicorn": "uvicorn_worker.UvicornWorker"}
-PORTS = {"tutorial": 8001, "asgi": 8002, "uvicorn": 8003}
+PORTS = {"tutorial": 8001, "asgi": 8002, "uvicorn": 8003, "tls-once": 8004}
 VENV = "/srv/nba/live/release/.venv/bin"
 UNIT = """
 [Service]
@@ -40,7 +40,11 @@ def commands(here: World) -> dict[str, tuple[str, str]]:
     config = json.loads(here.execute("dev1", "cat", "/usr/local/lib/nba/release.json"))
     workers = here.shell("dev1", "pgrep -cu nba gunicorn")
     count = int(workers) - 1  # one of the processes is the master
-    found = {"tutorial": ("/srv/bench", f"{VENV}/uvicorn main:app --reload --port={PORTS['tutorial']}")}
+    tutorial = f"{VENV}/uvicorn main:app --reload --port="
+    found = {
+        "tutorial": ("/srv/bench", f"{tutorial}{PORTS['tutorial']}"),
+        "tls-once": ("/srv/bench", f"/usr/bin/env TLS_ONCE=1 {tutorial}{PORTS['tls-once']}"),
+    }
     assert "--worker-class=asgi" in config["serve_command"]
     for name, worker_class in WORKER_CLASSES.items():
         known = {"--worker-class=asgi": f"--worker-class={worker_class}", "--workers={workers}": f"--workers={count}"}
@@ -59,7 +63,7 @@ def install(here: World, dotenv: str) -> None:
     sites = ""
     for name, (folder, command) in commands(here).items():
         here.write("dev1", f"/etc/systemd/system/bench-{name}.service", UNIT.format(folder=folder, command=command))
-        headers = TUTORIAL_HEADERS if name == "tutorial" else "include snippets/nba-proxy.conf;"
+        headers = "include snippets/nba-proxy.conf;" if name in WORKER_CLASSES else TUTORIAL_HEADERS
         sites += SITE.format(public=public_port(name), private=PORTS[name], headers=headers)
     here.write("dev1", "/etc/nginx/sites-enabled/bench.conf", sites)
     units = " ".join(f"bench-{name}" for name in PORTS)

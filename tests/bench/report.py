@@ -46,10 +46,10 @@ def circumstances(here: World) -> str:
     parts.append(f"{'MariaDB' if 'MariaDB' in ' '.join(server) else 'MySQL'} {server[-1]}")
     wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
     parts += [f"wrk {wrk.split()[1].split('/')[-1]}", f"ansible-core {version('ansible-core')}"]
-    today = datetime.datetime.now(datetime.UTC).date()
+    today, kernel = datetime.datetime.now(datetime.UTC).date(), platform.release().split("-")[0]
     return (
-        f"`make bench` on {today}: Linux {platform.release().split('-')[0]}, {os.cpu_count()} CPUs for control node, host, database "
-        f"and load together; {', '.join(parts)}."
+        f"`make bench` on {today}: Linux {kernel}, {os.cpu_count()} CPUs for control node, host, database and load "
+        f"together; {', '.join(parts)}."
     )
 
 

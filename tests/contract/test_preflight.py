@@ -180,21 +180,53 @@ def test_an_environment_that_calls_itself_by_another_name(project: Project) -> N
     assert refused(project, "-l", "dev") == ["environment_name (group_vars/dev/vars.yml): is not the group's name, dev"]
 
 
-@pytest.mark.parametrize("damage", ["wrong", "gone", "all gone", "another id"])
-def test_a_vault_that_cannot_be_opened(project: Project, damage: str) -> None:
-    password = project.root / ".vault/dev"
-    if damage == "wrong":
-        password.write_text("wrong\n")
-    elif damage == "gone":
-        password.unlink()
-    elif damage == "all gone":
-        shutil.rmtree(password.parent)
-    else:
-        project.vault("dev").write_text(project.vault("dev").read_text().replace("AES256;dev", "AES256;prod", 1))
-    done = project.playbook("-l", "dev")
-    assert done.returncode not in (0, 2), done.stdout
+def ended(project: Project, *arguments: str) -> str:
+    """Run site.yml, see it end before a host is called, and return its one error."""
+    done = project.playbook(*arguments)
+    assert done.returncode == 1, done.stdout
     assert not project.called
-    assert [line for line in done.stdout.splitlines() if line.startswith("[ERROR]")] != []
+    (error,) = [line for line in done.stdout.splitlines() if line.startswith("[ERROR]: ")]
+    return error.removeprefix("[ERROR]: ")
+
+
+def test_the_wrong_vault_password(project: Project) -> None:
+    (project.root / ".vault/dev").write_text("wrong\n")
+    message = ".vault/dev does not hold its vault password. Put the right one there"
+    assert ended(project, "-l", "dev") == f"group_vars/dev/vault.yml: {message}"
+
+
+def test_no_vault_password(project: Project) -> None:
+    (project.root / ".vault/dev").unlink()
+    message = "cannot be opened. Put its vault password into .vault/dev (one line, mode 0600)"
+    assert ended(project, "-l", "dev") == f"group_vars/dev/vault.yml: {message}"
+
+
+def test_no_vault_password_at_all(project: Project) -> None:
+    shutil.rmtree(project.root / ".vault")
+    assert "/.vault/prod was not found" in ended(project, "-l", "dev")
+
+
+def test_a_vault_under_another_id(project: Project) -> None:
+    project.vault("dev").write_text(project.vault("dev").read_text().replace("AES256;dev", "AES256;prod", 1))
+    command = "ansible-vault rekey --encrypt-vault-id dev group_vars/dev/vault.yml"
+    assert ended(project, "-l", "dev").endswith(f"is not encrypted under the vault id dev. Correct it: {command}")
+
+
+def test_values_that_are_not_yaml(project: Project) -> None:
+    project.vars_file("dev").write_text("a: [\n")
+    assert ended(project, "-l", "dev").startswith("group_vars/dev/vars.yml: YAML parsing failed")
+
+
+@pytest.mark.parametrize("arguments", [["-l", "dev"], []])
+def test_an_inventory_without_hosts(project: Project, arguments: list[str]) -> None:
+    (project.root / "inventory/test/hosts.yml").write_text("all: {children: {dev: {}, prod: {}}}\n")
+    assert "no host took part" in ended(project, *arguments)
+
+
+def test_a_start_at_a_task_that_does_not_exist(project: Project) -> None:
+    done = project.playbook("-l", "dev", "--start-at-task", "Nothing of that name")
+    assert done.returncode == 1
+    assert "no host took part" in done.stdout
 
 
 def test_an_inventory_that_is_not_there(project: Project) -> None:

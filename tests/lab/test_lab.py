@@ -108,9 +108,7 @@ def others() -> dict[str, str]:
     def rest(text: str) -> str:
         return "\n".join(line for line in text.splitlines() if not re.search("labtest|/run/netns ", line))
 
-    links = json.loads(
-        subprocess.run(["ip", "-j", "link"], capture_output=True, text=True, check=True).stdout
-    )
+    links = json.loads(subprocess.run(["ip", "-j", "link"], capture_output=True, text=True, check=True).stdout)
     return {
         "interfaces": " ".join(sorted(link["ifname"] for link in links if "labtest" not in link["ifname"])),
         "mounts": rest(Path("/proc/self/mounts").read_text()),
@@ -309,16 +307,12 @@ def test_a_bridge_of_somebody_else_is_refused_and_untouched() -> None:
     lab("down")
     output("ip", "link", "add", "waffle-labtest", "type", "bridge")
     try:
-        before = subprocess.run(
-            ["ip", "link", "show", "waffle-labtest"], capture_output=True, check=True
-        ).stdout
+        before = subprocess.run(["ip", "link", "show", "waffle-labtest"], capture_output=True, check=True).stdout
         result = lab("up", check=False)
         assert result.returncode == 1
         assert "waffle-labtest is not the lab's" in result.stderr
         lab("down")
-        after = subprocess.run(
-            ["ip", "link", "show", "waffle-labtest"], capture_output=True, check=True
-        ).stdout
+        after = subprocess.run(["ip", "link", "show", "waffle-labtest"], capture_output=True, check=True).stdout
         assert after == before
         assert not LAB.state.exists()
     finally:

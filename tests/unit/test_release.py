@@ -11,6 +11,7 @@ import shutil
 import socketserver
 import subprocess
 import tarfile
+import time
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -539,18 +540,22 @@ def test_a_full_disk_keeps_what_was_known(host: Any, monkeypatch: pytest.MonkeyP
 
 
 def test_clean_up_keeps_what_is_needed_and_nothing_else(host: Any, systemd: Systemd) -> None:
-    """Two good ones are kept; the failed, the unfinished and the old ones go, with their environments."""
+    """Two good ones and one that was just prepared are kept; failed, forgotten and old ones go, with their venvs."""
     put(host, "oldest", "v-old", state="good", at=1)
     put(host, "older", "v-old", state="good", at=2)
     put(host, "newer", "v-new", state="good", at=3)
     put(host, "failed", "v-failed", state="failed", at=9)
     put(host, "unfinished", "v-unfinished", state="prepared", at=8)
     put(host, "live", "v-live", state="good", at=5)
+    put(host, "another-runs", "v-another", state="prepared", at=time.time())
     (host.config.root / "venvs/v-orphan").mkdir()
+    (host.config.root / "releases/.torn.partial").mkdir()
     deploy(host, "live")
-    assert sorted(host.releases()) == ["live", "newer"]
-    assert sorted(path.name for path in (host.config.root / "venvs").iterdir()) == ["v-live", "v-new"]
-    assert sorted(path.name for path in (host.config.root / "state").iterdir()) == ["live.json", "newer.json"]
+    assert sorted(host.releases()) == ["another-runs", "live", "newer"]
+    assert sorted(path.name for path in (host.config.root / "venvs").iterdir()) == ["v-another", "v-live", "v-new"]
+    states = sorted(path.name for path in (host.config.root / "state").glob("*.json"))
+    assert states == ["another-runs.json", "live.json", "newer.json"]
+    assert not (host.config.root / "releases/.torn.partial").exists()
 
 
 def test_failed_releases_do_not_push_out_good_ones(host: Any) -> None:

@@ -42,11 +42,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 SLOTS = ("blue", "green")
+RECENT_SECONDS = 3600
 CONFIG = Path(__file__).resolve().with_suffix(".json")
 
 
 class ReleaseError(Exception):
     """A release cannot be used; the message says why and what to do."""
+
+
+# What ends in one message instead of a traceback: a full disk or a damaged archive are no faults of this program.
+UNUSABLE = (ReleaseError, OSError, tarfile.TarError)
 
 
 @dataclass(frozen=True)
@@ -550,6 +555,9 @@ class Host:
                 time.sleep(self.config.drain_seconds)
                 new.stop()
                 raise ReleaseError(f"switched back to {old.release}: {error}\n{new.journal()}") from None
+            # A first release that does not answer must not look like a good one to the next run.
+            link.unlink()
+            new.stop()
             raise
         self.remember(release, state="good", at=time.time(), schema=new.version().get("schema"))
         if old:
@@ -601,15 +609,21 @@ class Host:
         pointed = {self.slot(name).release for name in SLOTS}
         names = self.releases()
         good = [name for name in names if self.state(name).get("state") == "good"]
-        kept = pointed | set(good[: self.config.keep_releases])
+        # Another run may have prepared one that it is about to start.
+        recent = [name for name in names if time.time() - float(self.state(name).get("at", 0)) < RECENT_SECONDS]
+        prepared = {name for name in recent if self.state(name).get("state") == "prepared"}
+        kept = pointed | prepared | set(good[: self.config.keep_releases])
         for name in names:
             if name not in kept:
                 shutil.rmtree(self.folder(name))
                 (self.config.root / "state" / f"{name}.json").unlink(missing_ok=True)
         used = {os.path.realpath(self.folder(name) / ".venv") for name in kept if name}
-        for venv in (self.config.root / "venvs").iterdir():
-            if os.path.realpath(venv) not in used:
-                shutil.rmtree(venv)
+        with self.only_one_prepares():
+            for venv in (self.config.root / "venvs").iterdir():
+                if os.path.realpath(venv) not in used:
+                    shutil.rmtree(venv)
+            for leftover in (self.config.root / "releases").glob(".*.partial"):
+                shutil.rmtree(leftover)
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -685,7 +699,7 @@ def in_unit(host: Host, action: Callable[[], None]) -> int:
     outcome: dict[str, Any] = {}
     try:
         action()
-    except ReleaseError as error:
+    except UNUSABLE as error:
         outcome["error"] = str(error)
     outcome["steps"] = host.steps
     write_whole(result, json.dumps(outcome))
@@ -760,7 +774,7 @@ def main() -> int:
     options = parser().parse_args()
     try:
         return dispatch(Host(Config.load()), options)
-    except ReleaseError as error:
+    except UNUSABLE as error:
         print(error, file=sys.stderr)
         return 1
 

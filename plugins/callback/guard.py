@@ -1,0 +1,82 @@
+"""Ends a run early, in one line, where Ansible itself is unclear or calls it a success that nothing was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.callback import CallbackBase
+
+DOCUMENTATION = r"""
+name: guard
+type: aggregate
+short_description: Ends a run that cannot read its values, or that had no host
+description:
+  - Before the first play, opens the vaults and parses the variables of the environments that the run is limited to.
+    Ansible itself names neither the file nor its password.
+  - After the last play, fails a run in which no host took part. Ansible itself ends with 0.
+"""
+
+VAULT_HEADER = "$ANSIBLE_VAULT;"
+
+
+class CallbackModule(CallbackBase):  # type: ignore[misc]
+    """Looks at the first play and at the statistics."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "guard"
+    CALLBACK_NEEDS_ENABLED = False
+
+    _looked = False
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        """Check the files that the first play is about to read."""
+        if self._looked:
+            return
+        self._looked = True
+        loader = play.get_loader()
+        root = Path(loader.get_basedir())
+        root = root.parent if root.name == "playbooks" else root
+        hosts = play.get_variable_manager()._inventory.get_hosts(play.hosts)
+        for name in sorted({group.name for host in hosts for group in host.get_groups()}):
+            folder = root / "group_vars" / name
+            if (folder / "vault.yml").is_file():
+                self._check_vault(folder / "vault.yml", root / ".vault" / name, loader)
+            if (folder / "vars.yml").is_file():
+                self._check_values(folder / "vars.yml", loader)
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Fail where no host took part."""
+        if not stats.processed:
+            self._end("no host took part, so nothing was done: does the inventory have hosts, and the limit name one?")
+
+    def _check_vault(self, vault: Path, password: Path, loader: Any) -> None:
+        text = vault.read_text(errors="replace")
+        file, name = f"group_vars/{password.name}/vault.yml", password.name
+        if not text.startswith(VAULT_HEADER):
+            return  # preflight says so, with everything else
+        label = text.splitlines()[0].split(";")[3:]
+        if label != [name]:
+            self._end(
+                f"{file}: is not encrypted under the vault id {name}. "
+                f"Correct it: ansible-vault rekey --encrypt-vault-id {name} {file}"
+            )
+        if not password.is_file():
+            self._end(f"{file}: cannot be opened. Put its vault password into .vault/{name} (one line, mode 0600)")
+        try:
+            loader._vault.decrypt(text)
+        except AnsibleError:
+            self._end(f"{file}: .vault/{name} does not hold its vault password. Put the right one there")
+
+    def _check_values(self, path: Path, loader: Any) -> None:
+        try:
+            loader.load_from_file(str(path))
+        except AnsibleError as error:
+            words = " ".join(str(error.message).split())
+            self._end(f"group_vars/{path.parent.name}/vars.yml: {words} Look: yamllint group_vars/{path.parent.name}")
+
+    def _end(self, message: str) -> None:
+        self._display.error(message)
+        raise SystemExit(1)
