@@ -11,9 +11,9 @@ import shutil
 import socketserver
 import subprocess
 import tarfile
-import time
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,6 +102,7 @@ CONFIG: dict[str, Any] = {
     "public_url": "",
     "public_host": "localhost",
     "start_timeout_seconds": 1,
+    "settle_seconds": 0,
     "watch_seconds": 0,
     "drain_seconds": 0,
     "workers_max": 4,
@@ -698,3 +699,18 @@ def test_the_error_of_an_earlier_run_is_not_shown(host: Any, result: Path, monke
     monkeypatch.setattr(program, "run", run)
     with pytest.raises(program.ReleaseError, match="Failed to connect to bus"):
         program.locked(host, ["switch", "r2"], 0)
+
+
+def test_a_release_whose_worker_dies_soon_after_its_start_is_refused(
+    root: Path, tmp_path: Path, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "release.json").write_text(json.dumps({**CONFIG, "root": str(root), "settle_seconds": 5}))
+    monkeypatch.setattr(program, "CONFIG", tmp_path / "release.json")
+    host = program.Host(program.Config.load())
+    put(host, "r1")
+    workers = iter([{"1", "2"}, {"1", "2"}, {"1", "3"}])
+    monkeypatch.setattr(program.Slot, "workers", lambda slot: next(workers))
+    with pytest.raises(program.ReleaseError, match="a worker died soon after"):
+        host.start("r1")
+    assert host.state("r1")["state"] == "failed"
+    assert not systemd.active

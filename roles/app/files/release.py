@@ -74,6 +74,7 @@ class Config:
     public_url: str
     public_host: str
     start_timeout_seconds: float
+    settle_seconds: float
     watch_seconds: float
     drain_seconds: float
     workers_max: int
@@ -202,6 +203,14 @@ class Slot:
     def answering(self) -> str:
         """Return the id of the release that answers on the socket, or an empty text."""
         return str(self.version().get("release", ""))
+
+    def workers(self) -> set[str]:
+        """Return the process ids of the server's main process and its workers."""
+        main = self.show("MainPID").get("MainPID", "0")
+        try:
+            return {main, *Path(f"/proc/{main}/task/{main}/children").read_text().split()}
+        except OSError:
+            return set()
 
     def stop(self) -> None:
         """Let running requests end, then stop the slot; it does not come back at boot."""
@@ -508,6 +517,8 @@ class Host:
                 run("systemctl", "start", slot.service)
             with self.step("wait until it is ready"):
                 self.await_ready(slot, release)
+            with self.step("see whether it lasts"):
+                self.settle(slot)
         except ReleaseError as error:
             journal = slot.journal()
             slot.stop()
@@ -534,6 +545,17 @@ class Host:
                 last = f"{self.config.ready_path} answered {status or 'nothing'}: {body[:300]}"
             time.sleep(0.1)
         raise ReleaseError(f"not ready after {self.config.start_timeout_seconds:.0f} s; {last}")
+
+    def settle(self, slot: Slot) -> None:
+        """Watch a ready slot for a while: a release that crashes soon after its start must never get a request."""
+        workers, deadline = slot.workers(), time.monotonic() + self.config.settle_seconds
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            if slot.workers() != workers:
+                raise ReleaseError("a worker died soon after it had started")
+        status, body = slot.ask(self.config.ready_path)
+        if status != 200:
+            raise ReleaseError(f"{self.config.ready_path} answered {status or 'nothing'} after a while: {body[:300]}")
 
     def switch(self, release: str) -> None:
         """Give the public requests to a started release, watch it, and stop the old one; on failure switch back."""
