@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 load_dotenv()
 tls = {"ssl_ca": os.environ["DATABASE_TLS_CA"], "ssl_verify_identity": True}
-if os.environ.get("TLS_ONCE"):  # no tutorial does this: PyMySQL reads all authorities for each connection
+if os.environ.get("TLS_ONCE"):  # else PyMySQL reads all authorities for each connection
     tls = {"ssl": ssl.create_default_context(cafile=os.environ["DATABASE_TLS_CA"])}
 app = FastAPI()
 
