@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import selectors
+import select
 import ssl
 from collections.abc import Sequence
 from typing import Any
@@ -116,10 +116,10 @@ def _refuse_dead_connection(connection: Any, _record: Any, _proxy: Any) -> None:
     writes are as safe as reads.
     """
     # PyMySQL has no public name for its socket; tests/test_resilience.py guards this.
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection._sock, selectors.EVENT_READ)
-        if selector.select(timeout=0):
-            raise DisconnectionError("the server has closed the connection")
+    poll = select.poll()
+    poll.register(connection._sock, select.POLLIN)
+    if poll.poll(0):
+        raise DisconnectionError("the server has closed the connection")
 
 
 class Database:

@@ -1,4 +1,4 @@
-"""Logs as lines of JSON on standard output: one for each request, all with the id of their request."""
+"""Logs as lines of JSON on standard output, all with the id of their request."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ logger = logging.getLogger("nba")
 access_logger = logging.getLogger("nba.access")
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+SLOW_SECONDS = 1.0
 SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 
 
@@ -93,18 +94,16 @@ class RequestLog:
             problem = JSONResponse({"detail": "Internal server error", "request_id": current}, status_code=500)
             await problem(scope, receive, send_with_id)
         finally:
-            access_logger.info(
-                "request",
-                extra={
-                    "fields": {
-                        "method": scope["method"],
-                        "path": scope["path"],
-                        "status": status,
-                        "duration_ms": round((time.perf_counter() - started) * 1000, 1),
-                    }
-                },
-            )
+            _log_request(scope, status, time.perf_counter() - started)
             request_id.reset(token)
+
+
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
+    """Log a request that failed or was slow at INFO, every other one at DEBUG: nginx has a line for each anyway."""
+    level = logging.INFO if status >= 400 or status == 0 or seconds >= SLOW_SECONDS else logging.DEBUG
+    if access_logger.isEnabledFor(level):
+        fields = {"method": scope["method"], "path": scope["path"], "status": status}
+        access_logger.log(level, "request", extra={"fields": {**fields, "duration_ms": round(seconds * 1000, 1)}})
 
 
 def _request_id(scope: Scope) -> str:

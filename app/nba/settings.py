@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     )
     docs_enabled: bool = Field(True, description="Serve /docs and /openapi.json.")
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = Field(
-        "INFO", description="Least severe level that is logged; requests are logged at INFO."
+        "INFO", description="Least severe level that is logged: INFO: failed and slow requests; DEBUG: all."
     )
 
     @classmethod

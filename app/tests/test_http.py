@@ -85,14 +85,26 @@ def test_request_id(make_client: MakeClient) -> None:
         assert made != client.get("/").headers["X-Request-ID"]
 
 
-def test_access_line(make_client: MakeClient, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ordinary_request_is_logged_at_debug_only(
+    make_client: MakeClient, capsys: pytest.CaptureFixture[str]
+) -> None:
     configure_logging("INFO")
+    client = make_client()
+    capsys.readouterr()
+    client.get("/health/live")
+    client.get("/nowhere")
+    (line,) = [entry for entry in lines(capsys) if entry["logger"] == "nba.access"]
+    assert (line["level"], line["path"], line["status"]) == ("INFO", "/nowhere", 404)
+
+
+def test_access_line(make_client: MakeClient, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("DEBUG")
     client = make_client()
     capsys.readouterr()
     client.get("/health/live?token=secret", headers={"X-Request-ID": "id-1"})
     (line,) = [entry for entry in lines(capsys) if entry["logger"] == "nba.access"]
     assert {key: line[key] for key in ("level", "request_id", "method", "path", "status")} == {
-        "level": "INFO",
+        "level": "DEBUG",
         "request_id": "id-1",
         "method": "GET",
         "path": "/health/live",

@@ -517,8 +517,10 @@ class Host:
                 run("systemctl", "start", slot.service)
             with self.step("wait until it is ready"):
                 self.await_ready(slot, release)
-            with self.step("see whether it lasts"):
-                self.settle(slot)
+            # Where nothing was live, there is nothing to keep.
+            if self.live:
+                with self.step("see whether it lasts"):
+                    self.settle(slot)
         except ReleaseError as error:
             journal = slot.journal()
             slot.stop()
@@ -569,7 +571,7 @@ class Host:
             replace_link(link, new.folder)
         try:
             with self.step("watch the public address"):
-                self.watch(new, release)
+                self.watch(new, release, self.config.watch_seconds if old else 0)
         except ReleaseError as error:
             self.remember(release, state="failed", at=time.time())
             if old:
@@ -588,13 +590,13 @@ class Host:
                 old.stop()
         self.clean_up()
 
-    def watch(self, slot: Slot, release: str) -> None:
-        """Ask the public address for a while which release answers."""
+    def watch(self, slot: Slot, release: str, seconds: float) -> None:
+        """Ask the public address which release answers, again and again for some seconds."""
         if not self.config.public_url:
             return
         host, _, path = self.config.public_url.removeprefix("http://").partition("/")
         name = self.config.public_host if self.config.public_host != "_" else host
-        deadline = time.monotonic() + self.config.watch_seconds
+        deadline = time.monotonic() + seconds
         while True:
             connection = http.client.HTTPConnection(host, timeout=10)
             status, body = ask(connection, f"/{path}{self.config.version_path}".replace("//", "/"), name)
