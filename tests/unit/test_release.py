@@ -460,7 +460,7 @@ def test_a_bad_public_answer_switches_back(host: Any, systemd: Systemd, monkeypa
     host.start("new")
     seen: list[str] = []
 
-    def watch(host: Any, slot: Any, release: str) -> None:
+    def watch(host: Any, slot: Any, release: str, seconds: float) -> None:
         seen.append(host.live.release)
         raise program.ReleaseError("answered 502")
 
@@ -500,12 +500,12 @@ def test_the_public_address_is_asked_which_release_answers(host: Any, systemd: S
         url = f"http://127.0.0.1:{server.server_port}/api"
         changed = {**host.config.__dict__, "public_url": url, "public_host": "nba.example.com"}
         watching = program.Host(program.Config(**changed))
-        watching.watch(host.live, "r1")
+        watching.watch(host.live, "r1", 0)
         with pytest.raises(program.ReleaseError, match=r"answered 200 \(r0\), not release r1"):
-            watching.watch(host.live, "r1")
+            watching.watch(host.live, "r1", 0)
         server.shutdown()
     with pytest.raises(program.ReleaseError, match="answered nothing"):
-        watching.watch(host.live, "r1")
+        watching.watch(host.live, "r1", 0)
 
 
 def test_the_link_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -707,10 +707,11 @@ def test_a_release_whose_worker_dies_soon_after_its_start_is_refused(
     (tmp_path / "release.json").write_text(json.dumps({**CONFIG, "root": str(root), "settle_seconds": 5}))
     monkeypatch.setattr(program, "CONFIG", tmp_path / "release.json")
     host = program.Host(program.Config.load())
-    put(host, "r1")
+    put(host, "first")
+    deploy(host, "first")
+    put(host, "second")
     workers = iter([{"1", "2"}, {"1", "2"}, {"1", "3"}])
     monkeypatch.setattr(program.Slot, "workers", lambda slot: next(workers))
     with pytest.raises(program.ReleaseError, match="a worker died soon after"):
-        host.start("r1")
-    assert host.state("r1")["state"] == "failed"
-    assert not systemd.active
+        host.start("second")
+    assert (host.live.release, host.problems(), host.state("second")["state"]) == ("first", [], "failed")
