@@ -195,6 +195,34 @@ def test_a_release_that_crashes_at_import_is_refused_and_the_old_one_serves(here
     assert here.status("prod1")["problems"] == []
 
 
+def test_a_host_that_refuses_keeps_every_host_on_the_old_release(here: World, converged: Converged) -> None:
+    before = {host: here.status(host)["live"] for host in ("dev1", "bare1")}
+    idle = "green" if here.status("bare1")["slot"] == "blue" else "blue"
+
+    def refused_by(*break_and_mend: tuple[str, ...]) -> str:
+        broken, mended = break_and_mend
+        here.execute("bare1", *broken)
+        try:
+            run = here.ansible("playbooks/deploy.yml", "-l", "dev")
+        finally:
+            here.execute("bare1", *mended)
+        assert run.code != 0
+        assert "is live on no host" in run.output
+        assert {host: here.status(host)["live"] for host in before} == before
+        assert {host: here.get(host, "/api/version").json()["release"] for host in before} == before
+        assert here.status("dev1")["problems"] == []
+        return run.output
+
+    with here.edited("app/nba/__init__.py", lambda text: text + "# for all or none\n", commit=True):
+        unit = f"nba@{idle}.service"
+        assert "masked" in refused_by(
+            ("systemctl", "mask", "--runtime", unit), ("systemctl", "unmask", "--runtime", unit)
+        )
+        # Its public address is away, so this host cannot switch; the other one has, and goes back.
+        refused_by(("systemctl", "stop", "nginx"), ("systemctl", "start", "nginx"))
+    here.ansible("playbooks/deploy.yml", "-l", "dev").succeeded()
+
+
 def test_the_service_comes_back_when_it_dies(here: World, converged: Converged) -> None:
     unit = f"nba@{here.status('dev1')['slot']}.service"
     before = here.execute("dev1", "systemctl", "show", "-P", "MainPID", unit)

@@ -740,6 +740,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("status", help="print what is live, as JSON")
     commands.add_parser("list", help="print the releases on this host")
+    commands.add_parser("stop-idle", help="stop a release that was started and is not wanted after all")
     commands.add_parser("repair", help="bring the live slot back to what it should be")
     for name, text in (
         ("prepare", "make a release from what Ansible brought"),
@@ -769,6 +770,7 @@ def dispatch(host: Host, options: argparse.Namespace) -> int:
         "start": lambda: host.start(options.release),
         "switch": lambda: host.switch(options.release),
         "repair": host.repair,
+        "stop-idle": lambda: host.idle.stop(),
     }
     if command in torn:
         if options.in_unit:
