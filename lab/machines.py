@@ -172,8 +172,11 @@ def wait_ready(name: str, console: Path, *, must_be_clean: bool) -> None:
 
 
 def boot_id(leader: int) -> str:
-    """Return the id that the machine's kernel gives to this boot."""
-    return Path(f"/proc/{leader}/root/proc/sys/kernel/random/boot_id").read_text().strip()
+    """Return the id that the machine's kernel gives to this boot, '-' between two boots."""
+    try:
+        return Path(f"/proc/{leader}/root/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return "-"  # it goes down, or has not mounted its /proc yet
 
 
 def enter(leader: int, command: list[str]) -> list[str]:

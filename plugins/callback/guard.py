@@ -72,7 +72,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def _check_values(self, path: Path, loader: Any) -> None:
         try:
-            loader.load_from_file(str(path))
+            loader.load_from_file(str(path), cache="none")  # what is cached here would not be templated later
         except AnsibleError as error:
             words = " ".join(str(error.message).split())
             self._end(f"group_vars/{path.parent.name}/vars.yml: {words} Look: yamllint group_vars/{path.parent.name}")
