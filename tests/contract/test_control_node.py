@@ -130,6 +130,22 @@ def test_vaults_are_made_once_and_open_with_their_own_password_alone(project: Pr
     assert "vault_database" not in other.stdout
 
 
+def test_ansible_vault_edits_and_rekeys_as_usual(project: Project) -> None:
+    """The command for another password is the one in docs/operations.md."""
+    file = "group_vars/dev/vault.yml"
+    editor = "sed -i s/^vault_database_password:.*/vault_database_password:\\ another-password/"
+    assert project.run("env", f"EDITOR={editor}", "ansible-vault", "edit", file).returncode == 0
+    assert yaml.safe_load(project.view("dev"))["vault_database_password"] == "another-password"
+
+    (project.root / ".vault/dev.new").write_text("another vault password\n")
+    ids = ("--vault-id", "dev@.vault/dev", "--new-vault-id", "dev@.vault/dev.new")
+    rekeyed = project.run("ansible-vault", "rekey", *ids, file)
+    assert rekeyed.returncode == 0, rekeyed.stdout
+    (project.root / ".vault/dev.new").rename(project.root / ".vault/dev")
+    assert yaml.safe_load(project.view("dev"))["vault_database_password"] == "another-password"
+    assert project.playbook("-l", "dev", "--list-tasks").returncode == 0
+
+
 @pytest.mark.parametrize(("arguments", "code"), [(["staging"], 2), ([""], 2), ([], 2)])
 def test_an_environment_that_does_not_exist_is_named(project: Project, arguments: list[str], code: int) -> None:
     done = project.run(sys.executable, "scripts/make-secrets", *arguments)
