@@ -56,9 +56,17 @@ def release_id(parts: Mapping[str, Any], key: str, label: str) -> str:
     return f"{label}-{hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()[:8]}"
 
 
+def fingerprints(settings: Mapping[str, Any], key: str) -> dict[str, str]:
+    """Return an HMAC-SHA-256 of each setting under ``key``, cut to 16 hexadecimal digits: equal values look equal."""
+    return {
+        name: hmac.new(key.encode(), f"{name}={value}".encode(), hashlib.sha256).hexdigest()[:16]
+        for name, value in settings.items()
+    }
+
+
 class FilterModule:
     """The filters by their names in templates."""
 
     def filters(self) -> dict[str, Any]:
         """Return name and function of each filter."""
-        return {"dotenv": dotenv, "release_id": release_id}
+        return {"dotenv": dotenv, "fingerprints": fingerprints, "release_id": release_id}

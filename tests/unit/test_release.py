@@ -14,7 +14,6 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,6 +76,7 @@ class Systemd:
             "UnitFileState": "enabled" if unit in self.enabled else "disabled",
             "NeedDaemonReload": "yes" if unit in self.changed else "no",
             "InvocationID": "",
+            "MainPID": "0",
         }
         return "".join(f"{key}={value}\n" for key, value in state.items())
 
@@ -95,6 +95,7 @@ CONFIG: dict[str, Any] = {
     "index_url": "",
     "settings_command": ["python", "-m", "nba.settings"],
     "migrate_command": ["alembic", "upgrade", "head"],
+    "seed_command": [],
     "serve_command": ["gunicorn", "--workers={workers}"],
     "live_path": "/health/live",
     "ready_path": "/health/ready",
@@ -105,6 +106,7 @@ CONFIG: dict[str, Any] = {
     "settle_seconds": 0,
     "watch_seconds": 0,
     "drain_seconds": 0,
+    "hold_seconds": 0,
     "workers_max": 4,
     "keep_releases": 2,
 }
@@ -127,6 +129,7 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     monkeypatch.setattr(program.Slot, "ask", lambda slot, path, timeout=5: systemd.ask(slot))
     monkeypatch.setattr(program.Path, "is_socket", lambda path: path.is_symlink())
     monkeypatch.setattr(program.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(program.Run, "active", lambda run: False)
     return systemd
 
 
@@ -149,9 +152,20 @@ def put(host: Any, name: str, venv: str = "", **state: Any) -> Path:
     return folder
 
 
-def deploy(host: Any, name: str) -> None:
-    host.start(name)
-    host.switch(name)
+class Course:
+    """Lets a run go on, phase by phase, or stops it at one of them."""
+
+    def __init__(self, stop: str = "") -> None:
+        self.stop, self.phases = stop, list[str]()
+
+    def reached(self, phase: str, patient: bool = False) -> None:
+        self.phases.append(phase)
+        if phase == self.stop:
+            raise program.Abandoned("another host refused it")
+
+
+def deploy(host: Any, name: str, stop: str = "") -> None:
+    host.activate(program.Order("deploy", name, "me"), Course(stop), migrate=False)
 
 
 # --- looking ---
@@ -159,7 +173,7 @@ def deploy(host: Any, name: str) -> None:
 
 def test_a_bare_host(host: Any, systemd: Systemd) -> None:
     status = host.status()
-    assert status == {"live": "", "slot": "", "problems": ["no release is live"], "releases": []}
+    assert status == {"live": "", "slot": "", "problems": ["no release is live"], "running": "", "releases": []}
 
 
 def test_what_is_live_and_well(host: Any, systemd: Systemd) -> None:
@@ -418,12 +432,9 @@ def test_a_release_that_cannot_start_changes_nothing(host: Any, systemd: Systemd
     put(host, "bad")
     systemd.broken.add("bad")
     with pytest.raises(program.ReleaseError, match="what was live before still is") as refusal:
-        host.start("bad")
+        deploy(host, "bad")
     assert "No module named" in str(refusal.value)
     assert (host.live.release, host.problems(), host.state("bad")["state"]) == ("good", [], "failed")
-    with pytest.raises(program.ReleaseError, match="start it first"):
-        host.switch("bad")
-    assert host.live.release == "good"
 
 
 def test_a_release_that_never_gets_ready_is_refused(
@@ -434,7 +445,7 @@ def test_a_release_that_never_gets_ready_is_refused(
     clock = iter(range(100))
     monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
     with pytest.raises(program.ReleaseError, match=r"not ready after 1 s; /health/ready answered 503: .*database"):
-        host.start("r1")
+        deploy(host, "r1")
     assert systemd.active == systemd.enabled == set()
     assert host.live is None
 
@@ -445,19 +456,18 @@ def test_another_release_that_answers_is_refused(host: Any, systemd: Systemd, mo
     clock = iter(range(100))
     monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
     with pytest.raises(program.ReleaseError, match="/version names the release r0"):
-        host.start("r1")
+        deploy(host, "r1")
 
 
 def test_a_release_that_is_not_here_is_named(host: Any, systemd: Systemd) -> None:
     with pytest.raises(program.ReleaseError, match="r9 is not on this host; `nba-release list`"):
-        host.start("r9")
+        deploy(host, "r9")
 
 
 def test_a_bad_public_answer_switches_back(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "old")
     deploy(host, "old")
     put(host, "new")
-    host.start("new")
     seen: list[str] = []
 
     def watch(host: Any, slot: Any, release: str, seconds: float) -> None:
@@ -466,16 +476,107 @@ def test_a_bad_public_answer_switches_back(host: Any, systemd: Systemd, monkeypa
 
     monkeypatch.setattr(program.Host, "watch", watch)
     with pytest.raises(program.ReleaseError, match="switched back to old: answered 502"):
-        host.switch("new")
+        deploy(host, "new")
     assert seen == ["new"]
     assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
+
+
+@pytest.mark.parametrize("stop", ["migrated", "ready", "switched"])
+def test_a_release_that_another_host_refused_is_taken_back(host: Any, systemd: Systemd, stop: str) -> None:
+    put(host, "old")
+    deploy(host, "old")
+    put(host, "new")
+    with pytest.raises(program.Abandoned, match="another host refused it"):
+        deploy(host, "new", stop)
+    assert (host.live.release, host.problems()) == ("old", [])
+    assert host.state("new")["state"] == "prepared", "it is not to blame"
+    deploy(host, "new")
+    assert (host.live.release, host.problems()) == ("new", [])
+
+
+def test_a_first_release_that_another_host_refused_leaves_nothing_live(host: Any, systemd: Systemd) -> None:
+    put(host, "first")
+    with pytest.raises(program.Abandoned, match="switched back to nothing"):
+        deploy(host, "first", "switched")
+    assert host.live is None
+    assert systemd.active == systemd.enabled == set()
+
+
+def test_a_good_release_that_is_taken_back_stays_good(host: Any, systemd: Systemd) -> None:
+    for name in ("first", "second"):
+        put(host, name)
+        deploy(host, name)
+    with pytest.raises(program.Abandoned):
+        deploy(host, "first", "switched")
+    assert host.state("first")["state"] == "good"
+
+
+def test_a_run_that_was_torn_after_its_switch_is_completed_by_a_repair(host: Any, systemd: Systemd) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    host.remember("r1", state="prepared")
+    systemd.active.add("nba@green.service")
+    host.repair()
+    assert (host.state("r1")["state"], host.problems()) == ("good", [])
+
+
+def test_while_a_run_is_at_work_the_other_slot_is_no_problem(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    systemd.active.add("nba@green.service")
+    assert len(host.problems()) == 1
+    monkeypatch.setattr(program.Run, "active", lambda run: True)
+    assert host.problems() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "schema", "expected"),
+    [("", "0001", True), ("0002_more.py", "0001", False), ("", "0002", False), ("", "", False)],
+)
+def test_migrations_are_left_out_only_where_nothing_can_be_pending(  # noqa: PLR0917
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, change: str, schema: str, expected: bool
+) -> None:
+    for name in ("r1", "r2"):
+        versions = put(host, name, at=time.time()) / "db/versions"
+        versions.mkdir(parents=True)
+        (versions / "0001_first.py").write_text("")
+        (versions.parents[1] / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/db\n")
+    if change:
+        (host.folder("r2") / "db/versions" / change).write_text("")
+    deploy(host, "r1")
+    host.remember("r1", schema="0001")
+    monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": "r1", "schema": schema})
+    assert host.has_schema_of("r2") is expected
+
+
+def test_migrations_that_cannot_be_found_are_never_left_out(host: Any, systemd: Systemd) -> None:
+    for name in ("r1", "r2"):
+        put(host, name)
+    deploy(host, "r1")
+    host.remember("r1", schema="0001")
+    assert not host.has_schema_of("r2")
+
+
+@pytest.mark.parametrize("answers", [["1", "1", "2"], ["2", "1"]])
+def test_a_release_is_ready_when_each_worker_has_answered(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, answers: list[str]
+) -> None:
+    put(host, "r1")
+    left = iter(answers)
+    monkeypatch.setattr(program.Slot, "main", lambda slot: "9")
+    monkeypatch.setattr(program.Slot, "workers", lambda slot: {"9", "1", "2"})
+    monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": "r1", "worker": next(left)})
+    host.start(host.idle, "r1", lasting=False)
+    assert list(left) == []
 
 
 def test_switching_twice_does_nothing_the_second_time(host: Any, systemd: Systemd) -> None:
     put(host, "r1")
     deploy(host, "r1")
     before = host.live.name
-    host.switch("r1")
+    deploy(host, "r1")
     assert (host.live.name, host.problems()) == (before, [])
 
 
@@ -648,59 +749,6 @@ def test_migrations_run_under_their_own_account(host: Any, monkeypatch: pytest.M
         host.execute("r1", ["fail"])
 
 
-@pytest.fixture
-def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Move the file that a unit leaves its result in."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    original = program.Path
-
-    def path(*parts: Any) -> Path:
-        moved: Path = original(folder) if parts == ("/run",) else original(*parts)
-        return moved
-
-    monkeypatch.setattr(program, "Path", path)
-    yield folder / "nba-release.result"
-
-
-def test_a_unit_leaves_its_result(host: Any, result: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        with host.step("start"):
-            raise program.ReleaseError("refused: no module")
-
-    assert program.in_unit(host, fail) == 1
-    outcome = json.loads(result.read_text())
-    assert outcome["error"] == "refused: no module"
-    assert [step["step"] for step in outcome["steps"]] == ["start"]
-    assert program.in_unit(host, lambda: None) == 0
-    assert "error" not in json.loads(result.read_text())
-
-
-def test_a_second_run_is_told_who_holds_the_lock(host: Any, result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
-        if command[0] == "systemd-run":
-            return subprocess.CompletedProcess([], 1, "", "Unit nba-release.service was already loaded or has a f…")
-        return subprocess.CompletedProcess([], 0, "Description=switch r1, by alice\n", "")
-
-    monkeypatch.setattr(program, "run", run)
-    monkeypatch.setattr(program, "__file__", "release.py", raising=False)
-    with pytest.raises(program.ReleaseError, match="holds the lock on this host:\nDescription=switch r1, by alice"):
-        program.locked(host, ["switch", "r2"], 0)
-
-
-def test_the_error_of_an_earlier_run_is_not_shown(host: Any, result: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result.write_text(json.dumps({"error": "yesterday's"}))
-    os.utime(result, (1_000_000, 1_000_000))
-
-    def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
-        failed = command[0] == "systemd-run"
-        return subprocess.CompletedProcess([], int(failed), "", "Failed to connect to bus" if failed else "")
-
-    monkeypatch.setattr(program, "run", run)
-    with pytest.raises(program.ReleaseError, match="Failed to connect to bus"):
-        program.locked(host, ["switch", "r2"], 0)
-
-
 def test_a_release_whose_worker_dies_soon_after_its_start_is_refused(
     root: Path, tmp_path: Path, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -710,8 +758,8 @@ def test_a_release_whose_worker_dies_soon_after_its_start_is_refused(
     put(host, "first")
     deploy(host, "first")
     put(host, "second")
-    workers = iter([{"1", "2"}, {"1", "2"}, {"1", "3"}])
+    workers = iter([set(), {"1", "2"}, {"1", "2"}, {"1", "3"}])
     monkeypatch.setattr(program.Slot, "workers", lambda slot: next(workers))
     with pytest.raises(program.ReleaseError, match="a worker died soon after"):
-        host.start("second")
+        deploy(host, "second")
     assert (host.live.release, host.problems(), host.state("second")["state"]) == ("first", [], "failed")

@@ -13,8 +13,8 @@ The configuration is the file `release.json` beside this program. One folder hol
 nginx names only `<root>/live/socket` and `<root>/live/release/frontend`, and the kernel resolves both on each request.
 So one rename switches back end and front end together, without a reload.
 
-`start`, `switch` and `repair` run as one transient systemd unit. Its name is the lock: a second one cannot start while
-the first runs, nothing is left behind when it ends, and neither Ctrl-C nor a lost connection tears it.
+`activate` and `repair` run in a transient systemd unit (activation.py), whose name is the lock on this host. What they
+did is kept in an audit log and a receipt (records.py).
 
 Runs on Python 3.10 or newer, with nothing but its standard library.
 """
@@ -22,6 +22,7 @@ Runs on Python 3.10 or newer, with nothing but its standard library.
 from __future__ import annotations
 
 import argparse
+import configparser
 import contextlib
 import fcntl
 import grp
@@ -41,13 +42,16 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+# An isolated Python (-I) does not look for modules beside the program.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from activation import PHASES, Abandoned, Course, Order, ReleaseError, Run, read_json, run, write_whole
+from records import Mask, Records, settings_changed
+
 SLOTS = ("blue", "green")
 RECENT_SECONDS = 3600
+SAMPLES_KEPT = 40
 CONFIG = Path(__file__).resolve().with_suffix(".json")
-
-
-class ReleaseError(Exception):
-    """A release cannot be used; the message says why and what to do."""
 
 
 # What ends in one message instead of a traceback: a full disk or a damaged archive are no faults of this program.
@@ -67,6 +71,7 @@ class Config:
     index_url: str
     settings_command: list[str]
     migrate_command: list[str]
+    seed_command: list[str]
     serve_command: list[str]
     live_path: str
     ready_path: str
@@ -77,6 +82,7 @@ class Config:
     settle_seconds: float
     watch_seconds: float
     drain_seconds: float
+    hold_seconds: float
     workers_max: int
     keep_releases: int
 
@@ -91,34 +97,12 @@ class Config:
         return f"{self.name}@{slot}.{kind}"
 
 
-def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program; raise `ReleaseError` with the end of its output where it fails and ``check`` is set."""
-    done = subprocess.run([str(part) for part in command], text=True, capture_output=True, **options)
-    if check and done.returncode != 0:
-        output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
-        raise ReleaseError(f"`{' '.join(str(part) for part in command)}` ended with {done.returncode}:\n{output}")
-    return done
-
-
 def replace_link(link: Path, target: str | Path) -> None:
     """Point ``link`` to ``target`` atomically."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.rename(link)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace ``path`` atomically; on a full disk the old content stays."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def digest_of(path: Path) -> str:
@@ -204,9 +188,13 @@ class Slot:
         """Return the id of the release that answers on the socket, or an empty text."""
         return str(self.version().get("release", ""))
 
+    def main(self) -> str:
+        """Return the process id of the server's main process, 0 where there is none."""
+        return self.show("MainPID").get("MainPID", "0")
+
     def workers(self) -> set[str]:
         """Return the process ids of the server's main process and its workers."""
-        main = self.show("MainPID").get("MainPID", "0")
+        main = self.main()
         try:
             return {main, *Path(f"/proc/{main}/task/{main}/children").read_text().split()}
         except OSError:
@@ -220,7 +208,7 @@ class Slot:
         run("systemctl", "stop", self.service)
         run("systemctl", "reset-failed", self.service, self.socket_unit, check=False)
 
-    def journal(self, lines: int = 25) -> str:
+    def journal(self, lines: int = 45) -> str:
         """Return the last lines that the service logged since it was started."""
         invocation = self.show("InvocationID").get("InvocationID", "")
         match = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else [f"--unit={self.service}"]
@@ -257,8 +245,19 @@ class Host:
 
     config: Config
     steps: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
 
     # --- looking ---
+
+    @property
+    def activation(self) -> Run:
+        """Return the run that may be changing what is live."""
+        return Run(self.config.name)
+
+    @property
+    def records(self) -> Records:
+        """Return what is kept of each run."""
+        return Records(self.config.name, self.config.root)
 
     @property
     def live(self) -> Slot | None:
@@ -285,11 +284,7 @@ class Host:
 
     def state(self, release: str) -> dict[str, Any]:
         """Return what is known of a release."""
-        try:
-            known: dict[str, Any] = json.loads((self.config.root / "state" / f"{release}.json").read_text())
-        except FileNotFoundError:
-            return {}
-        return known
+        return read_json(self.config.root / "state" / f"{release}.json")
 
     def remember(self, release: str, **facts: Any) -> None:
         """Add facts to what is known of a release."""
@@ -302,8 +297,11 @@ class Host:
         found = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
         return sorted(found, key=lambda name: float(self.state(name).get("at", 0)), reverse=True)
 
-    def problems(self) -> list[str]:
-        """Return what keeps the live release from being what it should be, in words."""
+    def problems(self, alone: bool = False) -> list[str]:
+        """Return what keeps the live release from being what it should be, in words.
+
+        While a run is at work the other slot may be in use; ``alone`` says that this is that run.
+        """
         live = self.live
         if live is None:
             return ["no release is live"]
@@ -322,6 +320,8 @@ class Host:
         elif (answering := live.answering()) != live.release:
             found.append(f"{answering or 'nothing'} answers where {live.release} is live")
         idle = self.idle.show("ActiveState", "UnitFileState")
+        if not alone and self.activation.active():
+            return found
         if idle.get("ActiveState") == "active" or idle.get("UnitFileState") == "enabled":
             found.append(f"{self.idle.service} still runs or is enabled, though it is not live")
         return found
@@ -333,18 +333,28 @@ class Host:
             "live": live.release if live else "",
             "slot": live.name if live else "",
             "problems": self.problems(),
+            "running": self.activation.holder(),
             "releases": [{"id": name, **self.state(name)} for name in self.releases()],
         }
 
     def listing(self) -> list[str]:
-        """Return a line for each release: id, state, when it got there (UTC), schema, subject of its commit."""
+        """Return a line for each release: id, state, when (UTC), schema, seconds, who, commit and its subject."""
         live = self.live.release if self.live else ""
         lines = []
         for name in self.releases():
             known = self.state(name)
             at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(float(known.get("at", 0))))
-            state = "live" if name == live else str(known.get("state", "unknown"))
-            lines.append(f"{name}  {state:<8}  {at}  {known.get('schema') or '-':<12}  {known.get('subject', '')}")
+            columns = (
+                name,
+                f"{'live' if name == live else known.get('state', 'unknown'):<10}",
+                at,
+                f"{known.get('schema') or '-':<12}",
+                f"{float(known.get('seconds', 0)):5.1f} s",
+                f"{known.get('by', '-'):<20}",
+                f"{str(known.get('commit', ''))[:8]:<8}",
+                str(known.get("subject", "")),
+            )
+            lines.append("  ".join(columns))
         return lines
 
     def rollback_target(self, wanted: str, keep_schema: bool) -> str:
@@ -357,7 +367,9 @@ class Host:
         good = [name for name in self.releases() if name != live and self.state(name).get("state") == "good"]
         if not good or (wanted and wanted not in good):
             known = ", ".join(good) or "none"
-            raise ReleaseError(f"{wanted or 'a previous release'} is not a release to go back to; good ones here: {known}")
+            raise ReleaseError(
+                f"{wanted or 'a previous release'} is not a release to go back to; good ones here: {known}"
+            )
         target = wanted or good[0]
         then, now = self.state(target).get("schema"), self.state(live).get("schema")
         if then != now and not keep_schema:
@@ -369,8 +381,8 @@ class Host:
 
     # --- preparing ---
 
-    def prepare(self, release: str) -> None:
-        """Make ``releases/<id>`` from ``incoming/<id>``, whole or not at all."""
+    def prepare(self, release: str, artefact: Path | None = None) -> None:
+        """Make ``releases/<id>`` from ``incoming/<id>`` and the archive that was sent, whole or not at all."""
         target, incoming = self.folder(release), self.config.root / "incoming" / release
         if target.is_dir():
             shutil.rmtree(incoming, ignore_errors=True)
@@ -379,6 +391,9 @@ class Host:
             partial = target.with_name(f".{release}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             try:
+                if artefact:
+                    # Into a folder of root's: nobody can exchange it between the look at its digest and its use.
+                    shutil.copyfile(artefact, incoming / "artefact.tar")
                 self.unpack(incoming, partial)
                 self.link_venv(partial)
                 self.check_settings(partial)
@@ -387,7 +402,12 @@ class Host:
                 raise
             partial.rename(target)
         facts = json.loads((target / "release.json").read_text())
-        self.remember(release, state="prepared", at=time.time(), **{k: v for k, v in facts.items() if k != "release"})
+        self.remember(
+            release,
+            state="prepared",
+            at=time.time(),
+            **{key: value for key, value in facts.items() if key not in ("release", "settings")},
+        )
         shutil.rmtree(incoming)
 
     @contextlib.contextmanager
@@ -405,7 +425,9 @@ class Host:
             raise ReleaseError(f"{artefact} is not what was sent: its digest differs. Run the same command again")
         needed, free = artefact.stat().st_size * 3, shutil.disk_usage(self.config.root).free
         if free < needed + (64 << 20):
-            raise ReleaseError(f"only {free >> 20} MiB are free below {self.config.root}: free some space, then run again")
+            raise ReleaseError(
+                f"only {free >> 20} MiB are free below {self.config.root}: free some space, then run again"
+            )
         folder.mkdir(mode=0o755)
         with tarfile.open(artefact) as tar:
             members = tar.getmembers()
@@ -428,7 +450,7 @@ class Host:
 
     def copy_secret(self, source: Path, target: Path, group: str) -> None:
         """Copy a file so that root and one group can read it, at no moment anybody else."""
-        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(source.read_bytes())
         os.chown(target, 0, grp.getgrnam(group).gr_gid)
         target.chmod(0o640)
@@ -479,6 +501,7 @@ class Host:
         account = pwd.getpwnam(user)
         return subprocess.run(
             [str(folder / ".venv" / "bin" / command[0]), *command[1:]],
+            check=False,
             cwd=folder,
             env={"PATH": f"{folder}/.venv/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent",
                  "PYTHONDONTWRITEBYTECODE": "1"},
@@ -499,54 +522,181 @@ class Host:
             raise ReleaseError(f"`{' '.join(command)}` in release {release} ended with {done.returncode}:\n{output}")
         return output
 
-    # --- switching ---
+    # --- activating ---
 
-    def start(self, release: str) -> None:
-        """Start a release in the idle slot and wait until it is ready; on failure the live one is untouched."""
+    def activate(self, order: Order, course: Course, migrate: bool) -> None:
+        """Make a release live, by phases; where it fails, what was live before still is, or is again.
+
+        Args:
+            order: the release, and who wants it.
+            course: how far this may go by itself.
+            migrate: whether this host migrates the database first.
+
+        Raises:
+            ReleaseError: the release, its migrations or the public address refused.
+            Abandoned: another host refused, or the one who began this is gone.
+        """
+        release, old, new = order.release, self.live, self.idle
+        if old and old.release == release:
+            return
         if not self.folder(release).is_dir():
             raise ReleaseError(f"{release} is not on this host; `{self.config.name}-release list` names those that are")
-        slot = self.idle
-        with self.step("stop what runs in the idle slot"):
-            slot.stop()
+        if migrate:
+            with self.step("migrate"):
+                self.bring_schema(release)
+        course.reached("migrated")
+        self.start(new, release, lasting=self.state(release).get("state") != "good")
+        try:
+            course.reached("ready")
+        except Abandoned:
+            new.stop()
+            raise
+        self.switch(old, new, release, course)
+
+    def start(self, slot: Slot, release: str, lasting: bool) -> None:
+        """Start a release in an idle slot and wait until it is ready; on failure the live one is untouched.
+
+        Args:
+            slot: the idle one.
+            release: one that is on this host.
+            lasting: whether it has to show that it lasts; one that was good before already has.
+        """
+        with self.step("clear the idle slot"):
+            if slot.show("ActiveState").get("ActiveState") != "inactive":
+                slot.stop()
             replace_link(slot.folder / "release", self.folder(release))
         try:
             with self.step(f"start {release} in {slot.name}"):
-                # Enabled before it gets a request: a host that goes down in the middle comes back with it.
-                run("systemctl", "enable", "--quiet", slot.socket_unit, slot.service)
-                run("systemctl", "start", slot.socket_unit)
-                run("systemctl", "start", slot.service)
+                run("systemctl", "start", slot.socket_unit, slot.service)
             with self.step("wait until it is ready"):
                 self.await_ready(slot, release)
             # Where nothing was live, there is nothing to keep.
-            if self.live:
+            if self.live and lasting:
                 with self.step("see whether it lasts"):
                     self.settle(slot)
         except ReleaseError as error:
-            journal = slot.journal()
+            log = self.last_words(slot, release)
             slot.stop()
             self.remember(release, state="failed", at=time.time())
             raise ReleaseError(
-                f"release {release} was refused, and what was live before still is: {error}\n"
-                f"the last lines of its log:\n{journal}"
+                f"release {release} was refused, and what was live before still is: {error}\n{log}"
             ) from None
 
+    def last_words(self, slot: Slot, release: str) -> str:
+        """Return the end of a slot's log for a person to read."""
+        return "the last lines of its log:\n" + Mask.of(self.folder(release))(slot.journal())
+
+    def switch(self, old: Slot | None, new: Slot, release: str, course: Course) -> None:
+        """Give the public requests to a started release, watch it, and stop the old one; on failure switch back."""
+        link = self.config.root / "live"
+        with self.step("switch"):
+            # Enabled before it gets a request: a host that goes down in the middle comes back with it.
+            run("systemctl", "enable", "--quiet", new.socket_unit, new.service)
+            replace_link(link, new.folder)
+        switched = time.monotonic()
+        try:
+            with self.step("watch the public address"):
+                self.watch(new, release, self.config.watch_seconds if old else 0)
+            course.reached("switched", patient=True)
+        except ReleaseError as error:
+            blamed = not isinstance(error, Abandoned)
+            log = self.last_words(new, release) if blamed else ""
+            self.undo(link, old, new)
+            if blamed:
+                self.remember(release, state="failed", at=time.time())
+            raise type(error)(f"switched back to {old.release if old else 'nothing'}: {error}\n{log}") from None
+        self.remember(release, state="good", at=time.time(), schema=new.version().get("schema"))
+        if old:
+            with self.step(f"drain and stop {old.name}"):
+                time.sleep(max(0.0, switched + self.config.drain_seconds - time.monotonic()))
+                old.stop()
+        self.clean_up()
+
+    def undo(self, link: Path, old: Slot | None, new: Slot) -> None:
+        """Give the public requests back to the slot that had them, which still runs."""
+        with self.step("switch back"):
+            if old:
+                replace_link(link, old.folder)
+                time.sleep(self.config.drain_seconds)
+            else:
+                # A first release that does not answer must not look like a good one to the next run.
+                link.unlink()
+            new.stop()
+
+    def bring_schema(self, release: str) -> None:
+        """Bring the database to a release's schema, and insert the sample data when that changed something."""
+        if self.has_schema_of(release):
+            return
+        self.execute(release, self.config.migrate_command)
+        if self.config.seed_command:
+            self.execute(release, self.config.seed_command)
+
+    def has_schema_of(self, release: str) -> bool:
+        """Tell, without a look into the database, whether a release has the live one's migrations and its schema.
+
+        Starting Alembic takes a second, and most releases bring no migration.
+        """
+        live = self.live
+        wanted = self.migrations_of(release)
+        if not live or not wanted or self.migrations_of(live.release) != wanted:
+            return False
+        schema = self.state(live.release).get("schema")
+        return bool(schema) and live.version().get("schema") == schema
+
+    def migrations_of(self, release: str) -> dict[str, str]:
+        """Return the digest of each file of a release's migrations, wherever its alembic.ini has them."""
+        folder = self.folder(release)
+        settings = configparser.ConfigParser(defaults={"here": str(folder)})
+        settings.read(folder / "alembic.ini")
+        location = folder / settings.get("alembic", "script_location", fallback="migrations")
+        return {str(path.relative_to(location)): digest_of(path) for path in sorted(location.rglob("*.py"))}
+
+    def keep_records(self, receipt: dict[str, Any]) -> None:
+        """Complete a run's receipt and keep it, with a line in the audit log; the list of releases gets its share."""
+        live = self.live
+        release = live.release if live and receipt["kind"] == "repair" else receipt["release"]
+        facts = read_json(self.folder(release) / "release.json")
+        receipt.update(
+            release=release,
+            outcome=receipt["outcome"],
+            **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "dirty", "promotion_override")},
+            settings=facts.get("settings", {}),
+            settings_changed=settings_changed(self.folder(receipt["before"] or release), self.folder(release)),
+            schema=live.version().get("schema") if live else None,
+            steps=self.steps,
+            health=self.samples[-SAMPLES_KEPT:],
+            seconds=round(time.time() - receipt["began"], 2),
+        )
+        if self.state(release):
+            self.remember(release, by=receipt["by"], seconds=receipt["seconds"])
+        self.records.keep(receipt)
+
     def await_ready(self, slot: Slot, release: str) -> None:
-        """Wait until a slot's own health check and version are right; give up when its main process dies."""
+        """Wait until a slot's own health check and version are right in every worker; give up when it dies."""
         deadline = time.monotonic() + self.config.start_timeout_seconds
-        last = "no answer yet"
+        last, seen = "no answer yet", set[str]()
         while time.monotonic() < deadline:
             if slot.show("ActiveState").get("ActiveState") != "active":
                 raise ReleaseError("its main process ended")
-            status, body = slot.ask(self.config.ready_path)
+            status, body = self.sample(slot, self.config.ready_path)
             if status == 200:
-                answering = slot.answering()
-                if answering == release:
+                version = slot.version()
+                seen.add(str(version.get("worker", "")))
+                if version.get("release") == release and slot.workers() <= seen | {slot.main(), ""}:
                     return
-                last = f"{self.config.version_path} names the release {answering or 'none'}"
+                last = f"{self.config.version_path} names the release {version.get('release') or 'none'}"
             else:
                 last = f"{self.config.ready_path} answered {status or 'nothing'}: {body[:300]}"
-            time.sleep(0.1)
+            time.sleep(0.05)
         raise ReleaseError(f"not ready after {self.config.start_timeout_seconds:.0f} s; {last}")
+
+    def sample(self, slot: Slot, path: str) -> tuple[int, str]:
+        """Ask a slot, and keep what it answered and how fast for the receipt."""
+        begin = time.monotonic()
+        status, body = slot.ask(path)
+        milliseconds = round((time.monotonic() - begin) * 1000, 1)
+        self.samples.append({"path": path, "status": status, "milliseconds": milliseconds})
+        return status, body
 
     def settle(self, slot: Slot) -> None:
         """Watch a ready slot for a while: a release that crashes soon after its start must never get a request."""
@@ -555,60 +705,36 @@ class Host:
             time.sleep(0.1)
             if slot.workers() != workers:
                 raise ReleaseError("a worker died soon after it had started")
-        status, body = slot.ask(self.config.ready_path)
+        status, body = self.sample(slot, self.config.ready_path)
         if status != 200:
             raise ReleaseError(f"{self.config.ready_path} answered {status or 'nothing'} after a while: {body[:300]}")
 
-    def switch(self, release: str) -> None:
-        """Give the public requests to a started release, watch it, and stop the old one; on failure switch back."""
-        old, new = self.live, self.idle
-        if old and old.release == release and not new.release == release:
-            return
-        if new.release != release or new.answering() != release:
-            raise ReleaseError(f"{release} does not run in the idle slot {new.name}; start it first")
-        link = self.config.root / "live"
-        with self.step("switch"):
-            replace_link(link, new.folder)
-        try:
-            with self.step("watch the public address"):
-                self.watch(new, release, self.config.watch_seconds if old else 0)
-        except ReleaseError as error:
-            self.remember(release, state="failed", at=time.time())
-            if old:
-                replace_link(link, old.folder)
-                time.sleep(self.config.drain_seconds)
-                new.stop()
-                raise ReleaseError(f"switched back to {old.release}: {error}\n{new.journal()}") from None
-            # A first release that does not answer must not look like a good one to the next run.
-            link.unlink()
-            new.stop()
-            raise
-        self.remember(release, state="good", at=time.time(), schema=new.version().get("schema"))
-        if old:
-            with self.step(f"drain and stop {old.name}"):
-                time.sleep(self.config.drain_seconds)
-                old.stop()
-        self.clean_up()
-
     def watch(self, slot: Slot, release: str, seconds: float) -> None:
-        """Ask the public address which release answers, again and again for some seconds."""
+        """Ask the public address which release answers, until every worker has, and for some seconds."""
         if not self.config.public_url:
             return
         host, _, path = self.config.public_url.removeprefix("http://").partition("/")
         name = self.config.public_host if self.config.public_host != "_" else host
-        deadline = time.monotonic() + seconds
+        begin, seen = time.monotonic(), set[str]()
         while True:
             connection = http.client.HTTPConnection(host, timeout=10)
             status, body = ask(connection, f"/{path}{self.config.version_path}".replace("//", "/"), name)
-            if status != 200 or release_in(body) != release:
+            version = parsed(body)
+            seen.add(str(version.get("worker", "")))
+            if status != 200 or version.get("release") != release:
                 raise ReleaseError(
                     f"{self.config.public_url}{self.config.version_path} answered {status or 'nothing'} "
-                    f"({release_in(body) or body[:200]}), not release {release}"
+                    f"({version.get('release') or body[:200]}), not release {release}"
                 )
             if slot.show("ActiveState").get("ActiveState") != "active":
                 raise ReleaseError(f"{slot.service} died after the switch")
-            if time.monotonic() > deadline:
+            silent = slot.workers() - seen - {slot.main()} if seen != {""} else set()
+            if time.monotonic() - begin > seconds and not silent:
                 return
+            if time.monotonic() - begin > seconds + self.config.start_timeout_seconds:
+                raise ReleaseError(
+                    f"{len(silent)} worker(s) of {slot.service} never answered on {self.config.public_url}"
+                )
             time.sleep(0.1)
 
     def repair(self) -> None:
@@ -625,7 +751,10 @@ class Host:
         run("systemctl", "restart" if live.answering() != live.release else "start", live.service)
         self.await_ready(live, live.release)
         self.idle.stop()
-        if left := self.problems():
+        # A run that was torn after its switch left it live and not yet called good.
+        if self.state(live.release).get("state") != "good":
+            self.remember(live.release, state="good", at=time.time(), schema=live.version().get("schema"))
+        if left := self.problems(alone=True):
             raise ReleaseError("could not be repaired: " + "; ".join(left))
 
     def clean_up(self) -> None:
@@ -664,7 +793,9 @@ class Host:
     def serve(self, slot: str) -> None:
         """Become the server of a slot; systemd starts this as the service account."""
         workers = min(len(os.sched_getaffinity(0)) + 1, self.config.workers_max)
-        command = [part.replace("{workers}", str(workers)).replace("{slot}", slot) for part in self.config.serve_command]
+        command = [
+            part.replace("{workers}", str(workers)).replace("{slot}", slot) for part in self.config.serve_command
+        ]
         program = Path.cwd() / ".venv" / "bin" / command[0]
         os.execv(program, [str(program), *command[1:]])  # noqa: S606
 
@@ -685,70 +816,88 @@ class Host:
         raise ReleaseError(f"{self.config.live_path} did not answer within {self.config.start_timeout_seconds:.0f} s")
 
 
-def locked(host: Host, arguments: list[str], wait: float) -> int:
-    """Run this program again as the transient unit whose name is the lock; return its exit code.
-
-    Prints the unit's result. With ``wait`` seconds, waits for another one to end first.
-    """
-    unit, result = f"{host.config.name}-release.service", Path("/run") / f"{host.config.name}-release.result"
-    deadline = time.monotonic() + wait
-    command = ["systemd-run", f"--unit={unit}", "--collect", "--wait", "--quiet", f"--description={describe(arguments)}"]
-    while True:
-        begin = time.time()
-        done = run(*command, sys.executable, str(Path(__file__).resolve()), "--in-unit", *arguments, check=False)
-        holder = run("systemctl", "show", unit, "--property=ActiveState,Description,ActiveEnterTimestamp").stdout
-        if "already loaded" not in done.stderr and "already exists" not in done.stderr:
-            break
-        if time.monotonic() > deadline:
-            raise ReleaseError(f"another run holds the lock on this host:\n{holder}wait for it, or: journalctl -fu {unit}")
-        time.sleep(0.5)
-    # A unit that could not even start has left no result: one from an earlier run is not its.
-    ended = result.is_file() and result.stat().st_mtime >= begin
-    outcome = json.loads(result.read_text()) if ended else {}
-    if done.returncode != 0:
-        raise ReleaseError(outcome.get("error") or f"{unit} ended without a result:\n{done.stderr}\nsee: journalctl -u {unit}")
-    print(json.dumps(outcome))
-    return 0
+def begin(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+    """Start the unit, or join the one at work, and follow it as far as was asked for; return how far it came."""
+    order = Order(options.kind, options.release, options.by)
+    arguments = ["--in-unit", options.command, order.release, f"--kind={order.kind}", f"--by={order.by}"]
+    token = host.activation.begin(order, arguments + ["--migrate"] * options.migrate, options.until, options.wait)
+    return finished(host.activation.follow(token, options.until))
 
 
-def describe(arguments: list[str]) -> str:
-    """Return a line that tells the next one who holds the lock, and what for."""
-    return f"{' '.join(arguments)}, by {os.environ.get('SUDO_USER', 'root')}"
+class RunFailed(ReleaseError):
+    """A run ended badly; ``answer`` holds its receipt."""
+
+    def __init__(self, progress: dict[str, Any]) -> None:
+        super().__init__(progress["error"])
+        self.answer = outcome(progress)
 
 
-def in_unit(host: Host, action: Callable[[], None]) -> int:
-    """Run an action inside the transient unit and leave its result for the one who waits."""
-    result = Path("/run") / f"{host.config.name}-release.result"
-    result.unlink(missing_ok=True)
-    outcome: dict[str, Any] = {}
+def outcome(progress: dict[str, Any]) -> dict[str, Any]:
+    """Return how far a run came and, where it has ended, its receipt."""
+    return {"changed": True, **{key: progress[key] for key in ("release", "phase", "receipt") if key in progress}}
+
+
+def finished(progress: dict[str, Any]) -> dict[str, Any]:
+    """Return what a run left; raise `RunFailed` with its words where it failed."""
+    if progress.get("error"):
+        raise RunFailed(progress)
+    return outcome(progress)
+
+
+def in_unit(host: Host, options: argparse.Namespace) -> int:
+    """Do the work inside the transient unit; leave its result for those who wait, and its records for later."""
+    order = Order(options.kind, options.release, options.by)
+    course = Course(host.activation.folder, options.token, order, options.until, host.config.hold_seconds)
+    before = host.live
+    receipt = {
+        **{"kind": order.kind, "release": order.release, "by": order.by, "host": socket.gethostname()},
+        **{"began": round(time.time(), 3), "before": before.release if before else ""},
+        "schema_before": before.version().get("schema") if before else None,
+    }
     try:
-        action()
+        if options.command == "repair":
+            host.repair()
+        else:
+            host.activate(order, course, options.migrate)
+        receipt["outcome"] = "good"
     except UNUSABLE as error:
-        outcome["error"] = str(error)
-    outcome["steps"] = host.steps
-    write_whole(result, json.dumps(outcome))
-    if "error" in outcome:
-        print(outcome["error"], file=sys.stderr)
-    return 1 if "error" in outcome else 0
+        receipt["outcome"] = "taken back" if isinstance(error, Abandoned) else "failed"
+        receipt["error"] = str(error)
+        print(error, file=sys.stderr)
+    host.keep_records(receipt)
+    course.end(receipt=receipt, phase=PHASES[-1], error=receipt.get("error", ""))
+    return int("error" in receipt)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     top = argparse.ArgumentParser(prog="release", description=__doc__.splitlines()[0] if __doc__ else "")
     top.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
-    top.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("status", help="print what is live, as JSON")
     commands.add_parser("list", help="print the releases on this host")
-    commands.add_parser("stop-idle", help="stop a release that was started and is not wanted after all")
-    commands.add_parser("repair", help="bring the live slot back to what it should be")
+    commands.add_parser("log", help="print the audit log: a line of JSON for each deploy, rollback, repair and failure")
+    proven = commands.add_parser("proven", help="tell whether an artefact was ever live and well here")
+    proven.add_argument("digest")
+    prepare = commands.add_parser("prepare", help="make a release from what Ansible brought")
+    prepare.add_argument("release")
+    prepare.add_argument("--artefact", type=Path, help="the archive; else incoming/<id>/artefact.tar")
+    commands.add_parser("migrate", help="bring the database to the release's schema").add_argument("release")
     for name, text in (
-        ("prepare", "make a release from what Ansible brought"),
-        ("migrate", "bring the database to the release's schema"),
-        ("start", "start a release in the idle slot"),
-        ("switch", "give it the public requests"),
+        ("activate", "make a release live, phase by phase"),
+        ("go-back", "undo the run at work, and see to it that a release is live"),
+        ("repair", "bring the live slot back to what it should be"),
     ):
-        commands.add_parser(name, help=text).add_argument("release")
+        torn = commands.add_parser(name, help=text)
+        torn.add_argument("release", nargs="?" if name == "repair" else None, default="what is live")
+        torn.add_argument("--kind", default={"activate": "deploy", "go-back": "rollback"}.get(name, name))
+        torn.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
+        torn.add_argument(
+            "--until", choices=PHASES, default=PHASES[-1], help="go as far as this; the same again goes on"
+        )
+        torn.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
+        torn.add_argument("--migrate", action="store_true", help="bring the database to the release's schema first")
+        torn.add_argument("--token", default="", help=argparse.SUPPRESS)
     target = commands.add_parser("rollback-target", help="print the release that a rollback goes to")
     target.add_argument("--keep-schema", action="store_true", help="also where the database has another schema by now")
     target.add_argument("release", nargs="?", default="")
@@ -763,46 +912,62 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def dispatch(host: Host, options: argparse.Namespace) -> int:
-    """Run one command; return the exit code."""
-    command = options.command
-    torn: dict[str, Callable[[], None]] = {
-        "start": lambda: host.start(options.release),
-        "switch": lambda: host.switch(options.release),
-        "repair": host.repair,
-        "stop-idle": lambda: host.idle.stop(),
+def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+    """Undo the run at work on this host, if there is one, and make an earlier release live if it is not."""
+    known = host.activation.progress()
+    if host.activation.active():
+        host.activation.abandon("a host of this environment refused the release")
+        host.activation.follow(known["token"])
+    if not options.release or (host.live and host.live.release == options.release):
+        return {"changed": True, "release": options.release}
+    options.command = "activate"
+    return begin(host, options)
+
+
+def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+    """Make a release live, unless it is and nobody is about to change that."""
+    live = host.live
+    if live and live.release == options.release and not host.activation.active():
+        return {"changed": False, "release": options.release, "phase": PHASES[-1]}
+    return begin(host, options)
+
+
+def dispatch(host: Host, options: argparse.Namespace) -> Any:
+    """Run one command; return what it says: text, an object for JSON, or nothing."""
+    commands: dict[str, Callable[[], Any]] = {
+        "activate": lambda: activate(host, options),
+        "go-back": lambda: go_back(host, options),
+        "repair": lambda: begin(host, options),
+        "status": host.status,
+        "list": lambda: "\n".join(host.listing()),
+        "log": lambda: "\n".join(json.dumps(entry) for entry in host.records.entries()),
+        "proven": lambda: host.records.proof(options.digest, [(name, host.state(name)) for name in host.releases()]),
+        "rollback-target": lambda: {"release": host.rollback_target(options.release, options.keep_schema)},
+        "prepare": lambda: host.prepare(options.release, options.artefact),
+        "migrate": lambda: host.bring_schema(options.release),
+        "exec": lambda: host.execute(options.release, options.argv),
+        "serve": lambda: host.serve(options.slot),
+        "probe": lambda: host.probe(options.slot, options.pid),
     }
-    if command in torn:
-        if options.in_unit:
-            return in_unit(host, torn[command])
-        return locked(host, [command, *([options.release] if "release" in options else [])], options.wait)
-    if command == "status":
-        print(json.dumps(host.status()))
-    elif command == "list":
-        print("\n".join(host.listing()))
-    elif command == "rollback-target":
-        print(host.rollback_target(options.release, options.keep_schema))
-    elif command == "prepare":
-        host.prepare(options.release)
-    elif command == "migrate":
-        print(host.execute(options.release, host.config.migrate_command))
-    elif command == "exec":
-        print(host.execute(options.release, options.argv))
-    elif command == "serve":
-        host.serve(options.slot)
-    else:
-        host.probe(options.slot, options.pid)
-    return 0
+    return commands[options.command]()
 
 
 def main() -> int:
     """Parse, run, and turn a failure into one message."""
     options = parser().parse_args()
+    host = Host(Config.load())
     try:
-        return dispatch(Host(Config.load()), options)
+        if options.in_unit:
+            return in_unit(host, options)
+        said = dispatch(host, options)
     except UNUSABLE as error:
+        if isinstance(error, RunFailed):
+            print(json.dumps(error.answer))
         print(error, file=sys.stderr)
         return 1
+    if said is not None:
+        print(said if isinstance(said, str) else json.dumps(said))
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,90 @@
+"""Runs the release program of a host and returns its answer."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shlex
+import socket
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target"))
+NO_SUCH_PROGRAM = 127
+
+
+def who() -> str:
+    """Return who runs this, and from where; a pipeline names the person who started it."""
+    actor = os.environ.get("GITHUB_ACTOR") or os.environ.get("SUDO_USER") or getpass.getuser()
+    return f"{actor}@{socket.gethostname()}"
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs a command of the program that the role installs on the host: one call, without the start of a module.
+
+    Arguments:
+        program: path of the program on the host.
+        command: its command and arguments, a list.
+        upload: a file on the control node that is sent first; its path on the host is passed as ``--artefact``.
+        bare: what to return where the program is not installed yet; without it that is an error.
+        receipts: folder on the control node for the receipt of a finished run.
+
+    Returns the keys of the JSON object that the program printed, or ``stdout`` where it printed text; a failure has
+    the program's words as ``msg`` and ``refused``.
+    """
+
+    TRANSFERS_FILES = True
+    _VALID_ARGS = frozenset(("program", "command", "upload", "bare", "receipts"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the program's answer as a task result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = self._task.args
+        command = [str(part) for part in arguments["command"]]
+        reads = command[0] in READ_ONLY
+        if self._task.check_mode and not reads:
+            return {**result, "changed": True, "msg": f"would run: {shlex.join(command)}"}
+        if command[0] in ("activate", "go-back", "repair"):
+            command += ["--by", who()]
+        try:
+            done = self._execute(str(arguments["program"]), command, str(arguments.get("upload") or ""))
+        finally:
+            self._remove_tmp_path(self._connection._shell.tmpdir)
+        if done["rc"] == NO_SUCH_PROGRAM and "bare" in arguments:
+            return {**result, "changed": False, **arguments["bare"]}
+        if done["rc"] != 0:
+            words = (done["stderr"] or done["stdout"]).strip()
+            result.update(failed=True, rc=done["rc"], msg=words, refused=words)
+        answer = self._answer(done["stdout"])
+        self._keep(answer, str(arguments.get("receipts", "")), str((task_vars or {}).get("inventory_hostname", "")))
+        return {"changed": not reads, **answer, **result}
+
+    def _execute(self, program: str, command: list[str], upload: str) -> dict[str, Any]:
+        if upload:
+            # A folder that only the login account can enter; the program copies the file before it looks at it.
+            remote = self._connection._shell.join_path(self._make_tmp_path(), "artefact")
+            command = [*command, "--artefact", self._transfer_file(upload, remote)]
+        # With something to read there is no terminal, which would mix what the program says with what went wrong.
+        done: dict[str, Any] = self._low_level_execute_command(shlex.join([program, *command]), in_data=b"\n")
+        return done
+
+    def _answer(self, text: str) -> dict[str, Any]:
+        try:
+            found = json.loads(text or "{}")
+        except ValueError:
+            return {"stdout": text}
+        if not isinstance(found, dict):
+            raise AnsibleActionFail(f"the release program answered with {type(found).__name__}, not with an object")
+        return found
+
+    def _keep(self, answer: dict[str, Any], folder: str, host: str) -> None:
+        receipt = answer.get("receipt")
+        if folder and receipt:
+            path = Path(folder) / host / f"{int(receipt['began'])}-{receipt['release']}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(receipt, indent=1) + "\n")
+            answer["receipt"] = str(path)

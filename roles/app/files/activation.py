@@ -1,0 +1,237 @@
+"""One run that changes what is live: its lock, how far it has come, and how far it may go.
+
+A run is a transient systemd unit. Its name is the lock: a second one cannot start while the first runs, nothing is left
+behind when it ends, and neither Ctrl-C nor a lost connection tears it. Where several hosts have to agree, a run stops
+at the end of a phase until it is told to go on; if nobody does, because whoever began it is gone, it ends by itself.
+
+Files in /run/<name>-release: `progress.json` (written by the unit alone) and `target` (how far it may go).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Each name tells what is true at its end: the database has the schema; the release runs beside the old one and lasts;
+# it gets the public requests, and the old one still runs; the old one is stopped.
+PHASES = ("migrated", "ready", "switched", "done")
+ABANDON = "abandon"
+POLL_SECONDS = 0.05
+
+
+class ReleaseError(Exception):
+    """A release cannot be used; the message says why and what to do."""
+
+
+class Abandoned(ReleaseError):
+    """The run was told to end, or nobody told it to go on; the release itself is not to blame."""
+
+
+def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program; raise `ReleaseError` with the end of its output where it fails and ``check`` is set."""
+    done = subprocess.run([str(part) for part in command], check=False, text=True, capture_output=True, **options)
+    if check and done.returncode != 0:
+        output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
+        raise ReleaseError(f"`{' '.join(str(part) for part in command)}` ended with {done.returncode}:\n{output}")
+    return done
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace ``path`` atomically, for root's eyes; on a full disk the old content stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; nothing where there is no such file."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run is for. ``by`` tells who began it and from where, ``kind`` is deploy, rollback or repair."""
+
+    kind: str
+    release: str
+    by: str
+
+    def __str__(self) -> str:
+        """Return the words that name it in the unit's description, and to whoever waits."""
+        return f"{self.kind} of {self.release} by {self.by}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run of one application on this host, seen from outside the unit."""
+
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder that a run and those who watch it meet in."""
+        return Path("/run") / f"{self.name}-release"
+
+    @property
+    def unit(self) -> str:
+        """Return the unit's name, which is the lock."""
+        return f"{self.name}-release.service"
+
+    def progress(self) -> dict[str, Any]:
+        """Return what the last run wrote."""
+        return read_json(self.folder / "progress.json")
+
+    def active(self) -> bool:
+        """Tell whether a run holds the lock."""
+        state = run("systemctl", "show", self.unit, "--property=ActiveState").stdout.strip()
+        return state in {"ActiveState=active", "ActiveState=activating", "ActiveState=deactivating"}
+
+    def holder(self) -> str:
+        """Return who holds the lock, what for, since when and how far it has come; empty where nobody does."""
+        if not self.active():
+            return ""
+        known = self.progress()
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(float(known.get("began", time.time()))))
+        return f"{known.get('order', self.unit)}, since {since}, {known.get('phase') or 'at its beginning'}"
+
+    def begin(self, order: Order, arguments: list[str], until: str, wait_seconds: float) -> str:
+        """Start a run of this program with ``arguments``, or join the one that does the same for the same person.
+
+        Returns:
+            The token of the run to follow.
+
+        Raises:
+            ReleaseError: another run held the lock for all of ``wait_seconds``, or systemd refused.
+        """
+        token, deadline = uuid.uuid4().hex, time.monotonic() + wait_seconds
+        program = [sys.executable, "-I", str(Path(sys.argv[0]).resolve()), *arguments, f"--token={token}"]
+        command = ["systemd-run", f"--unit={self.unit}", "--collect", "--quiet", f"--description={order}"]
+        while True:
+            started = run(*command, *program, f"--until={until}", check=False)
+            if started.returncode == 0:
+                return token
+            if "already loaded" not in started.stderr and "already exists" not in started.stderr:
+                raise ReleaseError(f"systemd did not start {self.unit}: {started.stderr.strip()}")
+            known = self.progress()
+            if known.get("order") == str(order) and not known.get("ended") and self.active():
+                self.go_on(until)
+                return str(known["token"])
+            # What only drains, ends by itself soon; nobody needs to ask for that patience.
+            if time.monotonic() > deadline and known.get("phase") != "switched":
+                raise ReleaseError(
+                    f"another run holds the lock on this host: {self.holder() or known.get('order', self.unit)}.\n"
+                    f"Wait for it (-e app_lock_wait_seconds=120 does), or look: journalctl -fu {self.unit}"
+                )
+            time.sleep(0.2)
+
+    def go_on(self, until: str) -> None:
+        """Let the run go as far as ``until``; one that may go further already is not held back."""
+        if PHASES.index(until) > allowed(self.folder):
+            write_whole(self.folder / "target", until)
+
+    def abandon(self, reason: str) -> None:
+        """Tell the run to undo what it did and to end; what was live before is live afterwards."""
+        write_whole(self.folder / "target", f"{ABANDON} {reason}")
+
+    def follow(self, token: str, until: str = "done") -> dict[str, Any]:
+        """Wait until a run has come as far as ``until`` or has ended; return its progress.
+
+        Raises:
+            ReleaseError: it was killed before it could write a result.
+        """
+        while True:
+            # Asked first: a run that ends between the two questions has then written its result.
+            active = self.active()
+            known = self.progress()
+            if known.get("token") == token:
+                reached = known.get("phase") in PHASES and PHASES.index(known["phase"]) >= PHASES.index(until)
+                if known.get("ended") or (reached and until != "done"):
+                    return known
+            if not active:
+                raise ReleaseError(
+                    f"{self.unit} ended without a result; run the same command again. See: journalctl -u {self.unit}"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def allowed(folder: Path) -> int:
+    """Return the index of the phase that a run may go to.
+
+    Raises:
+        Abandoned: it was told to end.
+    """
+    target, _, reason = (folder / "target").read_text().partition(" ")
+    if target == ABANDON:
+        raise Abandoned(reason)
+    return PHASES.index(target)
+
+
+@dataclass
+class Course:
+    """The run, seen from inside the unit: it says how far it is, and waits where it may not go on yet."""
+
+    folder: Path
+    token: str
+    order: Order
+    until: str
+    hold_seconds: float
+    known: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Begin: from now on the folder speaks of this run."""
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        write_whole(self.folder / "target", self.until)
+        self.known = {
+            "token": self.token,
+            "order": str(self.order),
+            "release": self.order.release,
+            "began": time.time(),
+        }
+        self.say()
+
+    def say(self, **facts: Any) -> None:
+        """Add facts to the progress."""
+        self.known.update(facts)
+        write_whole(self.folder / "progress.json", json.dumps(self.known))
+
+    def reached(self, phase: str, patient: bool = False) -> None:
+        """Say that a phase is over, and wait until the run may go on.
+
+        Where nobody lets it within ``hold_seconds``, whoever began it is gone: a ``patient`` run goes on by itself.
+
+        Raises:
+            Abandoned: it was told to end, or was not patient.
+        """
+        self.say(phase=phase)
+        deadline = time.monotonic() + self.hold_seconds
+        while allowed(self.folder) <= PHASES.index(phase):
+            if time.monotonic() > deadline:
+                if patient:
+                    return
+                raise Abandoned(
+                    f"nobody told it to go on within {self.hold_seconds:.0f} s after it was {phase}: "
+                    "the run that began it is gone"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def end(self, **facts: Any) -> None:
+        """Leave the result for whoever waits."""
+        self.say(ended=time.time(), **facts)

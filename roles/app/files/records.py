@@ -1,0 +1,136 @@
+"""What is kept of every run on this host: an audit log, a receipt, and no secret in either.
+
+/var/log/<name>/releases.log          one line of JSON for each deploy, rollback, repair and failure
+<root>/state/receipts/<time>-<id>.json    the receipt of one run
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from activation import read_json, write_whole
+
+RECEIPTS_KEPT = 200
+SECRET_KEYS = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|DSN|URL", re.IGNORECASE)
+SHORTEST_SECRET = 6
+STAND_INS = {"${:-$}": "$", r"${:-\}": "\\", r"\'": "'"}
+STAND_IN = re.compile("|".join(re.escape(text) for text in STAND_INS))
+
+
+def dotenv_values(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the settings of a `.env` that the filter `dotenv` wrote: the reverse of plugins/filter/waffle.py."""
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        if value[:1] == "'":
+            value = STAND_IN.sub(lambda found: STAND_INS[found[0]], value[1:-1])
+        yield key, value
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Hides the secrets of a release in text that a person will read."""
+
+    secrets: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> Mask:
+        """Return the mask for the settings of the release in ``folder``."""
+        found: set[str] = set()
+        for name in (".env", ".env.migrate"):
+            path = folder / name
+            if path.is_file():
+                settings = dotenv_values(path.read_text())
+                found.update(
+                    value for key, value in settings if SECRET_KEYS.search(key) and len(value) >= SHORTEST_SECRET
+                )
+        # In every form that a log or an error gives them; the longest first, as one may hold another.
+        forms = {
+            form
+            for value in found
+            for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe=""))
+        }
+        return cls(tuple(sorted(forms, key=len, reverse=True)))
+
+    def __call__(self, text: str) -> str:
+        """Return the text without the secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, "********")
+        return text
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one application."""
+
+    name: str
+    root: Path
+
+    @property
+    def log(self) -> Path:
+        """Return the audit log."""
+        return Path("/var/log") / self.name / "releases.log"
+
+    @property
+    def receipts(self) -> Path:
+        """Return the folder of the receipts."""
+        return self.root / "state" / "receipts"
+
+    def keep(self, receipt: dict[str, Any]) -> None:
+        """Write a receipt, and its line in the audit log."""
+        self.receipts.mkdir(mode=0o700, exist_ok=True)
+        moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(receipt["began"]))
+        write_whole(self.receipts / f"{moment}-{receipt['release']}.json", json.dumps(receipt, indent=1) + "\n")
+        for old in sorted(self.receipts.glob("*.json"))[:-RECEIPTS_KEPT]:
+            old.unlink()
+        kept = (
+            "began",
+            "kind",
+            "outcome",
+            "release",
+            "before",
+            "artefact",
+            "commit",
+            "subject",
+            "schema",
+            "by",
+            "seconds",
+        )
+        line = {key: receipt.get(key) for key in kept}
+        line["error"] = receipt.get("error", "").partition("\n")[0]
+        self.log.parent.mkdir(mode=0o755, exist_ok=True)
+        # One write of one line: a run that is killed leaves a whole line or none.
+        descriptor = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        try:
+            os.write(descriptor, (json.dumps(line) + "\n").encode())
+        finally:
+            os.close(descriptor)
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of the audit log, the oldest first."""
+        if self.log.is_file():
+            for line in self.log.read_text().splitlines():
+                yield json.loads(line)
+
+    def proof(self, artefact: str, known: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+        """Tell whether an artefact was ever live and well here: by the log, and by the releases that are still here."""
+        for release, state in known:
+            if state.get("artefact") == artefact and state.get("state") == "good":
+                return {"proven": True, "release": release, "at": state["at"]}
+        for entry in self.entries():
+            if entry["artefact"] == artefact and entry["outcome"] == "good":
+                return {"proven": True, "release": entry["release"], "at": entry["began"]}
+        return {"proven": False}
+
+
+def settings_changed(before: Path, after: Path) -> list[str]:
+    """Return the keys of the settings that differ between two releases, by their keyed hashes."""
+    old, new = (read_json(folder / "release.json").get("settings", {}) for folder in (before, after))
+    return sorted(key for key in {**old, **new} if old.get(key) != new.get(key))

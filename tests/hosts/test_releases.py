@@ -1,0 +1,147 @@
+"""What a run leaves behind, who may run beside it, and what people add to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts.conftest import Converged
+from tests.hosts.world import World, await_true
+
+pytestmark = pytest.mark.lab
+PROGRAM = "/usr/local/sbin/nba-release"
+
+
+@pytest.fixture(autouse=True)
+def _settled(here: World, converged: Converged) -> Iterator[None]:
+    """Leave dev1 as it was: the release of the clean checkout, and nothing pending."""
+    yield
+    here.ansible("playbooks/deploy.yml", "-l", "dev1").succeeded()
+    assert here.status("dev1")["problems"] == []
+
+
+def deploy(here: World, *arguments: str) -> Any:
+    return here.ansible("playbooks/deploy.yml", "-l", "dev1", *arguments)
+
+
+def log(here: World) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in here.execute("dev1", PROGRAM, "log").splitlines()]
+
+
+def receipts(here: World) -> list[Path]:
+    return sorted((here.root / ".receipts/dev1").glob("*.json"), key=lambda path: path.stat().st_mtime)
+
+
+def test_a_deploy_leaves_a_receipt_and_a_line_in_the_log(here: World) -> None:
+    before = here.status("dev1")["live"]
+    with (
+        here.edited("app/nba/__init__.py", lambda text: text + "# receipt\n", commit=True),
+        here.edited("group_vars/dev/vars.yml", lambda text: text.replace("log_level: INFO", "log_level: WARNING")),
+    ):
+        deploy(here).succeeded()
+        commit = here.git("rev-parse", "HEAD").strip()
+    receipt = json.loads(receipts(here)[-1].read_text())
+    version = here.get("dev1", "/api/version").json()
+    assert (receipt["kind"], receipt["outcome"], receipt["before"]) == ("deploy", "good", before)
+    assert (receipt["release"], receipt["artefact"]) == (version["release"], version["artefact"])
+    assert (receipt["lock"], receipt["commit"]) == (version["lock"], commit)
+    assert receipt["schema_before"] == receipt["schema"] == version["schema"]
+    assert receipt["settings_changed"] == ["LOG_LEVEL"]
+    assert "@" in receipt["by"]
+    steps = {step["step"]: step["seconds"] for step in receipt["steps"]}
+    assert list(steps)[-3:-1] == ["switch", "watch the public address"]
+    assert steps["see whether it lasts"] >= 2
+    assert {sample["status"] for sample in receipt["health"]} == {200}
+    assert sum(steps.values()) <= receipt["seconds"]
+    entry = log(here)[-1]
+    assert {key: receipt.get(key) for key in entry if key != "error"} == {
+        k: v for k, v in entry.items() if k != "error"
+    }
+    listed = here.ansible("playbooks/releases.yml", "-l", "dev1").succeeded().output
+    assert receipt["by"] in listed and f"{receipt['seconds']:.1f} s" in listed and commit[:8] in listed
+
+
+def test_a_refused_release_is_recorded_and_its_secrets_are_masked(here: World) -> None:
+    secret = here.secrets("dev")["vault_database_password"]
+    leak = "from nba.settings import Settings\nraise RuntimeError(Settings().database_password.get_secret_value())\n"
+    with here.edited("app/nba/main.py", lambda text: text + leak, commit=True):
+        refused = deploy(here)
+    assert refused.code != 0
+    assert "RuntimeError: ********" in refused.output
+    receipt = json.loads(receipts(here)[-1].read_text())
+    assert receipt["outcome"] == log(here)[-1]["outcome"] == "failed"
+    kept = here.execute(
+        "dev1", "sh", "-c", "cat /var/log/nba/releases.log /srv/nba/state/receipts/* /run/nba-release/*"
+    )
+    for text in (refused.output, json.dumps(receipt), kept):
+        assert secret not in text and json.dumps(secret)[1:-1] not in text and repr(secret)[1:-1] not in text
+
+
+def test_who_comes_second_is_told_who_came_first(here: World) -> None:
+    with here.edited("app/nba/__init__.py", lambda text: text + "# first\n", commit=True):
+        first = here.start_ansible("playbooks/deploy.yml", "-l", "dev1", GITHUB_ACTOR="alice")
+        try:
+            await_true(lambda: here.status("dev1")["running"], 60, "the first run holds the lock")
+            held = here.status("dev1")["running"]
+            assert held.startswith("deploy of ") and " by alice@" in held
+            release = here.status("dev1")["live"]
+            refused = here.execute("dev1", "sh", "-c", f"{PROGRAM} repair --by bob@desk 2>&1 || echo refused")
+            assert "another run holds the lock on this host: deploy of" in refused and "by alice@" in refused
+            assert refused.rstrip().endswith("refused") and release in {
+                entry["id"] for entry in here.status("dev1")["releases"]
+            }
+            here.execute("dev1", PROGRAM, "repair", "--by", "bob@desk", "--wait", "60")
+        finally:
+            first.communicate(timeout=120)
+    assert first.returncode == 0
+    assert [entry["kind"] for entry in log(here)[-2:]] == ["deploy", "repair"]
+
+
+def test_the_same_order_again_joins_the_run(here: World) -> None:
+    with here.edited("app/nba/__init__.py", lambda text: text + "# joined\n", commit=True):
+        runs = [here.start_ansible("playbooks/deploy.yml", "-l", "dev1") for _ in range(2)]
+        ends = [run.communicate(timeout=180)[0] for run in runs]
+        assert [run.returncode for run in runs] == [0, 0], "\n".join(ends)
+        entries = [entry for entry in log(here) if entry["release"] == here.status("dev1")["live"]]
+        assert [entry["kind"] for entry in entries] == ["deploy"]
+
+
+def test_hooks_run_at_their_moments(here: World) -> None:
+    hooks = here.root / "hooks"
+    hooks.mkdir()
+    mark = "- name: Mark\n  ansible.builtin.shell: readlink /srv/nba/live/release >/root/{}\n  changed_when: true\n"
+    names = ("before_migrate", "before_switch", "after_switch", "after_failure")
+    before = here.status("dev1")["live"]
+    try:
+        for name in names:
+            (hooks / f"{name}.yml").write_text(mark.format(name))
+        with here.edited("app/nba/__init__.py", lambda text: text + "# hooks\n", commit=True):
+            deploy(here).succeeded()
+            after = here.status("dev1")["live"]
+            seen = {name: marked(here, name) for name in names}
+            assert seen == {
+                "before_migrate": before,
+                "before_switch": before,
+                "after_switch": after,
+                "after_failure": "",
+            }
+            (hooks / "before_switch.yml").write_text("- name: Object\n  ansible.builtin.fail: {msg: not today}\n")
+            here.execute("dev1", "sh", "-c", "rm /root/after_switch")
+        refused = deploy(here)
+        assert refused.code != 0 and "before_switch.yml failed" in refused.output
+        assert here.status("dev1")["live"] == after
+        assert here.status("dev1")["problems"] == []
+        assert (marked(here, "after_switch"), marked(here, "after_failure")) == ("", after)
+    finally:
+        for file in hooks.iterdir():
+            file.unlink()
+        hooks.rmdir()
+        here.execute("dev1", "sh", "-c", "rm -f /root/before_* /root/after_*")
+
+
+def marked(here: World, name: str) -> str:
+    return here.shell("dev1", f"cat /root/{name} 2>/dev/null || :").strip().rpartition("/")[2]

@@ -1,0 +1,186 @@
+"""The run that changes what is live: its lock, its phases, and what becomes of it when nobody is there any more."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import module_at
+
+program = module_at("roles/app/files/activation.py")
+ORDER = program.Order("deploy", "r1", "alice@laptop")
+
+
+class Systemd:
+    """Answers for one unit, which is active or not."""
+
+    def __init__(self) -> None:
+        self.active = False
+        self.started: list[list[str]] = []
+        self.looks = 0
+        self.ends_after_looks = -1
+
+    def run(self, *command: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        words = [str(word) for word in command]
+        if words[0] == "systemd-run":
+            if self.active:
+                return subprocess.CompletedProcess(words, 1, "", "Unit nba-release.service was already loaded")
+            self.started.append(words)
+            self.active = True
+            return subprocess.CompletedProcess(words, 0, "", "")
+        self.looks += 1
+        if self.looks == self.ends_after_looks:
+            self.active = False
+        return subprocess.CompletedProcess(words, 0, f"ActiveState={'active' if self.active else 'inactive'}\n", "")
+
+
+@pytest.fixture
+def systemd(monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    played = Systemd()
+    monkeypatch.setattr(program, "run", played.run)
+    monkeypatch.setattr(program, "POLL_SECONDS", 0.001)
+    return played
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, systemd: Systemd) -> Any:
+    """Return the run as it is seen from outside its unit."""
+    monkeypatch.setattr(program.Run, "folder", property(lambda run: tmp_path))
+    return program.Run("nba")
+
+
+def course(folder: Path, until: str = "done", run: str = "t1", hold_seconds: float = 5) -> Any:
+    return program.Course(folder, run, ORDER, until, hold_seconds)
+
+
+def test_a_run_that_may_go_all_the_way_waits_for_nobody(tmp_path: Path) -> None:
+    within = course(tmp_path, hold_seconds=0)
+    for phase in program.PHASES[:-1]:
+        within.reached(phase)
+    assert json.loads((tmp_path / "progress.json").read_text())["phase"] == "switched"
+
+
+def test_a_run_waits_until_it_is_told_to_go_on(tmp_path: Path, seen: Any) -> None:
+    within = course(tmp_path, until="ready")
+    within.reached("migrated")
+    waiting = threading.Thread(target=within.reached, args=["ready"])
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    seen.go_on("migrated")
+    waiting.join(0.05)
+    assert waiting.is_alive(), "a word that leads less far does not let it go on"
+    seen.go_on("switched")
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_a_run_that_nobody_leads_ends_by_itself(tmp_path: Path, seen: Any) -> None:
+    within = course(tmp_path, until="ready", hold_seconds=0)
+    with pytest.raises(program.Abandoned, match="nobody told it to go on within 0 s after it was ready"):
+        within.reached("ready")
+
+
+def test_a_switched_run_that_nobody_leads_finishes(tmp_path: Path, seen: Any) -> None:
+    course(tmp_path, until="switched", hold_seconds=0).reached("switched", patient=True)
+
+
+def test_a_run_that_is_told_to_end_says_why(tmp_path: Path, seen: Any) -> None:
+    within = course(tmp_path, until="ready")
+    seen.abandon("prod2 refused it")
+    with pytest.raises(program.Abandoned, match=r"^prod2 refused it$"):
+        within.reached("ready")
+    with pytest.raises(program.Abandoned):
+        seen.go_on("done")
+
+
+def test_the_unit_is_started_with_its_orders(seen: Any, systemd: Systemd) -> None:
+    token = seen.begin(ORDER, ["activate", "r1"], "ready", 0)
+    (command,) = systemd.started
+    assert command[1] == "--unit=nba-release.service"
+    assert "--description=deploy of r1 by alice@laptop" in command
+    assert command[-4:] == ["activate", "r1", f"--token={token}", "--until=ready"]
+
+
+def test_a_second_run_is_told_who_holds_the_lock_since_when_and_how_far(
+    tmp_path: Path, seen: Any, systemd: Systemd
+) -> None:
+    within = course(tmp_path)
+    within.say(phase="ready", began=0)
+    systemd.active = True
+    words = r"lock on this host: deploy of r1 by alice@laptop, since 1970-01-01 00:00:00 UTC, ready\."
+    with pytest.raises(program.ReleaseError, match=words):
+        seen.begin(program.Order("deploy", "r2", "bob@desk"), [], "done", 0)
+
+
+def test_a_second_run_waits_if_that_is_wanted(tmp_path: Path, seen: Any, systemd: Systemd) -> None:
+    course(tmp_path)
+    systemd.active, systemd.ends_after_looks = True, 2
+    looks = threading.Thread(target=lambda: [systemd.run("systemctl") for _ in range(2)])
+    looks.start()
+    seen.begin(program.Order("deploy", "r2", "bob@desk"), [], "done", 10)
+    looks.join()
+    assert len(systemd.started) == 1
+
+
+def test_the_same_again_joins_the_run_and_leads_it_on(tmp_path: Path, seen: Any, systemd: Systemd) -> None:
+    within = course(tmp_path, until="ready")
+    systemd.active = True
+    assert seen.begin(ORDER, [], "switched", 0) == "t1"
+    within.reached("ready")
+    assert systemd.started == []
+
+
+def test_the_same_of_somebody_else_does_not_join(tmp_path: Path, seen: Any, systemd: Systemd) -> None:
+    course(tmp_path)
+    systemd.active = True
+    with pytest.raises(program.ReleaseError, match="holds the lock"):
+        seen.begin(program.Order("deploy", "r1", "bob@desk"), [], "done", 0)
+
+
+def test_what_systemd_says_is_told(seen: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = subprocess.CompletedProcess([], 1, "", "Failed to connect to bus")
+    monkeypatch.setattr(program, "run", lambda *_, **__: refusal)
+    with pytest.raises(program.ReleaseError, match=r"did not start nba-release.service: Failed to connect to bus"):
+        seen.begin(ORDER, [], "done", 0)
+
+
+def test_a_run_is_followed_to_a_phase_or_to_its_end(tmp_path: Path, seen: Any, systemd: Systemd) -> None:
+    systemd.active = True
+    within = course(tmp_path, until="ready")
+    within.say(phase="switched")
+    assert seen.follow("t1", "ready")["phase"] == "switched"
+    within.end(error="refused")
+    assert seen.follow("t1", "done")["error"] == "refused"
+
+
+def test_a_run_that_was_killed_is_not_waited_for(tmp_path: Path, seen: Any) -> None:
+    course(tmp_path).say(phase="ready")
+    with pytest.raises(program.ReleaseError, match="ended without a result; run the same command again"):
+        seen.follow("t1")
+
+
+def test_the_result_of_an_earlier_run_is_not_taken(tmp_path: Path, seen: Any) -> None:
+    course(tmp_path, run="yesterday").end()
+    with pytest.raises(program.ReleaseError, match="ended without a result"):
+        seen.follow("t1")
+
+
+def test_what_is_written_is_for_root_alone_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.json"
+    program.write_whole(path, "old")
+    assert path.stat().st_mode & 0o777 == 0o600
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(program.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        program.write_whole(path, "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
+    assert path.read_text() == "old"

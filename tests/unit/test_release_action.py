@@ -1,0 +1,120 @@
+"""The action plugin that runs the release program of a host, with the connection played."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleActionFail
+
+from tests.support import module_at
+
+plugin = module_at("plugins/action/release.py")
+PROGRAM = "/usr/local/sbin/nba-release"
+
+
+class Connection:
+    """What a run asks of the host, and what the host answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: int = 0, out: str = "", err: str = "") -> None:
+        self.commands: list[str] = []
+        self.sent: list[tuple[str, str]] = []
+        self.removed: list[str] = []
+        self.answer = {"rc": code, "stdout": out, "stderr": err}
+        monkeypatch.setattr(plugin.ActionModule, "_low_level_execute_command", lambda _, text, in_data: self.take(text))
+        monkeypatch.setattr(plugin.ActionModule, "_make_tmp_path", lambda _: "/home/me/own")
+        monkeypatch.setattr(plugin.ActionModule, "_transfer_file", lambda _, *pair: self.send(*pair))
+        monkeypatch.setattr(plugin.ActionModule, "_remove_tmp_path", lambda _, path: self.removed.append(path))
+        monkeypatch.setattr(plugin, "who", lambda: "alice@laptop")
+
+    def send(self, source: str, target: str) -> str:
+        self.sent.append((source, target))
+        return target
+
+    def take(self, text: str) -> dict[str, Any]:
+        self.commands.append(text)
+        return self.answer
+
+    def run(self, check: bool = False, **arguments: Any) -> dict[str, Any]:
+        shell = SimpleNamespace(tmpdir="/home/me/own", join_path=lambda *parts: "/".join(parts))
+        task = SimpleNamespace(args={"program": PROGRAM, **arguments}, check_mode=check, async_val=0, action="release")
+        module = plugin.ActionModule.__new__(plugin.ActionModule)
+        module._task, module._connection = task, SimpleNamespace(_shell=shell)
+        result: dict[str, Any] = module.run(task_vars={"inventory_hostname": "prod1"})
+        return result
+
+
+@pytest.fixture(autouse=True)
+def _without_the_base_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
+
+
+def test_the_answer_is_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Connection(monkeypatch, out='{"live": "r1", "problems": []}\n')
+    assert host.run(command=["status"]) == {"changed": False, "live": "r1", "problems": []}
+    assert host.commands == [f"{PROGRAM} status"]
+
+
+def test_the_program_is_told_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Connection(monkeypatch, out='{"changed": false}')
+    assert host.run(command=["activate", "r 1", "--wait", 5])["changed"] is False
+    assert host.commands == [f"{PROGRAM} activate 'r 1' --wait 5 --by alice@laptop"]
+
+
+def test_text_stays_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Connection(monkeypatch, out="r1  live\nr0  good\n")
+    assert host.run(command=["list"]) == {"changed": False, "stdout": "r1  live\nr0  good\n"}
+
+
+def test_nothing_to_say_is_a_change_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Connection(monkeypatch).run(command=["prepare", "r1"]) == {"changed": True}
+
+
+def test_an_answer_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AnsibleActionFail, match="answered with list"):
+        Connection(monkeypatch, out="[]").run(command=["status"])
+
+
+def test_a_refusal_has_the_programs_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Connection(monkeypatch, 1, err="release r1 was refused\n").run(command=["activate", "r1"])
+    assert (result["failed"], result["rc"], result["refused"]) == (True, 1, "release r1 was refused")
+    assert result["msg"] == result["refused"]
+
+
+def test_a_bare_host_is_no_failure_where_one_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Connection(monkeypatch, 127, err="sh: 1: nba-release: not found")
+    assert host.run(command=["status"], bare={"live": ""}) == {"changed": False, "live": ""}
+    assert host.run(command=["status"])["failed"]
+
+
+def test_a_preview_reads_and_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Connection(monkeypatch, out='{"live": "r1"}')
+    assert host.run(check=True, command=["status"])["live"] == "r1"
+    assert host.run(check=True, command=["activate", "r2"]) == {"changed": True, "msg": "would run: activate r2"}
+    assert host.commands == [f"{PROGRAM} status"]
+
+
+def test_a_file_is_sent_first_and_removed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Connection(monkeypatch)
+    host.run(command=["prepare", "r1"], upload="/cache/0f.tar")
+    assert host.sent == [("/cache/0f.tar", "/home/me/own/artefact")]
+    assert host.commands == [f"{PROGRAM} prepare r1 --artefact /home/me/own/artefact"]
+    assert host.removed == ["/home/me/own"]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_receipt_is_kept_also_of_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int) -> None:
+    receipt = {"release": "r1", "began": 1_000_000.5, "outcome": "good"}
+    host = Connection(monkeypatch, code, out=json.dumps({"receipt": receipt}), err="refused")
+    kept = Path(host.run(command=["activate", "r1"], receipts=str(tmp_path / "receipts"))["receipt"])
+    assert kept == tmp_path / "receipts/prod1/1000000-r1.json"
+    assert json.loads(kept.read_text()) == receipt
+
+
+def test_a_pipeline_names_the_person_who_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin.socket, "gethostname", lambda: "runner")
+    monkeypatch.setenv("GITHUB_ACTOR", "bob")
+    assert plugin.who() == "bob@runner"
