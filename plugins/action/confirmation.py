@@ -67,8 +67,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except AnsiblePromptNoninteractive:
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:], "-e", f"confirm={names}"])
             raise AnsibleActionFail(
-                f"nothing was changed on any host: this run may change {environment} ({', '.join(hosts)}), and there is "
-                f"no terminal to confirm that on. If it is meant: {command}"
+                f"nothing was changed on any host: this run may change {environment} ({', '.join(hosts)}), and there "
+                f"is no terminal to confirm that on. If it is meant: {command}"
             ) from None
         except AnsiblePromptInterrupt:
             answer = ""

@@ -61,7 +61,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             ("--start-at-task", bool(context.CLIARGS.get("start_at_task"))),
         ):
             if skips:
-                self._end(f"{option} leaves preflight out, which every run begins with: choose parts with --tags instead")
+                self._end(
+                    f"{option} leaves preflight out, which every run begins with: choose parts with --tags instead"
+                )
 
     def _check_vault(self, vault: Path, password: Path, loader: Any) -> None:
         text = vault.read_text(errors="replace")

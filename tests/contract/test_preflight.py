@@ -252,4 +252,6 @@ def test_a_part_of_the_limit_that_matches_nothing(project: Project, limit: str) 
 def test_an_environment_to_promote_from_without_hosts(project: Project) -> None:
     change(project, "prod", promote_from="stage")
     (finding,) = refused(project, "-l", "prod")
-    assert finding.startswith("promote_from (group_vars/prod/vars.yml): the inventory has no hosts in the group 'stage'")
+    assert finding.startswith(
+        "promote_from (group_vars/prod/vars.yml): the inventory has no hosts in the group 'stage'"
+    )

@@ -141,7 +141,8 @@ def test_an_environment_to_promote_from_that_has_hosts(root: Path, source: str) 
 
 
 @pytest.mark.parametrize(
-    ("source", "words"), [("empty", "no hosts in the group 'empty'"), ("gone", "no hosts"), ("dev", "is the environment")]
+    ("source", "words"),
+    [("empty", "no hosts in the group 'empty'"), ("gone", "no hosts"), ("dev", "is the environment")],
 )
 def test_an_environment_to_promote_from_that_cannot_be(root: Path, source: str, words: str) -> None:
     (finding,) = environment(root, {"promote_from": source}).promotion_findings({"empty": [], "dev": ["dev1"]})

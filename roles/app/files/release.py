@@ -347,6 +347,14 @@ class Host:
             lines.append(f"{name}  {state:<8}  {at}  {known.get('schema') or '-':<12}  {known.get('subject', '')}")
         return lines
 
+    def proven(self, artefact: str) -> dict[str, Any]:
+        """Return whether an artefact was ever live and healthy on this host, in which release and when."""
+        for name in self.releases():
+            known = self.state(name)
+            if known.get("state") == "good" and known.get("artefact") == artefact:
+                return {"proven": True, "release": name, "at": known.get("at")}
+        return {"proven": False}
+
     def rollback_target(self, wanted: str, keep_schema: bool) -> str:
         """Return the release to go back to: ``wanted``, or the good one that was live before.
 
@@ -749,6 +757,7 @@ def parser() -> argparse.ArgumentParser:
         ("switch", "give it the public requests"),
     ):
         commands.add_parser(name, help=text).add_argument("release")
+    commands.add_parser("proven", help="print whether an artefact was good here, as JSON").add_argument("digest")
     target = commands.add_parser("rollback-target", help="print the release that a rollback goes to")
     target.add_argument("--keep-schema", action="store_true", help="also where the database has another schema by now")
     target.add_argument("release", nargs="?", default="")
@@ -780,6 +789,8 @@ def dispatch(host: Host, options: argparse.Namespace) -> int:
         print(json.dumps(host.status()))
     elif command == "list":
         print("\n".join(host.listing()))
+    elif command == "proven":
+        print(json.dumps(host.proven(options.digest)))
     elif command == "rollback-target":
         print(host.rollback_target(options.release, options.keep_schema))
     elif command == "prepare":
