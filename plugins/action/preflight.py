@@ -11,6 +11,7 @@ import yaml
 from ansible import context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 
 SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 PLACEHOLDER = re.compile(r"change-?me", re.IGNORECASE)
@@ -157,6 +158,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         root = root.parent if root.name == "playbooks" else root
 
         findings = list(tag_findings(root, list(variables["ansible_run_tags"]), list(variables["ansible_skip_tags"])))
+        if words := load_extra_vars(self._loader).get("_raw_params"):
+            findings.append(
+                f"-e: {words!r} belongs to no variable. A value with spaces takes quotes inside of the shell's: "
+                "-e 'name=\"some words\"'"
+            )
         environments, unplaced = self._environments(variables["ansible_play_hosts_all"], root)
         findings += unplaced
         findings += self._limit_findings(variables, sorted(environments))

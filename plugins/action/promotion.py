@@ -17,7 +17,7 @@ from ansible.plugins.loader import become_loader, connection_loader
 from ansible.utils.vars import combine_vars, load_extra_vars
 
 REASON_LENGTH = 8
-OVERRIDE = 'or say why it must go without: -e promotion_override="the reason"'
+OVERRIDE = """or say why it must go without: -e 'promotion_override="the reason"'"""
 
 
 def checked_reason(reason: str) -> str:
@@ -26,7 +26,7 @@ def checked_reason(reason: str) -> str:
     if reason and (len(text) < REASON_LENGTH or not text.isprintable()):
         raise AnsibleActionFail(
             f"promotion_override: must be one line of at least {REASON_LENGTH} characters that say why, as in "
-            '-e promotion_override="dev is down, ticket 4711"'
+            """-e 'promotion_override="dev is down, ticket 4711"'"""
         )
     return text
 

@@ -249,6 +249,12 @@ def test_a_part_of_the_limit_that_matches_nothing(project: Project, limit: str) 
     assert "stag" in done.stdout
 
 
+def test_a_value_that_the_shell_cut_in_pieces(project: Project) -> None:
+    """Ansible itself takes the first word and says nothing."""
+    (finding,) = refused(project, "-l", "dev", "-e", "promotion_override=dev is down")
+    assert finding.startswith("-e: 'is down' belongs to no variable.")
+
+
 def test_an_environment_to_promote_from_without_hosts(project: Project) -> None:
     change(project, "prod", promote_from="stage")
     (finding,) = refused(project, "-l", "prod")
