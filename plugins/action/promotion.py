@@ -6,7 +6,7 @@ import json
 import shlex
 from typing import Any
 
-from ansible import constants
+from ansible import constants, context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.inventory.helpers import get_group_vars
 from ansible.inventory.manager import InventoryManager
@@ -124,7 +124,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
         keys = {**self._task.dump_attrs(), "timeout": self._play_context.timeout}
         del keys["retries"]  # the task's, not the connection's
-        kind = templar.template(values.get("ansible_connection", self._task.connection))
+        kind = templar.template(values.get("ansible_connection", context.CLIARGS["connection"]))
         connection = connection_loader.get(kind, PlayContext(play=None))
         if self._task.become:
             method = templar.template(values.get("ansible_become_method", self._task.become_method))
