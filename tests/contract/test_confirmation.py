@@ -42,8 +42,8 @@ def on_a_terminal(project: Project, answer: str, *arguments: str) -> tuple[int, 
                 typed = time.monotonic()
         return process.wait(timeout=SECONDS), output.replace("\r", "")
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()  # Ansible then ends its workers, too
+        process.wait(timeout=SECONDS)
         os.close(master)
 
 
