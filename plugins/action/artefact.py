@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -26,6 +30,14 @@ STEERING = {
 }
 
 
+# Nobody can answer in the middle of a run: Git fails instead, and says what it would have asked.
+SILENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS_REQUIRE": "never"}
+# Git puts a URL on its helpers' command lines, which everybody can read; an environment is for its owner alone.
+CREDENTIALS = '!printf "username=%s\\npassword=%s\\n" "$WAFFLE_GIT_USER" "$WAFFLE_GIT_PASSWORD"; :'
+# Where a mirror keeps what the remote calls HEAD; its own HEAD is a name for something else.
+REMOTE_HEAD = "refs/waffle/head"
+
+
 def git(*arguments: str, folder: Path, environment: dict[str, str] | None = None) -> bytes:
     """Run Git in ``folder`` and return its output; raise `AnsibleActionFail` with Git's own words."""
     # Inside one of Git's hooks these name the hook's repository, whatever the folder.
@@ -35,7 +47,8 @@ def git(*arguments: str, folder: Path, environment: dict[str, str] | None = None
             ["git", "-C", str(folder), *arguments],
             check=True,
             capture_output=True,
-            env={**kept, "GIT_OPTIONAL_LOCKS": "0", **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            env={**kept, **SILENT, "GIT_OPTIONAL_LOCKS": "0", **(environment or {})},
         )
     except FileNotFoundError:
         raise AnsibleActionFail("git was not found on the control node: install it and run the same command") from None
@@ -67,6 +80,92 @@ def tree_of(source: Path, version: str) -> tuple[str, str, bool]:
         git("add", "--all", "--", ".", folder=source, environment=index)
         tree = git("write-tree", f"--prefix={prefix}/" if prefix else "--", folder=source, environment=index)
     return tree.decode().strip(), commit, True
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository somewhere else, as ``app_repository`` names it."""
+
+    url: str
+    """Without credentials: this may be shown, and given to programs."""
+    user: str = ""
+    password: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Remote:
+        """Take the credentials out of an http(s) URL; a path on this machine is made absolute."""
+        parts = urlsplit(text)
+        if parts.scheme in ("http", "https") and "@" in parts.netloc:
+            login, _, host = parts.netloc.rpartition("@")
+            user, _, password = login.partition(":")
+            return cls(urlunsplit(parts._replace(netloc=host)), unquote(user), unquote(password))
+        path = Path(text).expanduser()
+        return cls(str(path.resolve()) if path.exists() else text)
+
+    @property
+    def shown(self) -> str:
+        """Return the URL for a message, also without what other schemes may carry."""
+        return hidden(self.url)
+
+    def fetch(self, mirrors: Path) -> Path:
+        """Bring this repository's branches and tags into a bare mirror below ``mirrors`` and return that.
+
+        Two runs at once wait for each other; the lock ends with its process.
+        """
+        mirror = mirrors / hashlib.sha256(self.url.encode()).hexdigest()[:32]
+        mirrors.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with mirror.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            git("init", "--quiet", "--bare", str(mirror), folder=mirrors)
+            helper = ["-c", f"credential.helper={CREDENTIALS}"] if self.user or self.password else []
+            # A clean-up that went on in the background would outlive the lock.
+            quiet = ["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]
+            refs = [f"+HEAD:{REMOTE_HEAD}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
+            try:
+                git(
+                    *helper, *quiet, "fetch", "--quiet", "--prune", "--no-tags", "--", self.url, *refs,
+                    folder=mirror,
+                    environment={"WAFFLE_GIT_USER": self.user, "WAFFLE_GIT_PASSWORD": self.password},
+                )  # fmt: skip
+            except AnsibleActionFail as error:
+                message = hidden(str(error.message))
+                words = message.partition(f"in {mirror}: ")[2] or message
+                raise AnsibleActionFail(
+                    f"app_repository: {self.shown} could not be fetched: {words}\n"
+                    f"Try `git ls-remote {self.shown}` on this machine; app_repository is in group_vars/all/vars.yml"
+                ) from None
+        return mirror
+
+
+def hidden(text: str) -> str:
+    """Return a text without the credentials of the URLs in it."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+
+
+def remote_tree(remote: Remote, mirror: Path, version: str, folder: str) -> tuple[str, str]:
+    """Return Git's tree of ``folder`` in a fetched repository at ``version``, and the commit.
+
+    HEAD is the remote's default branch. Nothing is ever dirty there.
+    """
+    name = REMOTE_HEAD if version == "HEAD" else version
+    try:
+        commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", folder=mirror).decode().strip()
+    except AnsibleActionFail:
+        raise AnsibleActionFail(
+            f"app_version: {version!r} is not a commit, tag or branch of {remote.shown}; "
+            f"`git ls-remote {remote.shown}` lists its branches and tags"
+        ) from None
+    try:
+        tree = git("rev-parse", "--verify", "--quiet", f"{commit}:{folder}", folder=mirror).decode().strip()
+        is_folder = git("cat-file", "-t", tree, folder=mirror).strip() == b"tree"
+    except AnsibleActionFail:
+        is_folder = False
+    if not is_folder:
+        raise AnsibleActionFail(
+            f"app_repository_folder: {folder!r} is not a folder of {remote.shown} at {version}; "
+            "set it in group_vars/all/vars.yml"
+        )
+    return tree, commit
 
 
 def archive(source: Path, tree: str) -> bytes:
@@ -103,8 +202,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """Runs on the control node alone; no host is contacted.
 
     Arguments:
-        source: folder of the application, inside a Git work tree.
-        version: commit, tag or branch; HEAD takes the work tree as it is.
+        source: folder of the application, inside a Git work tree; not used with ``repository``.
+        repository: URL or path of another Git repository that holds the application; empty to take ``source``.
+        repository_folder: folder of the application in that repository; empty for its root.
+        mirrors: folder for what is fetched of such repositories.
+        version: commit, tag or branch; HEAD takes the work tree as it is, or the other repository's default branch.
         allow_dirty: whether uncommitted changes may be part of the artefact.
         cache: folder for finished archives.
 
@@ -113,16 +215,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("source", "version", "allow_dirty", "cache"))
+    _VALID_ARGS = frozenset(("source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "cache"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the artefact's facts as a task result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = self._task.args
-        source, version = Path(str(arguments["source"])), str(arguments.get("version", "HEAD"))
-        if not source.is_dir():
-            raise AnsibleActionFail(f"app_source: {source} is not a folder; set it in group_vars/all/vars.yml")
-        tree, commit, dirty = tree_of(source, version)
+        version, dirty = str(arguments.get("version", "HEAD")), False
+        if repository := str(arguments.get("repository", "")):
+            remote, below = Remote.parse(repository), str(arguments.get("repository_folder", "")).strip("/")
+            source, place = remote.fetch(Path(str(arguments["mirrors"]))), f"{remote.shown} {below}".strip()
+            tree, commit = remote_tree(remote, source, version, below)
+        else:
+            source, below = Path(str(arguments["source"])), "."
+            place = str(source)
+            if not source.is_dir():
+                raise AnsibleActionFail(f"app_source: {source} is not a folder; set it in group_vars/all/vars.yml")
+            tree, commit, dirty = tree_of(source, version)
         if dirty and not arguments.get("allow_dirty", False):
             raise AnsibleActionFail(
                 f"{source} has changes that are not committed, and this environment takes none (allow_dirty_tree). "
@@ -132,7 +241,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         digest = hashlib.sha256(content).hexdigest()
         lock = member_digest(content, "poetry.lock")
         if not lock:
-            raise AnsibleActionFail(f"{source}/poetry.lock is not in {version}: run `poetry lock` there and commit it")
+            raise AnsibleActionFail(f"{place}: poetry.lock is not in {version}: run `poetry lock` there and commit it")
         path = Path(str(arguments["cache"])) / f"{digest}.tar"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +250,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             Path(stream.name).replace(path)
         # Commits that touch something else are no new version of the application.
         touched, _, subject = (
-            git("log", "-1", "--format=%H%n%s", commit, "--", ".", folder=source).decode().partition("\n")
+            git("log", "-1", "--format=%H%n%s", commit, "--", below or ".", folder=source).decode().partition("\n")
         )
         result.update(
             changed=False,

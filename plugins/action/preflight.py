@@ -11,6 +11,7 @@ import yaml
 from ansible import context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 
 SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 PLACEHOLDER = re.compile(r"change-?me", re.IGNORECASE)
@@ -30,6 +31,7 @@ def matches(pattern: str) -> Callable[[object], bool]:
 # The forms that a value can have: what they are called in a finding, and how to tell.
 FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "name": ("a short lower-case name, as in `dev`", matches(r"[a-z][a-z0-9]{0,15}")),
+    "optional_name": ("the name of another environment, or empty", matches(r"([a-z][a-z0-9]{0,15})?")),
     "identifier": ("a MySQL name of letters, digits and _, at most 32", matches(r"[A-Za-z0-9_]{1,32}")),
     "host": ("a host name or an address", matches(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?")),
     "path": ("an absolute path, or empty", matches(r"(/\S+)?")),
@@ -106,6 +108,17 @@ class Environment:
             elif not right(value):
                 yield f"{where}: must be {text}{then}"
 
+    def promotion_findings(self, groups: Mapping[str, list[str]]) -> Iterator[str]:
+        """Yield a finding when the code comes by way of an environment that is not in the inventory, or is this one."""
+        known, source = self._read(self.host, "promote_from")
+        if not known or not isinstance(source, str) or not source:
+            return
+        where = f"promote_from (group_vars/{self.name}/vars.yml)"
+        if source == self.name:
+            yield f'{where}: is the environment itself. Set another one, or "" for none'
+        elif not groups.get(source):
+            yield f'{where}: the inventory has no hosts in the group {source!r}. Add them there, or set "" for none'
+
     def vault_findings(self) -> Iterator[str]:
         """Yield a finding when the vault is missing or lies there in clear."""
         path = self._root / "group_vars" / self.name / "vault.yml"
@@ -145,12 +158,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         root = root.parent if root.name == "playbooks" else root
 
         findings = list(tag_findings(root, list(variables["ansible_run_tags"]), list(variables["ansible_skip_tags"])))
+        if words := load_extra_vars(self._loader).get("_raw_params"):
+            findings.append(
+                f"-e: {words!r} belongs to no variable. A value with spaces takes quotes inside of the shell's: "
+                "-e 'name=\"some words\"'"
+            )
         environments, unplaced = self._environments(variables["ansible_play_hosts_all"], root)
         findings += unplaced
         findings += self._limit_findings(variables, sorted(environments))
         for environment in environments.values():
             vault = list(environment.vault_findings())
             findings += vault or list(environment.value_findings(contract))
+            findings += [] if vault else environment.promotion_findings(self._groups)
         notes: list[str] = []
         if not findings:
             secrets = [name for name, form in contract.items() if form.endswith("secret")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
 
@@ -13,7 +14,8 @@ name: guard
 type: aggregate
 short_description: Ends a run that cannot read its values, or that had no host
 description:
-  - Before the first play, opens the vaults and parses the variables of the environments that the run is limited to.
+  - Before the first play, refuses the options that would leave preflight out.
+  - Then opens the vaults and parses the variables of the environments that the run is limited to.
     Ansible itself names neither the file nor its password.
   - After the last play, fails a run in which no host took part. Ansible itself ends with 0.
 """
@@ -36,6 +38,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         if self._looked:
             return
         self._looked = True
+        self._check_options()
         loader = play.get_loader()
         root = Path(loader.get_basedir())
         root = root.parent if root.name == "playbooks" else root
@@ -51,6 +54,16 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """Fail where no host took part."""
         if not stats.processed:
             self._end("no host took part, so nothing was done: does the inventory have hosts, and the limit name one?")
+
+    def _check_options(self) -> None:
+        for option, skips in (
+            ("--skip-tags always", "always" in context.CLIARGS.get("skip_tags", ())),
+            ("--start-at-task", bool(context.CLIARGS.get("start_at_task"))),
+        ):
+            if skips:
+                self._end(
+                    f"{option} leaves preflight out, which every run begins with: choose parts with --tags instead"
+                )
 
     def _check_vault(self, vault: Path, password: Path, loader: Any) -> None:
         text = vault.read_text(errors="replace")

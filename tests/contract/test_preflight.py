@@ -69,7 +69,7 @@ def test_a_good_run_goes_on_to_the_host(project: Project) -> None:
 
 
 def test_both_environments_need_a_word(project: Project) -> None:
-    done = project.playbook("-e", "all_environments=true")
+    done = project.playbook("-e", "all_environments=true", "-e", "confirm=prod")
     assert project.called, done.stdout
 
 
@@ -223,12 +223,6 @@ def test_an_inventory_without_hosts(project: Project, arguments: list[str]) -> N
     assert "no host took part" in ended(project, *arguments)
 
 
-def test_a_start_at_a_task_that_does_not_exist(project: Project) -> None:
-    done = project.playbook("-l", "dev", "--start-at-task", "Nothing of that name")
-    assert done.returncode == 1
-    assert "no host took part" in done.stdout
-
-
 def test_an_inventory_that_is_not_there(project: Project) -> None:
     done = project.playbook("-l", "dev", inventory="inventory/nope")
     assert done.returncode == 1
@@ -246,3 +240,24 @@ def test_a_group_that_does_not_exist(project: Project) -> None:
     done = project.playbook("-l", "staging")
     assert done.returncode == 1
     assert "staging" in done.stdout
+
+
+@pytest.mark.parametrize("limit", ["dev,staging", "dev:!staging", "stag*"])
+def test_a_part_of_the_limit_that_matches_nothing(project: Project, limit: str) -> None:
+    done = project.playbook("-l", limit)
+    assert (done.returncode, project.called) == (1, False), done.stdout
+    assert "stag" in done.stdout
+
+
+def test_a_value_that_the_shell_cut_in_pieces(project: Project) -> None:
+    """Ansible itself takes the first word and says nothing."""
+    (finding,) = refused(project, "-l", "dev", "-e", "promotion_override=dev is down")
+    assert finding.startswith("-e: 'is down' belongs to no variable.")
+
+
+def test_an_environment_to_promote_from_without_hosts(project: Project) -> None:
+    change(project, "prod", promote_from="stage")
+    (finding,) = refused(project, "-l", "prod")
+    assert finding.startswith(
+        "promote_from (group_vars/prod/vars.yml): the inventory has no hosts in the group 'stage'"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.hosts.conftest import Converged
-from tests.hosts.world import AWKWARD, World, await_true
+from tests.hosts.world import AWKWARD, UNPROVEN, World, await_true
 
 pytestmark = pytest.mark.lab
 HOSTS = {"dev1": "dev", "bare1": "dev", "prod1": "prod"}
@@ -168,7 +168,7 @@ def test_a_changed_setting_is_a_new_release(here: World, converged: Converged) -
 def test_a_rollback_goes_to_the_good_release_before(here: World, converged: Converged) -> None:
     first = here.get("prod1", "/api/version").json()["release"]
     with here.edited("app/nba/__init__.py", lambda text: text + "# a new version\n", commit=True):
-        here.ansible("playbooks/app.yml", "-l", "prod").succeeded()
+        here.ansible("playbooks/app.yml", "-l", "prod", *UNPROVEN).succeeded()
         second = here.get("prod1", "/api/version").json()["release"]
         assert second != first
         listed = here.ansible("playbooks/releases.yml", "-l", "prod").succeeded().output
@@ -186,7 +186,7 @@ def test_a_rollback_goes_to_the_good_release_before(here: World, converged: Conv
 def test_a_release_that_crashes_at_import_is_refused_and_the_old_one_serves(here: World, converged: Converged) -> None:
     before = here.get("prod1", "/api/version").json()["release"]
     with here.edited("app/nba/main.py", lambda text: text + "raise RuntimeError('broken on purpose')\n", commit=True):
-        refused = here.ansible("playbooks/app.yml", "-l", "prod")
+        refused = here.ansible("playbooks/app.yml", "-l", "prod", *UNPROVEN)
         assert refused.code != 0
         assert "broken on purpose" in refused.output and "what was live before still is" in refused.output
         assert here.get("prod1", "/api/version").json()["release"] == before

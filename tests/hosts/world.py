@@ -25,6 +25,8 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SECONDS_FOR_A_RUN = 900
+# For tests that bring code straight to prod, because they are about something else.
+UNPROVEN = ("-e", 'promotion_override="this test is not about promotion"')
 # Every kind of character that broke .env, Alembic's ini, SQL or a URL in comparable tools.
 AWKWARD = r"""p@$$w"o'rd #1 \ ${HOME} %d é"""
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
 import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from ansible.errors import AnsibleActionFail
@@ -25,6 +29,7 @@ def plain_git(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"GIT_{name}_EMAIL", "a@example.com")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -182,3 +187,140 @@ def test_the_lock_is_found_by_its_content(app: Path) -> None:
     content = build(app)
     assert artefact.member_digest(content, "poetry.lock") == hashlib.sha256(b"# lock\n").hexdigest()
     assert artefact.member_digest(content, "no.lock") == ""
+
+
+# --- another repository ---
+
+
+def fetched(url: str, version: str, folder: str, mirrors: Path) -> tuple[bytes, str]:
+    """Return the artefact of another repository and its commit, as a run makes them."""
+    remote = artefact.Remote.parse(url)
+    mirror = remote.fetch(mirrors)
+    tree, head = artefact.remote_tree(remote, mirror, version, folder)
+    content: bytes = artefact.archive(mirror, tree)
+    return content, head
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}", "{}/.git"])
+def test_another_repository_gives_the_same_bytes(app: Path, tmp_path: Path, form: str) -> None:
+    content, head = fetched(form.format(app.parent), "HEAD", "app", tmp_path / "mirrors")
+    assert (content, head) == (build(app), git(app, "rev-parse", "HEAD"))
+    (app / "nba/main.py").write_text("app = 2, not committed\n")
+    assert fetched(form.format(app.parent), "HEAD", "app", tmp_path / "mirrors")[0] == content
+
+
+def test_a_path_below_the_present_folder(app: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fetched("repository", "main", "app", tmp_path / "mirrors")[0] == build(app)
+
+
+def test_versions_of_another_repository_move_with_it(app: Path, tmp_path: Path) -> None:
+    url, mirrors = str(app.parent), tmp_path / "mirrors"
+    first = git(app, "rev-parse", "HEAD")
+    git(app, "tag", "--annotate", "--message", "one", "v1")
+    git(app, "branch", "gone")
+    assert fetched(url, "gone", "app", mirrors)[1] == first
+    git(app, "branch", "--delete", "gone")
+    (app / "nba/main.py").write_text("app = 2\n")
+    second = commit(app.parent)
+    for version, expected in {"HEAD": second, "main": second, "v1": first, first: first, "main~1": first}.items():
+        assert fetched(url, version, "app", mirrors)[1] == expected
+    # A branch that was rewritten, a tag that was moved, a branch that was removed.
+    git(app, "reset", "--quiet", "--hard", first)
+    git(app, "tag", "--force", "v1", second)
+    assert fetched(url, "main", "app", mirrors)[1] == first
+    assert fetched(url, "v1", "app", mirrors)[1] == second
+    with pytest.raises(AnsibleActionFail, match=r"app_version: 'gone' is not a commit, tag or branch of .*ls-remote"):
+        fetched(url, "gone", "app", mirrors)
+
+
+def test_the_default_branch_is_the_remote_s(app: Path, tmp_path: Path) -> None:
+    git(app, "checkout", "--quiet", "-b", "trunk")
+    (app / "nba/main.py").write_text("app = 2\n")
+    head = commit(app.parent)
+    assert fetched(str(app.parent), "HEAD", "app", tmp_path / "mirrors")[1] == head
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "README.md", "../repository", "app/nba/main.py"])
+def test_a_folder_that_is_none_is_named(app: Path, tmp_path: Path, folder: str) -> None:
+    with pytest.raises(AnsibleActionFail, match=f"app_repository_folder: '{folder}' is not a folder of"):
+        fetched(str(app.parent), "HEAD", folder, tmp_path / "mirrors")
+
+
+def test_the_root_of_another_repository(app: Path, tmp_path: Path) -> None:
+    assert fetched(str(app.parent), "HEAD", "", tmp_path / "mirrors")[0] == build(app.parent)
+
+
+def test_two_fetches_at_once(app: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: fetched(str(app.parent), "HEAD", "app", tmp_path / "mirrors")[0], range(4)))
+    assert made == [build(app)] * 4
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:hunter2@git.example.com/a.git", "https://git.example.com/a.git"),
+        ("https://hunter2@git.example.com:8443/a.git", "https://git.example.com:8443/a.git"),
+        ("http://user:hunter%402@git.example.com/a", "http://git.example.com/a"),
+        ("ftp://user:hunter2@git.example.com/a", "ftp://git.example.com/a"),
+        ("git@git.example.com:a/b.git", "git@git.example.com:a/b.git"),
+    ],
+)
+def test_credentials_are_no_part_of_what_is_shown(url: str, shown: str) -> None:
+    assert artefact.Remote.parse(url).shown == shown
+
+
+def test_credentials_are_for_the_server_alone(tmp_path: Path) -> None:
+    """They reach it, but neither a command line nor a message nor the mirror."""
+    with Server() as server:
+        remote = artefact.Remote.parse(f"http://user:hunter%402@127.0.0.1:{server.port}/a.git")
+        assert (remote.user, remote.password) == ("user", "hunter@2")
+        with pytest.raises(
+            AnsibleActionFail, match=r"app_repository: http://127\.0\.0\.1:\d+/a\.git could not"
+        ) as refused:
+            remote.fetch(tmp_path / "mirrors")
+    assert "Basic " + base64.b64encode(b"user:hunter@2").decode() in server.seen
+    texts = [str(refused.value), *(p.read_text(errors="replace") for p in tmp_path.rglob("*") if p.is_file())]
+    assert not [text for text in texts if "hunter" in text]
+
+
+def test_nobody_is_asked_for_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = tmp_path / "ask"
+    asked.write_text(f"#!/bin/sh\ntouch '{tmp_path}/asked'\necho x\n")
+    asked.chmod(0o755)
+    for name in ("GIT_ASKPASS", "SSH_ASKPASS"):
+        monkeypatch.setenv(name, str(asked))
+    with Server() as server, pytest.raises(AnsibleActionFail, match="terminal prompts disabled"):
+        artefact.Remote.parse(f"http://127.0.0.1:{server.port}/a.git").fetch(tmp_path / "mirrors")
+    assert not (tmp_path / "asked").exists()
+
+
+class Server:
+    """An HTTP server that wants a login and takes none; it keeps the logins that it was offered."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        seen = self.seen
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                seen.append(self.headers.get("Authorization", ""))
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="x"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_port
+
+    def __enter__(self) -> Server:
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()

@@ -13,6 +13,7 @@ preflight = module_at("plugins/action/preflight.py")
 
 RIGHT: dict[str, list[object]] = {
     "name": ["dev", "prod", "stage2"],
+    "optional_name": ["", "dev", "stage2"],
     "identifier": ["nba_dev", "N1", "a" * 32],
     "host": ["db", "10.0.0.1", "db-1.example.com", "2001:db8::1"],
     "path": ["", "/etc/ssl/ca.crt"],
@@ -29,6 +30,7 @@ RIGHT: dict[str, list[object]] = {
 }
 WRONG: dict[str, list[object]] = {
     "name": ["", "Dev", "dev-1", "1dev", "a" * 17, None, 1],
+    "optional_name": ["Dev", "dev-1", "dev,prod", None, False],
     "identifier": ["", "nba-dev", "nba.dev", "a" * 33, "a b", "a'", None],
     "host": ["", "db_1", "http://db", "db/", "-db", "db-", "a b", None, ["db"]],
     "path": ["ca.crt", "/a b", None, False],
@@ -130,6 +132,22 @@ def test_each_bad_value_is_one_finding_without_the_value(root: Path) -> None:
         "database_password (vault_database_password in group_vars/dev/vault.yml): must be printable text of at least "
         "12 characters. Set it: ansible-vault edit group_vars/dev/vault.yml",
     ]
+
+
+@pytest.mark.parametrize("source", ["", "stage"])
+def test_an_environment_to_promote_from_that_has_hosts(root: Path, source: str) -> None:
+    values = {**GOOD, "promote_from": source}
+    assert list(environment(root, values).promotion_findings({"stage": ["stage1"], "empty": []})) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [("empty", "no hosts in the group 'empty'"), ("gone", "no hosts"), ("dev", "is the environment")],
+)
+def test_an_environment_to_promote_from_that_cannot_be(root: Path, source: str, words: str) -> None:
+    (finding,) = environment(root, {"promote_from": source}).promotion_findings({"empty": [], "dev": ["dev1"]})
+    assert finding.startswith("promote_from (group_vars/dev/vars.yml): ")
+    assert words in finding
 
 
 def test_a_vault_must_exist_and_be_encrypted(root: Path) -> None:

@@ -659,7 +659,7 @@ class Host:
         receipt.update(
             release=release,
             outcome=receipt["outcome"],
-            **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "dirty", "promotion_override")},
+            **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "dirty")},
             settings=facts.get("settings", {}),
             settings_changed=settings_changed(self.folder(receipt["before"] or release), self.folder(release)),
             schema=live.version().get("schema") if live else None,
@@ -820,7 +820,8 @@ def begin(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Start the unit, or join the one at work, and follow it as far as was asked for; return how far it came."""
     order = Order(options.kind, options.release, options.by)
     arguments = ["--in-unit", options.command, order.release, f"--kind={order.kind}", f"--by={order.by}"]
-    token = host.activation.begin(order, arguments + ["--migrate"] * options.migrate, options.until, options.wait)
+    arguments += ["--migrate"] * options.migrate + [f"--override={options.override}"] * bool(options.override)
+    token = host.activation.begin(order, arguments, options.until, options.wait)
     return finished(host.activation.follow(token, options.until))
 
 
@@ -853,6 +854,7 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
         **{"kind": order.kind, "release": order.release, "by": order.by, "host": socket.gethostname()},
         **{"began": round(time.time(), 3), "before": before.release if before else ""},
         "schema_before": before.version().get("schema") if before else None,
+        "promotion_override": options.override,
     }
     try:
         if options.command == "repair":
@@ -897,6 +899,9 @@ def parser() -> argparse.ArgumentParser:
         )
         torn.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
         torn.add_argument("--migrate", action="store_true", help="bring the database to the release's schema first")
+        torn.add_argument(
+            "--override", default="", metavar="REASON", help="why it comes without proof; for the receipt"
+        )
         torn.add_argument("--token", default="", help=argparse.SUPPRESS)
     target = commands.add_parser("rollback-target", help="print the release that a rollback goes to")
     target.add_argument("--keep-schema", action="store_true", help="also where the database has another schema by now")

@@ -1,0 +1,79 @@
+"""Has a change of an environment confirmed: on a terminal by typing its name, elsewhere by ``-e confirm=NAME``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible import context
+from ansible.errors import AnsibleActionFail, AnsiblePromptInterrupt, AnsiblePromptNoninteractive
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+
+# A run of this playbook alone looks at values and changes no host.
+LOOKS_ONLY = "preflight.yml"
+
+
+def unconfirmed(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return the environments whose changes must be confirmed, each with those of ``hosts`` that are in it."""
+    found: dict[str, list[str]] = {}
+    for host in hosts:
+        values = hostvars[host]
+        if boolean(values["confirm_changes"]) and not boolean(values.get("confirmed_inventory", False)):
+            found.setdefault(str(values["environment_name"]), []).append(host)
+    return found
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs on the control node alone; no host is contacted.
+
+    Arguments:
+        confirm: the names of environments that were confirmed beforehand, separated by commas.
+
+    Asks for each environment of the run whose ``confirm_changes`` is true, unless the inventory says of the host that
+    it needs none (``confirmed_inventory``). Fails where the answer is another one, or where nobody can be asked.
+    """
+
+    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset(("confirm",))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return what was confirmed as a task result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        given = {name for part in str(self._task.args["confirm"]).split(",") if (name := part.strip())}
+        wanted = unconfirmed(variables["ansible_play_hosts_all"], variables["hostvars"])
+        if {Path(name).name for name in context.CLIARGS.get("args", ())} == {LOOKS_ONLY}:
+            wanted = {}
+        for environment, hosts in wanted.items():
+            if environment in given:
+                continue
+            if given:
+                raise AnsibleActionFail(
+                    f"nothing was changed on any host: confirm is {','.join(sorted(given))!r}, and this run may change "
+                    f"{environment} ({', '.join(hosts)}). If it is meant: -e confirm={','.join(wanted)}"
+                )
+            self._ask(environment, hosts, ",".join(wanted))
+        result.update(changed=False, confirmed=sorted(wanted))
+        return result
+
+    def _ask(self, environment: str, hosts: list[str], names: str) -> None:
+        question = f"This run may change {environment} ({', '.join(hosts)}). Type the environment's name to go on:"
+        try:
+            answer = self._display.prompt_until(question).decode(errors="replace").strip()
+        except AnsiblePromptNoninteractive:
+            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:], "-e", f"confirm={names}"])
+            raise AnsibleActionFail(
+                f"nothing was changed on any host: this run may change {environment} ({', '.join(hosts)}), and there "
+                f"is no terminal to confirm that on. If it is meant: {command}"
+            ) from None
+        except AnsiblePromptInterrupt:
+            answer = ""
+        if answer != environment:
+            raise AnsibleActionFail(
+                f"nothing was changed on any host: the answer was not {environment!r}. Run the same command again, and "
+                "type that word if the change is meant"
+            )

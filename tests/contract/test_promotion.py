@@ -1,0 +1,159 @@
+"""What one environment takes from another: the action itself, against a host of this machine, and its errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.contract.conftest import AUTHOR, Project
+
+INVENTORY = """
+all:
+  children:
+    dev: {{hosts: {{dev1: {dev1}}}}}
+    prod: {{hosts: {{prod1: {{ansible_connection: local}}}}}}
+"""
+PLAY = """
+- name: Ask
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Ask
+      promotion:
+        group: dev
+        command: "{{ release_program }}"
+        artefact: {digest: 0123abcd, commit: 89abcdef89abcdef, subject: A change}
+        override: "{{ promotion_override | default('') }}"
+      register: asked
+    - name: Show
+      ansible.builtin.debug:
+        var: asked
+"""
+STATUS = {"live": "old-1", "releases": [{"id": "old-1", "commit": "0" * 40, "subject": "Before"}]}
+
+
+@pytest.fixture
+def asking(project: Project) -> Project:
+    """Return a project in which dev's password is away, and dev1 is this machine."""
+    (project.root / ".vault/dev").unlink()
+    (project.root / "playbooks/ask.yml").write_text(PLAY)
+    (project.root / "inventory/test/hosts.yml").write_text(INVENTORY.format(dev1="{ansible_connection: local}"))
+    return project
+
+
+def ask(project: Project, answers: dict[str, object], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the action on prod1, with a release program on dev1 that gives these answers."""
+    program = project.root / "release"
+    lines = "".join(f"'{words}') echo '{json.dumps(answer)}' ;;\n" for words, answer in answers.items())
+    program.write_text(f'#!/bin/sh\ncase "$*" in\n{lines}*) echo "no answer to $*" >&2; exit 1 ;;\nesac\n')
+    program.chmod(0o755)
+    command = ("ansible-playbook", "playbooks/ask.yml", "-i", "inventory/test", "-l", "prod")
+    return project.run(*command, "-e", f"release_program={program}", *arguments)
+
+
+def test_what_was_good_there_is_taken_without_dev_s_password(asking: Project) -> None:
+    done = ask(asking, {"proven 0123abcd": {"proven": True, "release": "r-1", "at": 1.5}})
+    assert done.returncode == 0, done.stdout
+    assert "release: r-1" in done.stdout
+
+
+def test_what_was_not_is_refused_with_what_is_there(asking: Project) -> None:
+    answers: dict[str, object] = {"proven 0123abcd": {"proven": False}, "status": STATUS}
+    done = ask(asking, answers)
+    assert done.returncode == 2
+    for words in (
+        "the artefact 0123abcd of commit 89abcdef89ab (A change) was never live and healthy on dev",
+        "dev1 runs old-1 (commit 000000000000, Before)",
+        "`ansible-playbook playbooks/deploy.yml -l dev -e app_version=89abcdef89abcdef`",
+        """-e 'promotion_override="the reason"'""",
+    ):
+        assert words in done.stdout
+    preview = ask(asking, answers, "--check")
+    assert preview.returncode == 0, preview.stdout
+    assert "a run without --check would end here" in preview.stdout
+
+
+@pytest.mark.parametrize("answer", [{}, {"proven": "true"}, {"proven": 1}])
+def test_only_a_plain_yes_counts(asking: Project, answer: dict[str, object]) -> None:
+    done = ask(asking, {"proven 0123abcd": answer, "status": STATUS})
+    assert (done.returncode, "was never live" in done.stdout) == (2, True), done.stdout
+
+
+def test_a_program_that_fails_is_no_proof(asking: Project) -> None:
+    done = ask(asking, {})
+    assert done.returncode == 2
+    assert "dev1 (dev) could not be asked" in done.stdout
+    assert "no answer to proven 0123abcd" in done.stdout
+
+
+def test_a_host_that_cannot_be_reached_is_no_proof(asking: Project) -> None:
+    gone = "{ansible_host: 192.0.2.1, ansible_ssh_executable: /bin/false, ansible_ssh_retries: 0}"
+    (asking.root / "inventory/test/hosts.yml").write_text(INVENTORY.format(dev1=gone))
+    done = ask(asking, {"proven 0123abcd": {"proven": True}})
+    assert done.returncode == 2, done.stdout
+    assert "dev1 (dev) could not be asked" in done.stdout
+    assert """-e 'promotion_override="the reason"'""" in done.stdout
+
+
+def test_a_reason_takes_the_place_of_the_proof(asking: Project) -> None:
+    done = ask(asking, {}, "-e", 'promotion_override="dev is down"')
+    assert done.returncode == 0, done.stdout
+    assert "override: dev is down" in done.stdout
+
+
+@pytest.mark.parametrize("reason", ["x", "       .", "two\\nlines of it"])
+def test_a_reason_must_say_something(asking: Project, reason: str) -> None:
+    done = ask(asking, {}, "-e", json.dumps({"promotion_override": reason.replace("\\n", "\n")}))
+    assert done.returncode == 2, done.stdout
+    assert "promotion_override: must be one line of at least 8 characters that say why" in done.stdout
+
+
+# --- code from another repository ---
+
+
+@pytest.fixture
+def elsewhere(project: Project, tmp_path: Path) -> Path:
+    """Return a repository with an application in a folder."""
+    folder = tmp_path / "elsewhere"
+    (folder / "service").mkdir(parents=True)
+    (folder / "service/poetry.lock").write_text("# lock\n")
+    for arguments in (["init", "--quiet"], ["add", "."], [*AUTHOR, "commit", "--quiet", "--message", "app"]):
+        assert project.run("git", "-C", str(folder), *arguments).returncode == 0
+    return folder
+
+
+def test_an_application_of_another_repository(project: Project, elsewhere: Path) -> None:
+    arguments = ("-l", "dev", "-e", f"app_repository={elsewhere}", "-e", "app_repository_folder=service")
+    done = project.playbook(*arguments)
+    assert (done.returncode, project.called) == (4, True), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["app_version=v9"], "app_version: 'v9' is not a commit, tag or branch of"),
+        (["app_repository_folder=nowhere"], "app_repository_folder: 'nowhere' is not a folder of"),
+        (["app_repository_folder="], "poetry.lock is not in HEAD: run `poetry lock` there and commit it"),
+        (["app_repository=/nowhere/at/all"], "app_repository: /nowhere/at/all could not be fetched"),
+    ],
+)
+def test_what_is_wrong_with_another_repository_is_said_first(
+    project: Project, elsewhere: Path, extra: list[str], words: str
+) -> None:
+    named = [f"app_repository={elsewhere}", "app_repository_folder=service", *extra]
+    done = project.playbook("-l", "dev", *(part for word in named for part in ("-e", word)))
+    assert (done.returncode, project.called) == (2, False), done.stdout
+    assert words in done.stdout
+
+
+def test_the_credentials_of_a_repository_are_not_shown(project: Project) -> None:
+    secret = "http://someone:hunter2hunter2@127.0.0.1:1/a.git"
+    path = project.root / "group_vars/all/vars.yml"
+    path.write_text(path.read_text().replace('app_repository: ""', f'app_repository: "{secret}"'))
+    done = project.playbook("-l", "dev", "-vvv")
+    assert (done.returncode, project.called) == (2, False), done.stdout
+    assert "app_repository: http://127.0.0.1:1/a.git could not be fetched" in done.stdout
+    assert "hunter2" not in done.stdout

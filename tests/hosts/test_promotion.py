@@ -1,0 +1,117 @@
+"""Prod takes what was live and healthy on dev, and asks dev itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tests.hosts.conftest import Converged
+from tests.hosts.world import UNPROVEN, World
+
+pytestmark = pytest.mark.lab
+DEPLOY = "playbooks/deploy.yml"
+
+
+@pytest.fixture
+def both(here: World, converged: Converged) -> Iterator[World]:
+    """Return the lab with both environments on one artefact, and bring them back to it."""
+    converged.prod.succeeded()
+    yield here
+    for environment in ("dev", "prod"):
+        here.ansible(DEPLOY, "-l", environment).succeeded()
+
+
+def live(here: World, host: str) -> str:
+    """Return the release that a host's public address names."""
+    return str(here.get(host, "/api/version").json()["release"])
+
+
+def artefact(here: World, host: str) -> str:
+    """Return the digest of the artefact that is live on a host."""
+    status = here.status(host)
+    return next(str(known["artefact"]) for known in status["releases"] if known["id"] == status["live"])
+
+
+def another_version(here: World, word: str) -> AbstractContextManager[None]:
+    """Commit another version of the application for a while."""
+    return here.edited("app/nba/__init__.py", lambda text: f"{text}# {word}\n", commit=True)
+
+
+def test_what_dev_never_had_is_refused(both: World) -> None:
+    before, on_dev = both.status("prod1"), live(both, "dev1")
+    with another_version(both, "never on dev"):
+        commit = both.git("rev-parse", "HEAD").strip()
+        refused = both.ansible(DEPLOY, "-l", "prod")
+        preview = both.ansible(DEPLOY, "-l", "prod", "--check").succeeded()
+    assert refused.code == 2
+    for words in (
+        f"of commit {commit[:12]} (Change app/nba/__init__.py)",
+        f"was never live and healthy on dev; dev1 runs {on_dev}",
+        f"ansible-playbook playbooks/deploy.yml -l dev -e app_version={commit}",
+        """-e 'promotion_override="the reason"'""",
+    ):
+        assert words in refused.output
+    assert "a run without --check would end here" in preview.output
+    assert both.status("prod1") == before
+    assert live(both, "dev1") == on_dev
+
+
+def test_what_dev_had_is_taken_also_after_dev_went_on(both: World) -> None:
+    with another_version(both, "proven"):
+        both.ansible(DEPLOY, "-l", "dev").succeeded()
+        proven, commit = artefact(both, "dev1"), both.git("rev-parse", "HEAD").strip()
+        with another_version(both, "dev goes on"):
+            both.ansible(DEPLOY, "-l", "dev").succeeded()
+            assert artefact(both, "dev1") != proven
+            both.ansible(DEPLOY, "-l", "prod", "-e", f"app_version={commit}").succeeded()
+    assert artefact(both, "prod1") == proven
+
+
+def test_prod_needs_no_password_of_dev_to_ask_it(both: World) -> None:
+    password = both.root / ".vault/dev"
+    with another_version(both, "asked without a password"):
+        both.ansible(DEPLOY, "-l", "dev").succeeded()
+        kept = password.rename(password.with_name("elsewhere"))
+        try:
+            both.ansible(DEPLOY, "-l", "prod").succeeded()
+        finally:
+            kept.rename(password)
+    assert artefact(both, "prod1") == artefact(both, "dev1")
+
+
+def test_a_reason_goes_before_the_proof_and_is_recorded(both: World) -> None:
+    before = live(both, "prod1")
+    with another_version(both, "for a reason"):
+        short = both.ansible(DEPLOY, "-l", "prod", "-e", "promotion_override=x")
+        assert (short.code, live(both, "prod1")) == (2, before)
+        assert "promotion_override: must be one line of at least 8 characters" in short.output
+        both.ansible(DEPLOY, "-l", "prod", *UNPROVEN).succeeded()
+        with_reason = live(both, "prod1")
+        # The reason is no part of what the release is: without it, there is nothing to do.
+        assert both.ansible(DEPLOY, "-l", "prod").succeeded().changed() == {"prod1": 0}
+    facts = json.loads(both.execute("prod1", "cat", f"/srv/nba/releases/{with_reason}/release.json"))
+    assert facts["promotion_override"] == "this test is not about promotion"
+    assert "promotion_override" not in json.loads(
+        both.execute("prod1", "cat", f"/srv/nba/releases/{before}/release.json")
+    )
+
+
+def test_a_dev_that_does_not_answer_stops_new_code_alone(both: World) -> None:
+    before = live(both, "prod1")
+    both.execute("dev1", "systemctl", "stop", "ssh.socket", "ssh.service")
+    try:
+        with another_version(both, "nobody to ask"):
+            refused = both.ansible(DEPLOY, "-l", "prod", ANSIBLE_SSH_ARGS="-o ControlMaster=no")
+        assert (refused.code, live(both, "prod1")) == (2, before)
+        assert "dev1 (dev) could not be asked whether" in refused.output
+        assert """-e 'promotion_override="the reason"'""" in refused.output
+        with both.edited(
+            "group_vars/prod/vars.yml", lambda text: text.replace("log_level: INFO", "log_level: WARNING")
+        ):
+            both.ansible(DEPLOY, "-l", "prod").succeeded()
+        assert live(both, "prod1") != before
+    finally:
+        both.execute("dev1", "systemctl", "start", "ssh.service")
