@@ -94,7 +94,6 @@ CONFIG: dict[str, Any] = {
     "python": "/usr/bin/python3",
     "index_url": "",
     "settings_command": ["python", "-m", "nba.settings"],
-    "migrate_command": ["alembic", "upgrade", "head"],
     "serve_command": ["gunicorn", "--workers={workers}"],
     "live_path": "/health/live",
     "ready_path": "/health/ready",
@@ -632,7 +631,7 @@ def test_the_ceiling_holds_for_one_worker(host: Any, monkeypatch: pytest.MonkeyP
     assert started == [["--workers=1"]]
 
 
-def test_migrations_run_under_their_own_account(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_a_release_run_under_the_service_s_account(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "r1")
     users: list[str] = []
 
@@ -641,9 +640,8 @@ def test_migrations_run_under_their_own_account(host: Any, monkeypatch: pytest.M
         return subprocess.CompletedProcess(command, 1 if "fail" in command else 0, "out\n", "err\n")
 
     monkeypatch.setattr(program.Host, "run_in", run_in)
-    assert host.execute("r1", ["alembic", "upgrade", "head"]) == "out\nerr"
-    host.execute("r1", ["python", "-m", "nba.seed"])
-    assert users == ["nba-migrate", "nba"]
+    assert host.execute("r1", ["python", "-m", "nba.seed"]) == "out\nerr"
+    assert users == ["nba"]
     with pytest.raises(program.ReleaseError, match=r"`fail` in release r1 ended with 1:\nout\nerr"):
         host.execute("r1", ["fail"])
 

@@ -3,7 +3,7 @@
 
 The configuration is the file `release.json` beside this program. One folder holds everything:
 
-    <root>/incoming/<id>/   what Ansible brought: artefact.tar, .env, .env.migrate, release.json
+    <root>/incoming/<id>/   what Ansible brought: artefact.tar, .env, .env.migrate, .mysql.cnf, release.json
     <root>/releases/<id>/   a release: code, `.env` and a link to its virtual environment; never changed afterwards
     <root>/venvs/<key>/     a virtual environment, named by poetry.lock and Python, shared by releases with that lock
     <root>/slots/<slot>/    blue or green: `release` -> a release, `socket` -> the slot's socket
@@ -44,6 +44,7 @@ from typing import Any
 SLOTS = ("blue", "green")
 RECENT_SECONDS = 3600
 CONFIG = Path(__file__).resolve().with_suffix(".json")
+OPTION_FILE = ".mysql.cnf"
 
 
 class ReleaseError(Exception):
@@ -66,7 +67,6 @@ class Config:
     python: str
     index_url: str
     settings_command: list[str]
-    migrate_command: list[str]
     serve_command: list[str]
     live_path: str
     ready_path: str
@@ -422,8 +422,10 @@ class Host:
         shutil.copy(incoming / "release.json", folder / "release.json")
         self.copy_secret(incoming / ".env", folder / ".env", self.config.user)
         self.copy_secret(incoming / ".env.migrate", folder / ".env.migrate", self.config.migration_user)
+        if (incoming / OPTION_FILE).exists():
+            self.copy_secret(incoming / OPTION_FILE, folder / OPTION_FILE, self.config.migration_user)
         for path in (folder, *folder.rglob("*")):
-            if not path.is_symlink() and not path.name.startswith(".env"):
+            if not path.is_symlink() and not path.name.startswith((".env", OPTION_FILE)):
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
     def copy_secret(self, source: Path, target: Path, group: str) -> None:
@@ -491,9 +493,8 @@ class Host:
         )  # fmt: skip
 
     def execute(self, release: str, command: list[str]) -> str:
-        """Run a command of a release as its service account, or as the migration account for migrations."""
-        user = self.config.migration_user if command == self.config.migrate_command else self.config.user
-        done = self.run_in(self.folder(release), user, command)
+        """Run a command of a release as its service account."""
+        done = self.run_in(self.folder(release), self.config.user, command)
         output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-40:])
         if done.returncode != 0:
             raise ReleaseError(f"`{' '.join(command)}` in release {release} ended with {done.returncode}:\n{output}")
@@ -685,6 +686,133 @@ class Host:
         raise ReleaseError(f"{self.config.live_path} did not answer within {self.config.start_timeout_seconds:.0f} s")
 
 
+@dataclass
+class Schema:
+    """The database's schema on its way to that of a release: planned, backed up, changed."""
+
+    host: Host
+    release: str
+
+    @property
+    def half_applied(self) -> Path:
+        """Return the file that remembers a migration that failed half-way; backup.py removes it after a restore."""
+        return self.host.config.root / "state" / "half-applied.json"
+
+    def run(self, *arguments: str) -> dict[str, Any]:
+        """Run migrations.py in the release, as the migration account, and return its result.
+
+        Raises:
+            MigrationFailed: a revision failed.
+            ReleaseError: anything else.
+        """
+        folder, program = self.host.folder(self.release), Path(__file__).resolve().with_name("migrations.py")
+        if not folder.is_dir():
+            known = f"`{self.host.config.name}-release list` names those that are"
+            raise ReleaseError(f"{self.release} is not on this host; {known}")
+        # Isolated: nothing beside migrations.py is importable by the application's env.py.
+        done = self.host.run_in(folder, self.host.config.migration_user, ["python", "-I", str(program), *arguments])
+        result = parsed(done.stdout)
+        if done.returncode != 0:
+            text = "\n".join(done.stderr.strip().splitlines()[-60:])
+            raise MigrationFailed(text, result["failure"]) if "failure" in result else ReleaseError(text)
+        return result
+
+    def migrate(self, backup: bool) -> dict[str, Any]:
+        """Bring the database to the release's revision, after a backup; return what was done."""
+        plan = self.run("plan")
+        self.refuse_half_applied(plan["current"])
+        if not plan["pending"]:
+            return {"backup": None, "from": plan["current"], "to": plan["current"], "applied": []}
+        return self.change(["upgrade"], backup)
+
+    def downgrade(self, revision: str, backup: bool) -> dict[str, Any]:
+        """Take the database back to an earlier revision of this release, after a backup; return what was done."""
+        self.refuse_half_applied(self.run("plan")["current"])
+        return self.change(["downgrade", revision], backup)
+
+    def change(self, command: list[str], backup: bool) -> dict[str, Any]:
+        """Make a backup, then run migrations; remember one that failed half-way."""
+        made = self.back_up() if backup else None
+        try:
+            result = self.run(*command)
+        except MigrationFailed as error:
+            text = f"{error}\n{self.ways_out(error.report, made)}"
+            if error.report["applied"]:
+                kept = {"text": text, "version": error.report["version"], "file": error.report["file"]}
+                digest = digest_of(self.host.folder(self.release) / kept["file"])
+                write_whole(self.half_applied, json.dumps({**kept, "digest": digest, "at": time.time()}, indent=1))
+            raise ReleaseError(text) from None
+        self.half_applied.unlink(missing_ok=True)
+        return {"backup": made, **result}
+
+    def back_up(self) -> str | None:
+        """Make a backup of the database; return its name, None where there is nothing in it or no access was given."""
+        option_file = self.host.folder(self.release) / OPTION_FILE
+        if not option_file.exists():
+            return None
+        program = Path(__file__).resolve().with_name("backup.py")
+        done = run(sys.executable, program, "create", "--option-file", option_file)
+        made: str | None = json.loads(done.stdout)["backup"]
+        return made
+
+    def refuse_half_applied(self, current: str | None) -> None:
+        """Stop where a revision is known to be half applied and nothing was done about it.
+
+        Raises:
+            ReleaseError: with the report of the run that failed.
+        """
+        try:
+            known = json.loads(self.half_applied.read_text())
+        except FileNotFoundError:
+            return
+        file = self.host.folder(self.release) / known["file"]
+        mended = not file.is_file() or digest_of(file) != known["digest"]
+        if current == known["version"] and not mended:
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(known["at"]))
+            raise ReleaseError(
+                f"a migration failed half-way at {at} UTC, and nothing was done about it since. It said:\n"
+                f"{known['text']}\n"
+                f"  undone by hand: rm {self.half_applied}, and run the same command again"
+            )
+
+    def ways_out(self, report: dict[str, Any], backup: str | None) -> str:
+        """Return what to do about a revision that failed."""
+        name, folder = self.host.config.name, self.host.folder(self.release)
+        again = "mend it, and run the same command again"
+        if not report["applied"] and not report["done_already"]:
+            return f"What was live before still is. Nothing of revision {report['revision']} was applied: {again}"
+        restore = backup or "NAME (the same command without -e backup lists them)"
+        return (
+            "What was live before still is. There are two ways out:\n"
+            f"  back:    ansible-playbook playbooks/restore.yml -l ENV -e backup={restore}\n"
+            f"  forward: change {report['file']} so that it skips what is there, {again};\n"
+            "           or make by hand what was not applied, and then say so, as root on this host:\n"
+            f"           mysql --defaults-file={folder}/{OPTION_FILE}\n"
+            f"           {name}-release stamp {self.release} {report['revision']}"
+        )
+
+
+class MigrationFailed(ReleaseError):
+    """A revision failed; `report` is what migrations.py tells of it."""
+
+    def __init__(self, text: str, report: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.report = report
+
+
+def plan_lines(plan: dict[str, Any]) -> list[str]:
+    """Return a plan for people: revisions, their SQL, and warnings."""
+    lines = [f"the database is at {plan['current'] or 'no revision'}, the release wants {plan['head'] or 'none'}"]
+    if not plan["pending"]:
+        lines.append("nothing is to be done")
+    for revision in plan["pending"]:
+        mark = ", older code works on it" if revision["compatible"] else ""
+        lines.append(f"{revision['revision']}: {revision['message']}{mark}")
+        lines += [f"    {statement};" for statement in revision["statements"]]
+        lines += [f"    WARNING: {warning}" for warning in revision["warnings"]]
+    return lines
+
+
 def locked(host: Host, arguments: list[str], wait: float) -> int:
     """Run this program again as the transient unit whose name is the lock; return its exit code.
 
@@ -744,11 +872,24 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("repair", help="bring the live slot back to what it should be")
     for name, text in (
         ("prepare", "make a release from what Ansible brought"),
-        ("migrate", "bring the database to the release's schema"),
         ("start", "start a release in the idle slot"),
         ("switch", "give it the public requests"),
     ):
         commands.add_parser(name, help=text).add_argument("release")
+    plan = commands.add_parser("plan", help="print the migrations that a release would run, with their SQL, as JSON")
+    plan.add_argument("--text", action="store_true", help="for people")
+    migrate = commands.add_parser("migrate", help="bring the database to the release's schema, after a backup")
+    downgrade = commands.add_parser("downgrade", help="take it back to an earlier revision, after a backup")
+    for command in (migrate, downgrade):
+        command.add_argument("--no-backup", action="store_true", help="make none")
+    stamp = commands.add_parser("stamp", help="note that the database is at a revision, and run nothing")
+    compatible = commands.add_parser("compatible", help="tell whether older code may run on a newer schema")
+    for command in (plan, migrate, downgrade, stamp, compatible):
+        command.add_argument("release")
+    for command in (downgrade, stamp):
+        command.add_argument("revision")
+    compatible.add_argument("older")
+    compatible.add_argument("newer")
     target = commands.add_parser("rollback-target", help="print the release that a rollback goes to")
     target.add_argument("--keep-schema", action="store_true", help="also where the database has another schema by now")
     target.add_argument("release", nargs="?", default="")
@@ -784,8 +925,8 @@ def dispatch(host: Host, options: argparse.Namespace) -> int:
         print(host.rollback_target(options.release, options.keep_schema))
     elif command == "prepare":
         host.prepare(options.release)
-    elif command == "migrate":
-        print(host.execute(options.release, host.config.migrate_command))
+    elif command in ("plan", "migrate", "downgrade", "stamp", "compatible"):
+        print(change_schema(Schema(host, options.release), options))
     elif command == "exec":
         print(host.execute(options.release, options.argv))
     elif command == "serve":
@@ -793,6 +934,20 @@ def dispatch(host: Host, options: argparse.Namespace) -> int:
     else:
         host.probe(options.slot, options.pid)
     return 0
+
+
+def change_schema(schema: Schema, options: argparse.Namespace) -> str:
+    """Run one of the commands about the database's schema; return what to print."""
+    if options.command == "plan":
+        plan = schema.run("plan")
+        return "\n".join(plan_lines(plan)) if options.text else json.dumps(plan)
+    if options.command == "migrate":
+        return json.dumps(schema.migrate(not options.no_backup))
+    if options.command == "downgrade":
+        return json.dumps(schema.downgrade(options.revision, not options.no_backup))
+    if options.command == "stamp":
+        return json.dumps(schema.run("stamp", options.revision))
+    return json.dumps(schema.run("compatible", options.older, options.newer))
 
 
 def main() -> int:
