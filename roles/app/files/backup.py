@@ -36,6 +36,7 @@ HALF_APPLIED = "state/half-applied.json"
 NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[\w.+-]+\.sql\.gz")
 # The dump's last line: without it the dump was cut off.
 CLOSING_LINE = b"-- Dump completed"
+WARNING = re.compile(r"^Warning: |\[Warning\]|Deprecated program name")
 SPARE_BYTES = 64 << 20
 BLOCK_BYTES = 1 << 20
 DUMP_OPTIONS = (
@@ -182,7 +183,7 @@ class Database:
 
 def complaint(text: str) -> str:
     """Return what a client says of an error, without its warnings and without people's data."""
-    lines = [line for line in text.strip().splitlines() if not re.search(r"warning|Deprecated", line, re.IGNORECASE)]
+    lines = [line for line in text.strip().splitlines() if not WARNING.search(line)]
     return re.sub(r"(Duplicate entry) '.*'(?= for key)", r"\1 '...'", "\n".join(lines[-10:])) or "no reason given"
 
 

@@ -25,6 +25,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import Script, ScriptDirectory
+from alembic.script.revision import RevisionError
 from alembic.util import CommandError
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
@@ -240,7 +241,7 @@ class Migrations:
             pending.append(
                 {
                     "revision": script.revision,
-                    "message": script.doc,
+                    "message": script.doc.rstrip("."),
                     "compatible": is_compatible(script),
                     "statements": listed,
                     "warnings": found,
@@ -296,7 +297,7 @@ class Migrations:
             version = "unknown, as the database cannot be asked"
         return {
             "revision": script.revision,
-            "message": script.doc,
+            "message": script.doc.rstrip("."),
             "file": os.path.relpath(script.path),
             "before": [step["revision"] for step in recorder.steps],
             "applied": executed[:kept],
@@ -464,7 +465,7 @@ def main() -> int:
         print(json.dumps({"failure": error.report}))
         print(error, file=sys.stderr)
         return 1
-    except (MigrationError, CommandError) as error:
+    except (MigrationError, CommandError, RevisionError) as error:
         print(error, file=sys.stderr)
         return 1
     except DBAPIError as error:

@@ -800,9 +800,12 @@ class MigrationFailed(ReleaseError):
         self.report = report
 
 
-def plan_lines(plan: dict[str, Any]) -> list[str]:
-    """Return a plan for people: revisions, their SQL, and warnings."""
-    lines = [f"the database is at {plan['current'] or 'no revision'}, the release wants {plan['head'] or 'none'}"]
+def plan_lines(release: str, plan: dict[str, Any]) -> list[str]:
+    """Return the plan of a release for people: revisions, their SQL, and warnings."""
+    lines = [
+        f"release {release}",
+        f"the database is at {plan['current'] or 'no revision'}, this release wants {plan['head'] or 'none'}",
+    ]
     if not plan["pending"]:
         lines.append("nothing is to be done")
     for revision in plan["pending"]:
@@ -940,7 +943,7 @@ def change_schema(schema: Schema, options: argparse.Namespace) -> str:
     """Run one of the commands about the database's schema; return what to print."""
     if options.command == "plan":
         plan = schema.run("plan")
-        return "\n".join(plan_lines(plan)) if options.text else json.dumps(plan)
+        return "\n".join(plan_lines(schema.release, plan)) if options.text else json.dumps(plan)
     if options.command == "migrate":
         return json.dumps(schema.migrate(not options.no_backup))
     if options.command == "downgrade":
