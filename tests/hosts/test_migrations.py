@@ -113,7 +113,8 @@ def backups(here: World) -> list[str]:
 
 def release_in(run: Run) -> str:
     """Return the release that a run of playbooks/migrate.yml was about."""
-    return re.findall(r"release ([0-9a-f]{8}-[0-9a-f]{8})", words(run.output))[0]
+    found: list[str] = re.findall(r"release ([0-9a-f]{8}-[0-9a-f]{8})", words(run.output))
+    return found[0]
 
 
 @pytest.fixture(scope="module")

@@ -260,6 +260,7 @@ def arrive(host: Any, release: str, *members: Any, digest: str = "") -> Path:
     digest = digest or hashlib.sha256((incoming / "artefact.tar").read_bytes()).hexdigest()
     (incoming / ".env").write_text("A=1\n")
     (incoming / ".env.migrate").write_text("B=2\n")
+    (incoming / ".mysql.cnf").write_text("[client]\n")
     (incoming / "release.json").write_text(json.dumps({"release": release, "artefact": digest, "commit": "c0ffee"}))
     return incoming
 
@@ -282,7 +283,7 @@ def test_prepares_a_release(host: Any, accounts: dict[str, int], installed: list
     assert (folder / "latest").read_text() == "app = 1\n"
     modes = {name: oct((folder / name).stat().st_mode & 0o777) for name in ("", "nba", "nba/main.py", "run", ".env")}
     assert modes == {"": "0o755", "nba": "0o755", "nba/main.py": "0o644", "run": "0o755", ".env": "0o640"}
-    assert accounts == {".env": 901, ".env.migrate": 902}
+    assert accounts == {".env": 901, ".env.migrate": 902, ".mysql.cnf": 902}
     assert installed == ["venv", "settings"]
     state = host.state("r1")
     assert (state["state"], state["commit"]) == ("prepared", "c0ffee")
@@ -713,3 +714,133 @@ def test_a_release_whose_worker_dies_soon_after_its_start_is_refused(
     with pytest.raises(program.ReleaseError, match="a worker died soon after"):
         host.start("second")
     assert (host.live.release, host.problems(), host.state("second")["state"]) == ("first", [], "failed")
+
+
+# --- the schema ---
+
+
+class Programs:
+    """Plays migrations.py and backup.py, and keeps what they were asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[str] = []
+        self.pending = ["0002"]
+        self.current = "0001"
+        self.failure: dict[str, Any] | None = None
+        self.folder = folder
+
+    def run_in(self, _folder: Path, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+        assert (user, command[:2], Path(command[2]).name) == ("nba-migrate", ["python", "-I"], "migrations.py")
+        self.asked.append(" ".join(command[3:]))
+        if command[3] == "plan":
+            result: dict[str, Any] = {"current": self.current, "head": "0002", "pending": self.pending}
+            return subprocess.CompletedProcess(command, 0, json.dumps(result), "")
+        if self.failure:
+            return subprocess.CompletedProcess(
+                command, 1, json.dumps({"failure": self.failure}), "revision 0002 failed"
+            )
+        result = {"from": self.current, "to": "0002", "applied": [{"revision": "0002"}]}
+        return subprocess.CompletedProcess(command, 0, json.dumps(result), "")
+
+    def run(self, *command: object, **_options: Any) -> subprocess.CompletedProcess[str]:
+        assert [Path(str(part)).name for part in command[1:3]] == ["backup.py", "create"]
+        self.asked.append("backup")
+        return subprocess.CompletedProcess([], 0, '{"backup": "b1.sql.gz"}', "")
+
+
+@pytest.fixture
+def programs(host: Any, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    folder = put(host, "r1")
+    (folder / ".mysql.cnf").touch()
+    (folder / "0002.py").write_text("broken")
+    programs = Programs(folder)
+    monkeypatch.setattr(program.Host, "run_in", programs.run_in)
+    monkeypatch.setattr(program, "run", programs.run)
+    return programs
+
+
+HALF = {"revision": "0002", "file": "0002.py", "applied": ["ALTER TABLE t ADD a INT"], "done_already": False,
+        "version": "0001"}  # fmt: skip
+
+
+def migrate(host: Any, backup: bool = True) -> Any:
+    return program.Schema(host, "r1").migrate(backup)
+
+
+def test_a_backup_is_made_where_something_is_pending_and_only_there(host: Any, programs: Programs) -> None:
+    assert migrate(host)["backup"] == "b1.sql.gz"
+    assert programs.asked == ["plan", "backup", "upgrade"]
+    programs.asked.clear()
+    assert migrate(host, backup=False)["backup"] is None
+    assert programs.asked == ["plan", "upgrade"]
+    programs.asked.clear()
+    programs.pending = []
+    assert migrate(host) == {"backup": None, "from": "0001", "to": "0001", "applied": []}
+    assert programs.asked == ["plan"]
+
+
+def test_a_release_without_access_to_the_database_makes_no_backup(host: Any, programs: Programs) -> None:
+    (programs.folder / ".mysql.cnf").unlink()
+    assert migrate(host)["backup"] is None
+    assert programs.asked == ["plan", "upgrade"]
+
+
+def test_a_downgrade_comes_after_a_backup(host: Any, programs: Programs) -> None:
+    assert program.Schema(host, "r1").downgrade("0001", True)["backup"] == "b1.sql.gz"
+    assert programs.asked == ["plan", "backup", "downgrade 0001"]
+
+
+def test_a_half_applied_revision_names_two_ways_out_and_stops_the_next_run(host: Any, programs: Programs) -> None:
+    programs.failure = HALF
+    with pytest.raises(program.ReleaseError, match="revision 0002 failed") as failed:
+        migrate(host)
+    assert "playbooks/restore.yml -l ENV -e backup=b1.sql.gz" in str(failed.value)
+    assert "change 0002.py" in str(failed.value) and "nba-release stamp r1 0002" in str(failed.value)
+    programs.failure = None
+    programs.asked.clear()
+    for again in (lambda: migrate(host), lambda: program.Schema(host, "r1").downgrade("0001", True)):
+        with pytest.raises(program.ReleaseError, match=r"(?s)failed half-way at .*-e backup=b1\.sql\.gz"):
+            again()
+    assert programs.asked == ["plan", "plan"]
+
+
+@pytest.mark.parametrize("way", ["mended", "renamed", "stamped", "undone"])
+def test_each_way_out_of_a_half_applied_revision_lets_the_next_run_go_on(
+    host: Any, programs: Programs, way: str
+) -> None:
+    programs.failure = HALF
+    with pytest.raises(program.ReleaseError):
+        migrate(host)
+    programs.failure = None
+    match way:
+        case "mended":
+            (programs.folder / "0002.py").write_text("mended")
+        case "renamed":
+            (programs.folder / "0002.py").rename(programs.folder / "0002b.py")
+        case "stamped":
+            programs.current = "0002"
+        case "undone":
+            program.Schema(host, "r1").half_applied.unlink()
+    assert migrate(host)["applied"]
+    assert not program.Schema(host, "r1").half_applied.exists()
+
+
+def test_where_nothing_was_applied_the_next_run_tries_again(host: Any, programs: Programs) -> None:
+    programs.failure = {**HALF, "applied": []}
+    with pytest.raises(program.ReleaseError, match="Nothing of revision 0002 was applied"):
+        migrate(host)
+    programs.failure = None
+    assert migrate(host)["applied"]
+
+
+def test_a_plan_is_shown_to_people_with_its_warnings() -> None:
+    revision = {"revision": "0002", "message": "Add", "compatible": True, "statements": ["A", "B"], "warnings": ["w"]}
+    assert program.plan_lines("r1", {"current": None, "head": "0002", "pending": [revision]}) == [
+        "release r1",
+        "the database is at no revision, this release wants 0002",
+        "0002: Add, older code works on it",
+        "    A;",
+        "    B;",
+        "    WARNING: w",
+    ]
+    assert program.plan_lines("r1", {"current": "1", "head": "1", "pending": []})[-1] == "nothing is to be done"
