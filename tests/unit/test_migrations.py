@@ -30,8 +30,11 @@ if context.is_offline_mode():
 else:
     with create_engine("sqlite:///test.db").connect() as connection:
         context.configure(connection=connection)
-        with context.begin_transaction():
-            context.run_migrations()
+        try:
+            with context.begin_transaction():
+                context.run_migrations()
+        finally:
+            connection.exec_driver_sql("SELECT 1")  # as one that lets go of a lock
 """
 REVISION = '''"""Revision {name}."""
 import sqlalchemy as sa

@@ -99,13 +99,15 @@ class Recorder:
 
     def before(self, _connection: Any, _cursor: Any, statement: str, *_others: Any) -> None:
         """Note a statement that begins."""
-        self.running = tidy(statement) if self.counts(statement) else None
+        if self.counts(statement):
+            self.running = tidy(statement)
 
-    def after(self, _connection: Any, _cursor: Any, _statement: str, *_others: Any) -> None:
+    def after(self, _connection: Any, _cursor: Any, statement: str, *_others: Any) -> None:
         """Note that it ended well."""
-        if self.running is not None:
-            self.statements.append(self.running)
-        self.running = None
+        # After a failure, env.py still asks things such as the release of its lock: they are not the one that failed.
+        if self.counts(statement):
+            self.statements.append(tidy(statement))
+            self.running = None
 
     # Alembic writes here what it would execute, one piece at a time.
     def write(self, text: str) -> None:

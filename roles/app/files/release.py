@@ -778,14 +778,14 @@ class Schema:
     def ways_out(self, report: dict[str, Any], backup: str | None) -> str:
         """Return what to do about a revision that failed."""
         name, folder = self.host.config.name, self.host.folder(self.release)
-        again = "mend it, and run the same command again"
         if not report["applied"] and not report["done_already"]:
-            return f"What was live before still is. Nothing of revision {report['revision']} was applied: {again}"
+            nothing = f"What was live before still is. Nothing of revision {report['revision']} was applied"
+            return f"{nothing}: mend it, and run the same command again"
         restore = backup or "NAME (the same command without -e backup lists them)"
         return (
             "What was live before still is. There are two ways out:\n"
             f"  back:    ansible-playbook playbooks/restore.yml -l ENV -e backup={restore}\n"
-            f"  forward: change {report['file']} so that it skips what is there, {again};\n"
+            f"  forward: mend {report['file']} so that it also skips what is there, and run the same command again;\n"
             "           or make by hand what was not applied, and then say so, as root on this host:\n"
             f"           mysql --defaults-file={folder}/{OPTION_FILE}\n"
             f"           {name}-release stamp {self.release} {report['revision']}"
