@@ -47,9 +47,11 @@ DUMP_OPTIONS = (
     "--default-character-set=utf8mb4",
     "--no-tablespaces",  # would take the privilege PROCESS
     "--skip-add-locks",  # would take LOCK TABLES to restore
-    # MySQL's client only, and not to be asked of MariaDB's: another server's statistics, and SUPER to restore.
+    # What only MySQL's client knows, and takes more than the account may: statistics of a server that has none, what
+    # takes SUPER to restore, what is read from the server's own tables.
     "--loose-column-statistics=0",
     "--loose-set-gtid-purged=OFF",
+    "--loose-masking-policies=0",
 )
 EMPTY = "SET SESSION FOREIGN_KEY_CHECKS = 0;\n"
 OBJECTS = "SELECT table_type, table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
