@@ -216,3 +216,24 @@ def test_an_error_in_the_code_of_a_revision_is_reported_like_one_of_the_database
     report = json.loads(application.call("upgrade").stdout)["failure"]
     assert (report["reason"], report["failed"]) == ("ValueError: not today", None)
     assert report["applied"] == ["CREATE TABLE t1 (id INTEGER)"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "shown"),
+    [
+        (
+            1062,
+            "Duplicate entry 'o'neil@example.com' for key 'users.name'",
+            "Duplicate entry '...' for key 'users.name'",
+        ),
+        (1292, "Truncated incorrect DOUBLE value: 'o'neil'", "Truncated incorrect DOUBLE value: '...'"),
+        (1060, "Duplicate column name 'nick'", "Duplicate column name 'nick'"),
+    ],
+)
+def test_the_database_s_words_are_shown_without_values(code: int, words: str, shown: str) -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import migrations; from sqlalchemy.exc import DBAPIError\n"
+        f"print(migrations.reason(DBAPIError('', None, Exception({code}, {words!r})), ''))"
+    )
+    done = subprocess.run([str(PYTHON), "-B", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"MySQL's error {code}: {shown}\n"

@@ -42,7 +42,9 @@ WITHOUT_VALUES = {
 SYNTAX_ERROR = 1064
 # What an earlier run that was cut off would have left: the thing is there, or gone, already.
 DONE_ALREADY = {1050, 1051, 1060, 1061, 1062, 1068, 1091, 1826, 3822}
-QUOTED = re.compile(r"'.*'(?= for (?:key|column)\b)|'.*'", re.DOTALL)
+QUOTED = re.compile(r"'.*'", re.DOTALL)
+# In "Duplicate entry 'x' for key 'y'" the second one is a name.
+QUOTED_BEFORE_NAME = re.compile(r"'.*'(?= for (?:key|column) )", re.DOTALL)
 NAME = r"[`\"]?([\w$]+)[`\"]?"
 
 DESTRUCTIVE = (
@@ -387,7 +389,8 @@ def reason(error: Exception, statement: str) -> str:
         if near and tidy(near[1]) not in statement:
             words = words.replace(near[1], "...")
     elif code not in WITHOUT_VALUES:
-        words = QUOTED.sub("'...'", words)
+        pattern = QUOTED_BEFORE_NAME if QUOTED_BEFORE_NAME.search(words) else QUOTED
+        words = pattern.sub("'...'", words)
     return f"MySQL's error {code}: {tidy(words)}" if code else tidy(words)
 
 
