@@ -232,7 +232,8 @@ def test_an_error_in_the_code_of_a_revision_is_reported_like_one_of_the_database
 )
 def test_the_database_s_words_are_shown_without_values(code: int, words: str, shown: str) -> None:
     script = (
-        f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import migrations; from sqlalchemy.exc import DBAPIError\n"
+        f"import sys\nsys.path.insert(0, {str(PROGRAM.parent)!r})\n"
+        "import migrations\nfrom sqlalchemy.exc import DBAPIError\n"
         f"print(migrations.reason(DBAPIError('', None, Exception({code}, {words!r})), ''))"
     )
     done = subprocess.run([str(PYTHON), "-B", "-c", script], capture_output=True, text=True, check=True)
