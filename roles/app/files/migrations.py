@@ -41,7 +41,7 @@ WITHOUT_VALUES = {
 }
 SYNTAX_ERROR = 1064
 # What an earlier run that was cut off would have left: the thing is there, or gone, already.
-DONE_ALREADY = {1050, 1051, 1060, 1061, 1062, 1068, 1091, 1826, 3822}
+DONE_ALREADY = {1050, 1051, 1060, 1061, 1068, 1091, 1826, 3822}
 QUOTED = re.compile(r"'.*'", re.DOTALL)
 # In "Duplicate entry 'x' for key 'y'" the second one is a name.
 QUOTED_BEFORE_NAME = re.compile(r"'.*'(?= for (?:key|column) )", re.DOTALL)
