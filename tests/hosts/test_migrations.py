@@ -282,7 +282,7 @@ def test_any_printable_password_survives_the_option_file(here: World, values: li
         waffle.option_file({"user": value}).replace("[client]", f"[{group}]").replace("[mysql]\n", "")
         for group, value in zip(groups, values, strict=True)
     )
-    for host in ("dev1", "db1"):  # the client of MariaDB, that of MySQL
+    for host in ("prod1", "db1"):  # the client of MariaDB, that of MySQL
         here.write(host, "/root/quoting.cnf", text)
         read = here.execute(host, "my_print_defaults", "--defaults-file=/root/quoting.cnf", *groups)
         assert read.removesuffix("\n").split("\n") == [f"--user={value}" for value in values]
