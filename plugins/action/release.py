@@ -13,7 +13,8 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target"))
+READ_ONLY = frozenset(("status", "list", "log", "plan", "proven", "rollback-target"))
+RECORDED = frozenset(("activate", "go-back", "repair", "migrate", "restore"))
 NO_SUCH_PROGRAM = 127
 
 
@@ -48,7 +49,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         reads = command[0] in READ_ONLY
         if self._task.check_mode and not reads:
             return {**result, "changed": True, "msg": f"would run: {shlex.join(command)}"}
-        if command[0] in ("activate", "go-back", "repair"):
+        if command[0] in RECORDED:
             command += ["--by", who()]
         try:
             done = self._execute(str(arguments["program"]), command, str(arguments.get("upload") or ""))

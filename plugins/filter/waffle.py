@@ -1,4 +1,4 @@
-"""Filters: a value as .env takes it, and the id of a release."""
+"""Filters: a value as .env or an option file of MySQL takes it, and the id of a release."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from ansible.errors import AnsibleFilterError
 
 # Control characters, line and paragraph separators, and halves of characters that UTF-8 cannot hold.
 UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
+# The clients read a line into a buffer of 4 KiB.
+OPTION_LINE_BYTES = 4000
 PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,-]*")
 
 
@@ -40,6 +42,31 @@ def dotenv_value(value: object, key: str = "value") -> str:
 def dotenv(settings: Mapping[str, Any]) -> str:
     """Return the text of a ``.env`` file: one ``KEY=value`` line per setting, sorted by key."""
     return "".join(f"{key}={dotenv_value(value, key)}\n" for key, value in sorted(settings.items()))
+
+
+def option_file(options: Mapping[str, Any]) -> str:
+    r"""Return the text of an option file for the clients of MySQL and MariaDB; nothing for no options.
+
+    Inside double quotes they take a backslash for an escape, and nothing else is special. ``database`` is known to
+    ``mysql`` alone: ``mysqldump`` would refuse a group that holds it. Empty options are left out.
+
+    Raises:
+        AnsibleFilterError: a value holds a control character, or is longer than the clients read; the key is named.
+    """
+    if not options:
+        return ""
+    groups: dict[str, list[str]] = {"client": [], "mysql": []}
+    for key, value in sorted(options.items()):
+        text = str(value)
+        if any(unicodedata.category(character) in UNPRINTABLE for character in text):
+            raise AnsibleFilterError(f"{key}: a line break or control character cannot be written to .mysql.cnf")
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+        line = f'{key} = "{escaped}"\n'
+        if len(line.encode()) > OPTION_LINE_BYTES:
+            raise AnsibleFilterError(f"{key}: too long for .mysql.cnf")
+        if text:
+            groups["mysql" if key == "database" else "client"].append(line)
+    return "".join(f"[{group}]\n{''.join(lines)}" for group, lines in groups.items())
 
 
 def release_id(parts: Mapping[str, Any], key: str, label: str) -> str:
@@ -69,4 +96,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Any]:
         """Return name and function of each filter."""
-        return {"dotenv": dotenv, "fingerprints": fingerprints, "release_id": release_id}
+        return {
+            "dotenv": dotenv,
+            "fingerprints": fingerprints,
+            "option_file": option_file,
+            "release_id": release_id,
+        }

@@ -169,18 +169,3 @@ def test_the_result_of_an_earlier_run_is_not_taken(tmp_path: Path, seen: Any) ->
     course(tmp_path, run="yesterday").end()
     with pytest.raises(program.ReleaseError, match="ended without a result"):
         seen.follow("t1")
-
-
-def test_what_is_written_is_for_root_alone_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "state.json"
-    program.write_whole(path, "old")
-    assert path.stat().st_mode & 0o777 == 0o600
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(program.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        program.write_whole(path, "new")
-    assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
-    assert path.read_text() == "old"

@@ -42,6 +42,20 @@ def test_control_characters_are_refused(character: str) -> None:
     assert "suffix" not in str(refusal.value)
 
 
+def test_an_option_file_has_what_each_client_knows_in_its_own_group() -> None:
+    options = {"user": "a", "port": 3306, "password": 'a"b\\', "database": "shop", "ssl-ca": ""}
+    client = '[client]\npassword = "a\\"b\\\\"\nport = "3306"\nuser = "a"\n'
+    assert waffle.option_file(options) == client + '[mysql]\ndatabase = "shop"\n'
+    assert waffle.option_file({}) == ""
+
+
+@pytest.mark.parametrize("value", ["hunter2\n[mysqld]", "hunter2\0", "hunter2" * 600])
+def test_an_option_that_the_clients_could_not_read_is_refused_by_its_key(value: str) -> None:
+    with pytest.raises(AnsibleFilterError, match="password") as refusal:
+        waffle.option_file({"password": value})
+    assert "hunter2" not in str(refusal.value)
+
+
 PARTS = {"artefact": "a1", "env": "A=1\n", "serve": ["gunicorn", "--workers=2"], "workers": 2}
 
 

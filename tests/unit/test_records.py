@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,11 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import AWKWARD, ROOT, module_at
+from tests.support import AWKWARD, module_at
 
-sys.path.insert(0, str(ROOT / "roles/app/files"))
 program = module_at("roles/app/files/records.py")
-sys.path.remove(str(ROOT / "roles/app/files"))
 waffle = module_at("plugins/filter/waffle.py")
 PRINTABLE = st.text(st.characters(exclude_categories=("Cc", "Zl", "Zp", "Cs")), max_size=40)
 

@@ -10,13 +10,14 @@ import os
 import shutil
 import socketserver
 import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -94,7 +95,7 @@ CONFIG: dict[str, Any] = {
     "python": "/usr/bin/python3",
     "index_url": "",
     "settings_command": ["python", "-m", "nba.settings"],
-    "migrate_command": ["alembic", "upgrade", "head"],
+    "migrations": True,
     "seed_command": [],
     "serve_command": ["gunicorn", "--workers={workers}"],
     "live_path": "/health/live",
@@ -165,7 +166,7 @@ class Course:
 
 
 def deploy(host: Any, name: str, stop: str = "") -> None:
-    host.activate(program.Order("deploy", name, "me"), Course(stop), migrate=False)
+    host.activate(program.Order("deploy", name, "me"), Course(stop))
 
 
 # --- looking ---
@@ -275,6 +276,7 @@ def arrive(host: Any, release: str, *members: Any, digest: str = "") -> Path:
     digest = digest or hashlib.sha256((incoming / "artefact.tar").read_bytes()).hexdigest()
     (incoming / ".env").write_text("A=1\n")
     (incoming / ".env.migrate").write_text("B=2\n")
+    (incoming / ".mysql.cnf").write_text("[client]\n")
     (incoming / "release.json").write_text(json.dumps({"release": release, "artefact": digest, "commit": "c0ffee"}))
     return incoming
 
@@ -297,7 +299,7 @@ def test_prepares_a_release(host: Any, accounts: dict[str, int], installed: list
     assert (folder / "latest").read_text() == "app = 1\n"
     modes = {name: oct((folder / name).stat().st_mode & 0o777) for name in ("", "nba", "nba/main.py", "run", ".env")}
     assert modes == {"": "0o755", "nba": "0o755", "nba/main.py": "0o644", "run": "0o755", ".env": "0o640"}
-    assert accounts == {".env": 901, ".env.migrate": 902}
+    assert accounts == {".env": 901, ".env.migrate": 902, ".mysql.cnf": 902}
     assert installed == ["venv", "settings"]
     state = host.state("r1")
     assert (state["state"], state["commit"]) == ("prepared", "c0ffee")
@@ -481,6 +483,82 @@ def test_a_bad_public_answer_switches_back(host: Any, systemd: Systemd, monkeypa
     assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
 
 
+class Marks:
+    """Stands in for the schema of the live release, which knows the revisions between."""
+
+    def __init__(self, host: Any, release: str) -> None:
+        assert release == "new"
+
+    def run(self, *arguments: str) -> dict[str, Any]:
+        assert arguments == ("compatible", "0001", "0002")
+        return {"compatible": not self.unmarked, "unmarked": self.unmarked}
+
+    unmarked: ClassVar[list[str]] = []
+
+
+@pytest.fixture
+def moved_on(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a host whose live release brought another schema."""
+    for name, schema in (("old", "0001"), ("new", "0002")):
+        put(host, name)
+        deploy(host, name)
+        host.remember(name, schema=schema)
+    monkeypatch.setattr(program, "Schema", Marks)
+    monkeypatch.setattr(Marks, "unmarked", [])
+    return host
+
+
+def test_a_rollback_over_the_same_schema_asks_nothing(moved_on: Any) -> None:
+    moved_on.remember("new", schema="0001")
+    assert moved_on.rollback_target("", "") == {"release": "old", "downgrade": ""}
+    assert moved_on.rollback_target("old", "") == {"release": "old", "downgrade": ""}
+
+
+def test_a_rollback_over_another_schema_names_the_ways(moved_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = r"old ran on schema 0001, and the database has 0002: -e schema=keep leaves it.*; -e schema=downgrade takes"
+    with pytest.raises(program.ReleaseError, match=words):
+        moved_on.rollback_target("", "")
+    assert moved_on.rollback_target("", "keep") == {"release": "old", "downgrade": ""}
+    assert moved_on.rollback_target("", "downgrade") == {"release": "old", "downgrade": "0001"}
+    monkeypatch.setattr(Marks, "unmarked", ["0002"])
+    for schema in ("", "keep"):
+        with pytest.raises(program.ReleaseError, match="cannot be kept, since these are not marked compatible: 0002"):
+            moved_on.rollback_target("", schema)
+
+
+@pytest.mark.parametrize("wanted", ["new", "never-seen", "failed"])
+def test_a_rollback_goes_to_a_good_release_only(moved_on: Any, wanted: str) -> None:
+    put(moved_on, "failed", state="failed")
+    with pytest.raises(program.ReleaseError, match=f"{wanted} is not a release to go back to; good ones here: old"):
+        moved_on.rollback_target(wanted, "keep")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_schema_goes_back_between_the_start_and_the_switch(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    for name in ("old", "new"):
+        put(host, name)
+        deploy(host, name)
+    seen: list[Any] = []
+
+    def downgrade(schema: Any, revision: str, backup: bool) -> dict[str, Any]:
+        seen.append((schema.release, revision, backup, host.live.release, host.idle.answering()))
+        if fails:
+            raise program.ReleaseError("cannot drop")
+        return {"from": "0002", "to": "0001"}
+
+    monkeypatch.setattr(program.Schema, "downgrade", downgrade)
+    order, change = program.Order("rollback", "old", "me"), program.SchemaChange(downgrade="0001")
+    if fails:
+        with pytest.raises(program.ReleaseError, match="cannot drop"):
+            host.activate(order, Course(), change)
+    else:
+        host.activate(order, Course(), change)
+    assert seen == [("new", "0001", True, "new", "old")]
+    assert (host.live.release, host.problems()) == ("new" if fails else "old", [])
+
+
 @pytest.mark.parametrize("stop", ["migrated", "ready", "switched"])
 def test_a_release_that_another_host_refused_is_taken_back(host: Any, systemd: Systemd, stop: str) -> None:
     put(host, "old")
@@ -625,19 +703,6 @@ def test_the_link_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in tmp_path.iterdir()] == ["live"]
 
 
-def test_a_full_disk_keeps_what_was_known(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.remember("r1", state="good")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(program.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        host.remember("r1", state="failed")
-    assert host.state("r1") == {"state": "good"}
-    assert [path.name for path in (host.config.root / "state").iterdir()] == ["r1.json"]
-
-
 # --- cleaning up ---
 
 
@@ -733,7 +798,7 @@ def test_the_ceiling_holds_for_one_worker(host: Any, monkeypatch: pytest.MonkeyP
     assert started == [["--workers=1"]]
 
 
-def test_migrations_run_under_their_own_account(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_a_release_run_under_the_service_s_account(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "r1")
     users: list[str] = []
 
@@ -742,9 +807,8 @@ def test_migrations_run_under_their_own_account(host: Any, monkeypatch: pytest.M
         return subprocess.CompletedProcess(command, 1 if "fail" in command else 0, "out\n", "err\n")
 
     monkeypatch.setattr(program.Host, "run_in", run_in)
-    assert host.execute("r1", ["alembic", "upgrade", "head"]) == "out\nerr"
-    host.execute("r1", ["python", "-m", "nba.seed"])
-    assert users == ["nba-migrate", "nba"]
+    assert host.execute("r1", ["python", "-m", "nba.seed"]) == "out\nerr"
+    assert users == ["nba"]
     with pytest.raises(program.ReleaseError, match=r"`fail` in release r1 ended with 1:\nout\nerr"):
         host.execute("r1", ["fail"])
 
@@ -763,3 +827,135 @@ def test_a_release_whose_worker_dies_soon_after_its_start_is_refused(
     with pytest.raises(program.ReleaseError, match="a worker died soon after"):
         deploy(host, "second")
     assert (host.live.release, host.problems(), host.state("second")["state"]) == ("first", [], "failed")
+
+
+# --- the schema ---
+
+
+class Programs:
+    """Plays migrations.py and backup.py, and keeps what they were asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asked: list[str] = []
+        self.pending = ["0002"]
+        self.current = "0001"
+        self.failure: dict[str, Any] | None = None
+        self.folder = folder
+
+    def run_in(self, _folder: Path, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+        assert (user, command[:2], Path(command[2]).name) == ("nba-migrate", ["python", "-I"], "migrations.py")
+        self.asked.append(" ".join(command[3:]))
+        if command[3] == "plan":
+            result: dict[str, Any] = {"current": self.current, "head": "0002", "pending": self.pending}
+            return subprocess.CompletedProcess(command, 0, json.dumps(result), "")
+        if self.failure:
+            return subprocess.CompletedProcess(
+                command, 1, json.dumps({"failure": self.failure}), "revision 0002 failed"
+            )
+        result = {"from": self.current, "to": "0002", "applied": [{"revision": "0002"}]}
+        return subprocess.CompletedProcess(command, 0, json.dumps(result), "")
+
+    def run(self, *command: object, **_options: Any) -> subprocess.CompletedProcess[str]:
+        assert [Path(str(part)).name for part in command[1:3]] == ["backup.py", "create"]
+        self.asked.append("backup")
+        return subprocess.CompletedProcess([], 0, '{"backup": "b1.sql.gz"}', "")
+
+
+@pytest.fixture
+def programs(host: Any, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    folder = put(host, "r1")
+    (folder / ".mysql.cnf").touch()
+    (folder / "0002.py").write_text("broken")
+    programs = Programs(folder)
+    monkeypatch.setattr(program.Host, "run_in", programs.run_in)
+    monkeypatch.setattr(sys.modules[program.Schema.__module__], "run", programs.run)
+    return programs
+
+
+HALF = {"revision": "0002", "file": "0002.py", "applied": ["ALTER TABLE t ADD a INT"], "done_already": False,
+        "version": "0001"}  # fmt: skip
+
+
+def migrate(host: Any, backup: bool = True) -> Any:
+    return program.Schema(host, "r1").migrate(backup)
+
+
+def test_a_backup_is_made_where_something_is_pending_and_only_there(host: Any, programs: Programs) -> None:
+    assert migrate(host)["backup"] == "b1.sql.gz"
+    assert programs.asked == ["plan", "backup", "upgrade"]
+    programs.asked.clear()
+    assert migrate(host, backup=False)["backup"] is None
+    assert programs.asked == ["plan", "upgrade"]
+    programs.asked.clear()
+    programs.pending = []
+    assert migrate(host) == {"backup": None, "from": "0001", "to": "0001", "applied": []}
+    assert programs.asked == ["plan"]
+
+
+def test_a_release_without_access_to_the_database_makes_no_backup(host: Any, programs: Programs) -> None:
+    (programs.folder / ".mysql.cnf").unlink()
+    assert migrate(host)["backup"] is None
+    assert programs.asked == ["plan", "upgrade"]
+
+
+def test_a_downgrade_comes_after_a_backup(host: Any, programs: Programs) -> None:
+    assert program.Schema(host, "r1").downgrade("0001", True)["backup"] == "b1.sql.gz"
+    assert programs.asked == ["plan", "backup", "downgrade 0001"]
+
+
+def test_a_half_applied_revision_names_two_ways_out_and_stops_the_next_run(host: Any, programs: Programs) -> None:
+    programs.failure = HALF
+    with pytest.raises(program.ReleaseError, match="revision 0002 failed") as failed:
+        migrate(host)
+    assert "playbooks/restore.yml -l ENV -e backup=b1.sql.gz" in str(failed.value)
+    assert "mend 0002.py" in str(failed.value) and "nba-release stamp r1 0002" in str(failed.value)
+    programs.failure = None
+    programs.asked.clear()
+    remembered = r"(?s)failed half-way at .*-e backup=b1\.sql\.gz"
+    with pytest.raises(program.ReleaseError, match=remembered):
+        migrate(host)
+    with pytest.raises(program.ReleaseError, match=remembered):
+        program.Schema(host, "r1").downgrade("0001", True)
+    assert programs.asked == ["plan", "plan"]
+
+
+@pytest.mark.parametrize("way", ["mended", "renamed", "stamped", "undone"])
+def test_each_way_out_of_a_half_applied_revision_lets_the_next_run_go_on(
+    host: Any, programs: Programs, way: str
+) -> None:
+    programs.failure = HALF
+    with pytest.raises(program.ReleaseError):
+        migrate(host)
+    programs.failure = None
+    match way:
+        case "mended":
+            (programs.folder / "0002.py").write_text("mended")
+        case "renamed":
+            (programs.folder / "0002.py").rename(programs.folder / "0002b.py")
+        case "stamped":
+            programs.current = "0002"
+        case "undone":
+            program.Schema(host, "r1").half_applied.unlink()
+    assert migrate(host)["applied"]
+    assert not program.Schema(host, "r1").half_applied.exists()
+
+
+def test_where_nothing_was_applied_the_next_run_tries_again(host: Any, programs: Programs) -> None:
+    programs.failure = {**HALF, "applied": []}
+    with pytest.raises(program.ReleaseError, match="Nothing of revision 0002 was applied"):
+        migrate(host)
+    programs.failure = None
+    assert migrate(host)["applied"]
+
+
+def test_a_plan_is_shown_to_people_with_its_warnings() -> None:
+    revision = {"revision": "0002", "message": "Add", "compatible": True, "statements": ["A", "B"], "warnings": ["w"]}
+    assert program.plan_lines("r1", {"current": None, "head": "0002", "pending": [revision]}) == [
+        "release r1",
+        "the database is at no revision, this release wants 0002",
+        "0002: Add, older code works on it",
+        "    A;",
+        "    B;",
+        "    WARNING: w",
+    ]
+    assert program.plan_lines("r1", {"current": "1", "head": "1", "pending": []})[-1] == "nothing is to be done"

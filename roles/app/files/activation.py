@@ -10,14 +10,14 @@ Files in /run/<name>-release: `progress.json` (written by the unit alone) and `t
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from basics import ReleaseError, read_json, run, write_whole
 
 # Each name tells what is true at its end: the database has the schema; the release runs beside the old one and lasts;
 # it gets the public requests, and the old one still runs; the old one is stopped.
@@ -26,44 +26,8 @@ ABANDON = "abandon"
 POLL_SECONDS = 0.05
 
 
-class ReleaseError(Exception):
-    """A release cannot be used; the message says why and what to do."""
-
-
 class Abandoned(ReleaseError):
     """The run was told to end, or nobody told it to go on; the release itself is not to blame."""
-
-
-def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program; raise `ReleaseError` with the end of its output where it fails and ``check`` is set."""
-    done = subprocess.run([str(part) for part in command], check=False, text=True, capture_output=True, **options)
-    if check and done.returncode != 0:
-        output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
-        raise ReleaseError(f"`{' '.join(str(part) for part in command)}` ended with {done.returncode}:\n{output}")
-    return done
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace ``path`` atomically, for root's eyes; on a full disk the old content stays."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; nothing where there is no such file."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    return found
 
 
 @dataclass(frozen=True)

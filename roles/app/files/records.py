@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from activation import read_json, write_whole
+from basics import read_json, write_whole
 
 RECEIPTS_KEPT = 200
 SECRET_KEYS = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|DSN|URL", re.IGNORECASE)

@@ -3,7 +3,7 @@
 
 The configuration is the file `release.json` beside this program. One folder holds everything:
 
-    <root>/incoming/<id>/   what Ansible brought: artefact.tar, .env, .env.migrate, release.json
+    <root>/incoming/<id>/   what Ansible brought: artefact.tar, .env, .env.migrate, .mysql.cnf, release.json
     <root>/releases/<id>/   a release: code, `.env` and a link to its virtual environment; never changed afterwards
     <root>/venvs/<key>/     a virtual environment, named by poetry.lock and Python, shared by releases with that lock
     <root>/slots/<slot>/    blue or green: `release` -> a release, `socket` -> the slot's socket
@@ -45,8 +45,10 @@ from typing import Any
 # An isolated Python (-I) does not look for modules beside the program.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from activation import PHASES, Abandoned, Course, Order, ReleaseError, Run, read_json, run, write_whole
+from activation import PHASES, Abandoned, Course, Order, Run
+from basics import ReleaseError, digest_of, parsed, read_json, replace_link, run, write_whole
 from records import Mask, Records, settings_changed
+from schema import OPTION_FILE, Schema, plan_lines
 
 SLOTS = ("blue", "green")
 RECENT_SECONDS = 3600
@@ -70,7 +72,7 @@ class Config:
     python: str
     index_url: str
     settings_command: list[str]
-    migrate_command: list[str]
+    migrations: bool
     seed_command: list[str]
     serve_command: list[str]
     live_path: str
@@ -95,23 +97,6 @@ class Config:
     def unit(self, kind: str, slot: str) -> str:
         """Return the name of a slot's ``service`` or ``socket``."""
         return f"{self.name}@{slot}.{kind}"
-
-
-def replace_link(link: Path, target: str | Path) -> None:
-    """Point ``link`` to ``target`` atomically."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.rename(link)
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -216,15 +201,6 @@ class Slot:
         return out.strip()
 
 
-def parsed(body: str) -> dict[str, Any]:
-    """Return the JSON object that ``/version`` answers; nothing where the body is none."""
-    try:
-        found = json.loads(body)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def release_in(body: str) -> str:
     """Return the release id in the JSON that ``/version`` answers."""
     return str(parsed(body).get("release", ""))
@@ -239,6 +215,15 @@ def has_place(member: tarfile.TarInfo, links: set[str]) -> bool:
     return member.isfile() or (member.issym() and target.split("/")[0] not in ("", ".."))
 
 
+@dataclass(frozen=True)
+class SchemaChange:
+    """What one host of an environment does to the database for all of them: up, down to a revision, or nothing."""
+
+    migrate: bool = False
+    downgrade: str = ""
+    backup: bool = True
+
+
 @dataclass
 class Host:
     """The releases of one application on this host."""
@@ -246,6 +231,7 @@ class Host:
     config: Config
     steps: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    migration: dict[str, Any] = field(default_factory=dict)
 
     # --- looking ---
 
@@ -357,11 +343,16 @@ class Host:
             lines.append("  ".join(columns))
         return lines
 
-    def rollback_target(self, wanted: str, keep_schema: bool) -> str:
-        """Return the release to go back to: ``wanted``, or the good one that was live before.
+    def rollback_target(self, wanted: str, schema: str) -> dict[str, str]:
+        """Return the release to go back to, and the revision that the database has to go back to, if it has to.
+
+        Args:
+            wanted: a release, or nothing for the good one that was live before.
+            schema: "keep" lets the old code run on a newer schema whose revisions are marked compatible; "downgrade"
+                takes the schema back with it.
 
         Raises:
-            ReleaseError: there is none, it never was good, or the database has another schema than it had then.
+            ReleaseError: there is none, it never was good, or its schema is another one and neither was asked for.
         """
         live = self.live.release if self.live else ""
         good = [name for name in self.releases() if name != live and self.state(name).get("state") == "good"]
@@ -372,12 +363,20 @@ class Host:
             )
         target = wanted or good[0]
         then, now = self.state(target).get("schema"), self.state(live).get("schema")
-        if then != now and not keep_schema:
-            raise ReleaseError(
-                f"release {target} ran on schema {then}, and the database has {now}. If the old code works on the new "
-                "schema (it was only expanded), run the same command with -e schema=keep"
-            )
-        return target
+        if then == now:
+            return {"release": target, "downgrade": ""}
+        if schema == "downgrade":
+            return {"release": target, "downgrade": str(then)}
+        marks = Schema(self, live).run("compatible", str(then), str(now))
+        if schema == "keep" and marks["compatible"]:
+            return {"release": target, "downgrade": ""}
+        ways = "-e schema=downgrade takes the schema back, after a backup; what only the new one holds is lost then"
+        keep = (
+            "-e schema=keep leaves it, since every revision between is marked compatible"
+            if marks["compatible"]
+            else f"it cannot be kept, since these are not marked compatible: {', '.join(marks['unmarked'])}"
+        )
+        raise ReleaseError(f"release {target} ran on schema {then}, and the database has {now}: {keep}; {ways}")
 
     # --- preparing ---
 
@@ -444,8 +443,10 @@ class Host:
         shutil.copy(incoming / "release.json", folder / "release.json")
         self.copy_secret(incoming / ".env", folder / ".env", self.config.user)
         self.copy_secret(incoming / ".env.migrate", folder / ".env.migrate", self.config.migration_user)
+        if (incoming / OPTION_FILE).exists():
+            self.copy_secret(incoming / OPTION_FILE, folder / OPTION_FILE, self.config.migration_user)
         for path in (folder, *folder.rglob("*")):
-            if not path.is_symlink() and not path.name.startswith(".env"):
+            if not path.is_symlink() and not path.name.startswith((".env", OPTION_FILE)):
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
 
     def copy_secret(self, source: Path, target: Path, group: str) -> None:
@@ -514,9 +515,8 @@ class Host:
         )  # fmt: skip
 
     def execute(self, release: str, command: list[str]) -> str:
-        """Run a command of a release as its service account, or as the migration account for migrations."""
-        user = self.config.migration_user if command == self.config.migrate_command else self.config.user
-        done = self.run_in(self.folder(release), user, command)
+        """Run a command of a release as its service account."""
+        done = self.run_in(self.folder(release), self.config.user, command)
         output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-40:])
         if done.returncode != 0:
             raise ReleaseError(f"`{' '.join(command)}` in release {release} ended with {done.returncode}:\n{output}")
@@ -524,13 +524,13 @@ class Host:
 
     # --- activating ---
 
-    def activate(self, order: Order, course: Course, migrate: bool) -> None:
+    def activate(self, order: Order, course: Course, change: SchemaChange = SchemaChange()) -> None:
         """Make a release live, by phases; where it fails, what was live before still is, or is again.
 
         Args:
             order: the release, and who wants it.
             course: how far this may go by itself.
-            migrate: whether this host migrates the database first.
+            change: what this host does to the database's schema on the way.
 
         Raises:
             ReleaseError: the release, its migrations or the public address refused.
@@ -541,14 +541,18 @@ class Host:
             return
         if not self.folder(release).is_dir():
             raise ReleaseError(f"{release} is not on this host; `{self.config.name}-release list` names those that are")
-        if migrate:
+        if change.migrate:
             with self.step("migrate"):
-                self.bring_schema(release)
+                self.bring_schema(release, change.backup)
         course.reached("migrated")
         self.start(new, release, lasting=self.state(release).get("state") != "good")
         try:
             course.reached("ready")
-        except Abandoned:
+            if change.downgrade and old:
+                # Only the release that is left knows the way down; the one that comes has shown that it can start.
+                with self.step(f"downgrade to {change.downgrade}"):
+                    self.migration = Schema(self, old.release).downgrade(change.downgrade, change.backup)
+        except ReleaseError:
             new.stop()
             raise
         self.switch(old, new, release, course)
@@ -623,13 +627,18 @@ class Host:
                 link.unlink()
             new.stop()
 
-    def bring_schema(self, release: str) -> None:
-        """Bring the database to a release's schema, and insert the sample data when that changed something."""
-        if self.has_schema_of(release):
-            return
-        self.execute(release, self.config.migrate_command)
-        if self.config.seed_command:
+    def bring_schema(self, release: str, backup: bool) -> None:
+        """Bring the database to a release's schema, and insert the sample data where that changed something."""
+        if self.config.migrations and not self.has_schema_of(release):
+            self.migration = Schema(self, release).migrate(backup)
+        if self.config.seed_command and (self.migration.get("applied") or not self.live):
             self.execute(release, self.config.seed_command)
+
+    def restore(self, backup: str) -> None:
+        """Put a backup in place of what is in the database, after a backup of that."""
+        program = Path(__file__).resolve().with_name("backup.py")
+        with self.step(f"restore {backup}"):
+            self.migration = parsed(run(sys.executable, program, "restore", backup).stdout)
 
     def has_schema_of(self, release: str) -> bool:
         """Tell, without a look into the database, whether a release has the live one's migrations and its schema.
@@ -661,8 +670,9 @@ class Host:
             outcome=receipt["outcome"],
             **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "dirty")},
             settings=facts.get("settings", {}),
-            settings_changed=settings_changed(self.folder(receipt["before"] or release), self.folder(release)),
+            settings_changed=settings_changed(self.folder(receipt["before"]), self.folder(release)) if facts else [],
             schema=live.version().get("schema") if live else None,
+            migration=self.migration,
             steps=self.steps,
             health=self.samples[-SAMPLES_KEPT:],
             seconds=round(time.time() - receipt["began"], 2),
@@ -820,7 +830,8 @@ def begin(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Start the unit, or join the one at work, and follow it as far as was asked for; return how far it came."""
     order = Order(options.kind, options.release, options.by)
     arguments = ["--in-unit", options.command, order.release, f"--kind={order.kind}", f"--by={order.by}"]
-    arguments += ["--migrate"] * options.migrate + [f"--override={options.override}"] * bool(options.override)
+    arguments += [f"--{name}" for name in ("migrate", "no-backup") if getattr(options, name.replace("-", "_"))]
+    arguments += [f"--{name}={value}" for name in ("downgrade", "override") if (value := getattr(options, name))]
     token = host.activation.begin(order, arguments, options.until, options.wait)
     return finished(host.activation.follow(token, options.until))
 
@@ -856,11 +867,15 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
         "schema_before": before.version().get("schema") if before else None,
         "promotion_override": options.override,
     }
+    change = SchemaChange(options.migrate, options.downgrade, not options.no_backup)
+    actions: dict[str, Callable[[], None]] = {
+        "activate": lambda: host.activate(order, course, change),
+        "repair": host.repair,
+        "migrate": lambda: host.bring_schema(options.release, change.backup),
+        "restore": lambda: host.restore(options.release),
+    }
     try:
-        if options.command == "repair":
-            host.repair()
-        else:
-            host.activate(order, course, options.migrate)
+        actions[options.command]()
         receipt["outcome"] = "good"
     except UNUSABLE as error:
         receipt["outcome"] = "taken back" if isinstance(error, Abandoned) else "failed"
@@ -884,14 +899,16 @@ def parser() -> argparse.ArgumentParser:
     prepare = commands.add_parser("prepare", help="make a release from what Ansible brought")
     prepare.add_argument("release")
     prepare.add_argument("--artefact", type=Path, help="the archive; else incoming/<id>/artefact.tar")
-    commands.add_parser("migrate", help="bring the database to the release's schema").add_argument("release")
     for name, text in (
         ("activate", "make a release live, phase by phase"),
         ("go-back", "undo the run at work, and see to it that a release is live"),
         ("repair", "bring the live slot back to what it should be"),
+        ("migrate", "bring the database to a release's schema, after a backup"),
+        ("restore", "put a backup in place of what is in the database, after a backup of that"),
     ):
         torn = commands.add_parser(name, help=text)
-        torn.add_argument("release", nargs="?" if name == "repair" else None, default="what is live")
+        metavar = "backup" if name == "restore" else "release"
+        torn.add_argument("release", metavar=metavar, nargs="?" if name == "repair" else None, default="what is live")
         torn.add_argument("--kind", default={"activate": "deploy", "go-back": "rollback"}.get(name, name))
         torn.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
         torn.add_argument(
@@ -899,12 +916,22 @@ def parser() -> argparse.ArgumentParser:
         )
         torn.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
         torn.add_argument("--migrate", action="store_true", help="bring the database to the release's schema first")
+        torn.add_argument("--downgrade", default="", metavar="REVISION", help="take the schema back before the switch")
+        torn.add_argument("--no-backup", action="store_true", help="make none before the schema is changed")
         torn.add_argument(
             "--override", default="", metavar="REASON", help="why it comes without proof; for the receipt"
         )
         torn.add_argument("--token", default="", help=argparse.SUPPRESS)
+    plan = commands.add_parser("plan", help="print the migrations that a release would run, with their SQL, as JSON")
+    plan.add_argument("--text", action="store_true", help="for people")
+    stamp = commands.add_parser("stamp", help="note that the database is at a revision, and run nothing")
+    for command in (plan, stamp):
+        command.add_argument("release")
+    stamp.add_argument("revision")
     target = commands.add_parser("rollback-target", help="print the release that a rollback goes to")
-    target.add_argument("--keep-schema", action="store_true", help="also where the database has another schema by now")
+    target.add_argument(
+        "--schema", choices=["", "keep", "downgrade"], default="", help="where the database has another"
+    )
     target.add_argument("release", nargs="?", default="")
     execute = commands.add_parser("exec", help="run a command of a release as the service account")
     execute.add_argument("release")
@@ -937,6 +964,12 @@ def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     return begin(host, options)
 
 
+def plan(schema: Schema, text: bool) -> Any:
+    """Return the migrations that a release would run: for JSON, or in lines for people."""
+    found = schema.run("plan")
+    return "\n".join(plan_lines(schema.release, found)) if text else found
+
+
 def dispatch(host: Host, options: argparse.Namespace) -> Any:
     """Run one command; return what it says: text, an object for JSON, or nothing."""
     commands: dict[str, Callable[[], Any]] = {
@@ -947,9 +980,12 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "list": lambda: "\n".join(host.listing()),
         "log": lambda: "\n".join(json.dumps(entry) for entry in host.records.entries()),
         "proven": lambda: host.records.proof(options.digest, [(name, host.state(name)) for name in host.releases()]),
-        "rollback-target": lambda: {"release": host.rollback_target(options.release, options.keep_schema)},
+        "rollback-target": lambda: host.rollback_target(options.release, options.schema),
         "prepare": lambda: host.prepare(options.release, options.artefact),
-        "migrate": lambda: host.bring_schema(options.release),
+        "migrate": lambda: begin(host, options),
+        "restore": lambda: begin(host, options),
+        "plan": lambda: plan(Schema(host, options.release), options.text),
+        "stamp": lambda: Schema(host, options.release).run("stamp", options.revision),
         "exec": lambda: host.execute(options.release, options.argv),
         "serve": lambda: host.serve(options.slot),
         "probe": lambda: host.probe(options.slot, options.pid),

@@ -1,0 +1,72 @@
+"""What the programs share: to run a command, and to read and write files so that nothing is ever half there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+
+class ReleaseError(Exception):
+    """A release cannot be used; the message says why and what to do."""
+
+
+def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a program; raise `ReleaseError` with the end of its output where it fails and ``check`` is set."""
+    done = subprocess.run([str(part) for part in command], check=False, text=True, capture_output=True, **options)
+    if check and done.returncode != 0:
+        output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
+        raise ReleaseError(f"`{' '.join(str(part) for part in command)}` ended with {done.returncode}:\n{output}")
+    return done
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace ``path`` atomically, for root's eyes; on a full disk the old content stays."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; nothing where there is no such file."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def replace_link(link: Path, target: str | Path) -> None:
+    """Point ``link`` to ``target`` atomically."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.rename(link)
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def parsed(body: str) -> dict[str, Any]:
+    """Return the JSON object that ``/version`` answers; nothing where the body is none."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,288 @@
+"""Migrations: planned, backed up, run once; a failed one can be undone and mended."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.hosts.conftest import Converged
+from tests.hosts.world import AWKWARD, Run, World
+from tests.support import module_at
+
+pytestmark = pytest.mark.lab
+waffle = module_at("plugins/filter/waffle.py")
+
+PRINTABLE = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=40)
+VERSIONS = "app/migrations/versions"
+REVISION = '''"""{message}."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{revision}"
+down_revision = "{down}"
+{marks}
+
+def upgrade() -> None:
+    """Go on."""
+{up}
+
+
+def downgrade() -> None:
+    """Go back."""
+{down_body}
+'''
+ADD_NICK = 'op.add_column("users", sa.Column("nick", sa.String(20), nullable=True))'
+DROP_NICK = 'op.drop_column("users", "nick")'
+# The second of three statements fails: there is a column of that name.
+HALF = [
+    ADD_NICK,
+    'op.execute("ALTER TABLE users ADD COLUMN name INT")',
+    'op.create_index("ix_nick", "users", ["nick"])',
+]
+MENDED = [
+    'if "nick" not in {column["name"] for column in sa.inspect(op.get_bind()).get_columns("users")}:',
+    f"    {ADD_NICK}",
+    HALF[2],
+]
+
+
+@contextmanager
+def revision(
+    here: World,
+    name: str,
+    up: list[str],
+    *,
+    down: str = "0001",
+    back: tuple[str, ...] = ("pass",),
+    compatible: bool = False,
+) -> Iterator[None]:
+    """Commit a revision for a while."""
+    path = here.root / VERSIONS / f"20260102_{name}.py"
+    indent = "    "
+    path.write_text(
+        REVISION.format(
+            message=f"Revision {name}",
+            revision=name,
+            down=down,
+            marks="compatible = True\n" if compatible else "",
+            up="\n".join(indent + line for line in up),
+            down_body="\n".join(indent + line for line in back),
+        )
+    )
+    here.git("add", VERSIONS)
+    here.git("commit", "--quiet", "--message", f"Add revision {name}")
+    try:
+        yield
+    finally:
+        here.git("rm", "--quiet", "-f", "--", str(path))
+        here.git("commit", "--quiet", "--message", f"Remove revision {name}")
+
+
+def columns(here: World) -> list[str]:
+    """Return the columns of the users of prod."""
+    return [line.split("\t")[0] for line in sql(here, "SHOW COLUMNS FROM users").splitlines()]
+
+
+def sql(here: World, statement: str) -> str:
+    """Run a statement as the migration account, with the client's own option file."""
+    file = here.shell("prod1", "ls -t /srv/nba/releases/*/.mysql.cnf | head -1").strip()
+    return here.execute("prod1", "mysql", f"--defaults-file={file}", "--batch", "-N", "-e", statement)
+
+
+def version(here: World) -> str:
+    """Return the revision that the database of prod is at."""
+    return sql(here, "SELECT version_num FROM alembic_version").strip()
+
+
+def words(output: str) -> str:
+    """Return an output without Ansible's line breaks."""
+    return re.sub(r"\s+", " ", output)
+
+
+def backups(here: World) -> list[str]:
+    """Return the names of the backups on prod1, the newest first."""
+    return [line.split()[0] for line in here.execute("prod1", "nba-backup", "list").splitlines()]
+
+
+def release_in(run: Run) -> str:
+    """Return the release that a run of playbooks/migrate.yml was about."""
+    found: list[str] = re.findall(r"release ([0-9a-f]{8}-[0-9a-f]{8})", words(run.output))
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def first_revision(here: World, converged: Converged) -> Iterator[None]:
+    """Begin with the first revision, and leave a release that fits it."""
+    assert version(here) == "0001"
+    yield
+    here.ansible("playbooks/deploy.yml", "-l", "prod").succeeded()
+
+
+@pytest.fixture
+def prod(here: World, first_revision: None) -> Iterator[World]:
+    """Return the world, with no backup on prod1 but the one that this brings the database back with."""
+    here.shell("prod1", "rm -f /var/backups/nba/*.sql.gz")
+    start = json.loads(here.execute("prod1", "nba-backup", "create"))["backup"]
+    yield here
+    here.execute("prod1", "nba-backup", "restore", start)
+    assert version(here) == "0001"
+
+
+def test_a_plan_shows_the_sql_and_warns_and_changes_nothing(prod: World) -> None:
+    live, before = prod.status("prod1")["live"], backups(prod)
+    drop = [
+        'op.drop_column("users", "email")',
+        'op.add_column("users", sa.Column("age", sa.Integer(), nullable=False))',
+    ]
+    with revision(prod, "0002", [ADD_NICK], compatible=True), revision(prod, "0003", drop, down="0002"):
+        planned = prod.ansible("playbooks/migrate.yml", "-l", "prod", "-e", "plan=true").succeeded()
+    shown = words(planned.output)
+    assert "the database is at 0001, this release wants 0003" in shown
+    assert "0002: Revision 0002, older code works on it" in shown
+    assert "ALTER TABLE users ADD COLUMN nick VARCHAR(20);" in shown
+    assert "WARNING: drops a column with all that is in it: ALTER TABLE users DROP COLUMN email" in shown
+    assert "WARNING: adds a column that must not be NULL" in shown
+    assert "WARNING: 2 statements change the schema" in shown
+    assert shown.count("WARNING: ") == 3
+    assert (version(prod), columns(prod)) == ("0001", ["id", "name", "email"])
+    assert (prod.status("prod1")["live"], backups(prod)) == (live, before)
+
+    def compatible(older: str, newer: str) -> object:
+        return json.loads(prod.execute("prod1", "nba-release", "compatible", release_in(planned), older, newer))
+
+    assert compatible("0001", "0002") == {"compatible": True, "unmarked": []}
+    assert compatible("0001", "0003") == {"compatible": False, "unmarked": ["0003"]}
+
+
+def test_two_heads_stop_the_deploy(prod: World) -> None:
+    live = prod.status("prod1")["live"]
+    with revision(prod, "0002a", [ADD_NICK]), revision(prod, "0002b", ["pass"]):
+        refused = prod.ansible("playbooks/deploy.yml", "-l", "prod")
+    assert refused.code != 0
+    assert "2 heads: " in words(refused.output) and "alembic merge" in words(refused.output)
+    assert "0002a" in refused.output and "0002b" in refused.output
+    assert (version(prod), prod.status("prod1")["live"]) == ("0001", live)
+
+
+def test_a_backup_comes_before_the_migration_and_brings_everything_back(prod: World) -> None:
+    before = set(backups(prod))
+    user = prod.get("prod1", "/api/users", "POST", {"name": "Kept é\\'\"", "email": "kept@example.com"}).json()
+    with revision(prod, "0002", [ADD_NICK], back=(DROP_NICK,)):
+        prod.ansible("playbooks/deploy.yml", "-l", "prod").succeeded()
+        assert (version(prod), columns(prod)[-1]) == ("0002", "nick")
+        (made,) = set(backups(prod)) - before
+        assert re.fullmatch(r"\d{8}T\d{6}\.\d{3}Z-0001\.sql\.gz", made)
+        mode = prod.execute("prod1", "stat", "-c", "%a %U:%G", f"/var/backups/nba/{made}", "/var/backups/nba")
+        assert mode.splitlines() == ["600 root:root", "700 root:root"]
+        assert prod.get("prod1", f"/api/users/{user['id']}", "DELETE").status == 204
+
+        unnamed = prod.ansible("playbooks/restore.yml", "-l", "prod")
+        assert unnamed.code != 0 and made in unnamed.output
+        assert "ansible-playbook playbooks/restore.yml -l prod -e backup=NAME" in words(unnamed.output)
+        prod.shell("prod1", f"head -c 600 /var/backups/nba/{made} >/var/backups/nba/{made.replace('0001', 'cut')}")
+        for bad, reason in (("nonsense", "is not a backup"), (made.replace("0001", "cut"), "is damaged")):
+            refused = prod.ansible("playbooks/restore.yml", "-l", "prod", "-e", f"backup={bad}")
+            assert refused.code != 0 and reason in words(refused.output)
+        assert (version(prod), len(backups(prod))) == ("0002", len(before) + 2)
+
+        prod.ansible("playbooks/restore.yml", "-l", "prod", "-e", f"backup={made}").succeeded()
+        assert (version(prod), columns(prod)) == ("0001", ["id", "name", "email"])
+        assert prod.get("prod1", f"/api/users/{user['id']}").json() == user
+        # What was there before the restore is a backup, too.
+        assert backups(prod)[0].endswith("-0002.sql.gz")
+
+        count = len(backups(prod))
+        skipped = prod.ansible("playbooks/migrate.yml", "-l", "prod", "-e", "skip_backup=true").succeeded()
+        assert skipped.changed()["prod1"] >= 1
+        assert (version(prod), len(backups(prod))) == ("0002", count)
+        back = json.loads(prod.execute("prod1", "nba-release", "downgrade", release_in(skipped), "0001"))
+        assert (back["from"], back["to"], len(back["applied"])) == ("0002", "0001", 1)
+        assert (columns(prod)[-1], back["backup"]) == ("email", backups(prod)[0])
+    prod.execute("prod1", "rm", f"/var/backups/nba/{made.replace('0001', 'cut')}")
+
+
+def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None:
+    live = prod.status("prod1")["live"]
+    with revision(prod, "0002", HALF):
+        failed = prod.ansible("playbooks/deploy.yml", "-l", "prod")
+        assert failed.code != 0
+        report = words(failed.output)
+        assert "revision 0002 (Revision 0002) failed: MySQL's error 1060: Duplicate column name 'name'" in report
+        assert "applied, and committed: ALTER TABLE users ADD COLUMN nick VARCHAR(20) failed:" in report
+        assert (
+            "failed: ALTER TABLE users ADD COLUMN name INT not applied: CREATE INDEX ix_nick ON users (nick)" in report
+        )
+        assert "alembic_version says: 0001" in report
+        made = backups(prod)[0]
+        assert f"ansible-playbook playbooks/restore.yml -l ENV -e backup={made}" in report
+        assert prod.status("prod1")["live"] == live and prod.get("prod1", "/api/users").status == 200
+
+        again = prod.ansible("playbooks/deploy.yml", "-l", "prod")
+        assert again.code != 0 and "failed half-way at" in words(again.output) and made in words(again.output)
+        assert backups(prod)[0] == made
+
+        # Back, as the message says.
+        prod.ansible("playbooks/restore.yml", "-l", "prod", "-e", f"backup={made}").succeeded()
+        assert (version(prod), columns(prod)) == ("0001", ["id", "name", "email"])
+        assert "failed half-way at" not in words(prod.ansible("playbooks/deploy.yml", "-l", "prod").output)
+        assert columns(prod)[-1] == "nick"
+    # Forward: the mended revision skips what is there.
+    with revision(prod, "0002", MENDED):
+        prod.ansible("playbooks/deploy.yml", "-l", "prod").succeeded()
+    assert (version(prod), prod.get("prod1", "/api/users").status) == ("0002", 200)
+    assert "ix_nick" in sql(prod, "SHOW INDEX FROM users")
+    assert prod.status("prod1")["live"] != live
+
+
+def test_what_is_missing_can_be_made_by_hand_and_said(prod: World) -> None:
+    with revision(prod, "0002", HALF, back=(DROP_NICK,)):
+        failed = prod.ansible("playbooks/migrate.yml", "-l", "prod")
+        assert failed.code != 0
+        assert (version(prod), columns(prod)[-1]) == ("0001", "nick")
+        sql(prod, "CREATE INDEX ix_nick ON users (nick)")
+        prod.execute("prod1", "nba-release", "stamp", release_in(failed), "0002")
+        prod.ansible("playbooks/deploy.yml", "-l", "prod").succeeded()
+        assert version(prod) == "0002"
+
+
+def test_an_error_does_not_show_people_s_data(prod: World) -> None:
+    prod.get("prod1", "/api/users", "POST", {"name": "Doppelgänger", "email": "one@example.com"})
+    prod.get("prod1", "/api/users", "POST", {"name": "Doppelgänger", "email": "two@example.com"})
+    with revision(prod, "0002", ['op.create_unique_constraint("uq_name", "users", ["name"])']):
+        failed = prod.ansible("playbooks/migrate.yml", "-l", "prod")
+    assert failed.code != 0
+    assert "Duplicate entry '...' for key 'users.uq_name'" in words(failed.output)
+    assert "Doppelg" not in failed.output
+    assert "Nothing of revision 0002 was applied" in words(failed.output)
+
+
+def test_of_two_migrations_at_once_one_waits_and_has_nothing_to_do(prod: World) -> None:
+    with revision(prod, "0002", ['op.execute("DO SLEEP(2)")', ADD_NICK]):
+        planned = prod.ansible("playbooks/migrate.yml", "-l", "prod", "-e", "plan=true").succeeded()
+    migrate = f"nba-release migrate --no-backup {release_in(planned)}"
+    both = prod.shell("prod1", f"{migrate} & first=$!; {migrate}; wait $first")
+    applied = [len(json.loads(line)["applied"]) for line in both.splitlines()]
+    assert sorted(applied) == [0, 1]
+    assert version(prod) == "0002"
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@given(values=st.lists(PRINTABLE, min_size=150, max_size=150))
+def test_any_printable_password_survives_the_option_file(here: World, values: list[str]) -> None:
+    values = [AWKWARD, AWKWARD + "\\", '"', "\\", "\\\\n\\s", " # a ", "'", 'a\\"b', *values]
+    groups = [f"g{number}" for number in range(len(values))]
+    text = "".join(
+        waffle.option_file({"user": value}).replace("[client]", f"[{group}]").replace("[mysql]\n", "")
+        for group, value in zip(groups, values, strict=True)
+    )
+    for host in ("prod1", "db1"):  # the client of MariaDB, that of MySQL
+        here.write(host, "/root/quoting.cnf", text)
+        read = here.execute(host, "my_print_defaults", "--defaults-file=/root/quoting.cnf", *groups)
+        assert read.removesuffix("\n").split("\n") == [f"--user={value}" for value in values]

@@ -1,0 +1,240 @@
+"""The program that runs a release's migrations, with the application's own Alembic on SQLite.
+
+What only MySQL can show is in tests/hosts/test_migrations.py.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import ROOT
+
+# Takes no lab, but the application's environment, which scripts/test makes.
+pytestmark = pytest.mark.lab
+PYTHON = ROOT / ".tools/app/bin/python"
+PROGRAM = ROOT / "roles/app/files/migrations.py"
+ENV = """
+from alembic import context
+from sqlalchemy import create_engine
+
+print("env.py speaks")
+if context.is_offline_mode():
+    context.configure(dialect_name="mysql", literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+else:
+    with create_engine("sqlite:///test.db").connect() as connection:
+        context.configure(connection=connection)
+        try:
+            with context.begin_transaction():
+                context.run_migrations()
+        finally:
+            connection.exec_driver_sql("SELECT 1")  # as one that lets go of a lock
+"""
+REVISION = '''"""Revision {name}."""
+import sqlalchemy as sa
+from alembic import op
+revision = "{name}"
+down_revision = {down!r}
+{marks}
+def upgrade():
+    {up}
+def downgrade():
+    {back}
+'''
+USERS = 'op.create_table("users", sa.Column("id", sa.Integer(), primary_key=True))'
+
+
+class Application:
+    """An application that is nothing but migrations."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "migrations/versions").mkdir(parents=True)
+        (folder / "migrations/env.py").write_text(ENV)
+        (folder / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/migrations\n")
+
+    def add(self, name: str, up: str, *, down: str | None = None, marks: str = "", back: str = "pass") -> None:
+        text = REVISION.format(name=name, down=down, marks=marks, up=up.replace("\n", "\n    "), back=back)
+        (self.folder / f"migrations/versions/{name}.py").write_text(text)
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        assert PYTHON.exists(), "the application's environment is missing: scripts/test makes it"
+        command = [str(PYTHON), "-I", "-B", str(PROGRAM), *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+
+    def result(self, *arguments: str) -> Any:
+        done = self.call(*arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+def application(tmp_path: Path) -> Application:
+    made = Application(tmp_path)
+    made.add("a1", USERS, back='op.drop_table("users")')
+    return made
+
+
+def warnings_of(application: Application, *revisions: list[str]) -> list[list[str]]:
+    """Return the warnings of revisions with these statements, on a database that has the tables already."""
+    application.result("upgrade")
+    for number, statements in enumerate(revisions, 2):
+        up = "\n".join(f"op.execute({statement!r})" for statement in statements)
+        application.add(f"a{number}", up, down=f"a{number - 1}")
+    planned = application.result("plan")["pending"]
+    assert [one["statements"] for one in planned] == list(revisions)
+    return [one["warnings"] for one in planned]
+
+
+def test_a_plan_an_upgrade_and_the_way_back(application: Application) -> None:
+    create = "CREATE TABLE users ( id INTEGER NOT NULL AUTO_INCREMENT, PRIMARY KEY (id) )"
+    pending = {"revision": "a1", "message": "Revision a1", "compatible": False, "statements": [create], "warnings": []}
+    assert application.result("plan") == {"current": None, "head": "a1", "pending": [pending]}
+    done = application.result("upgrade")
+    assert (done["from"], done["to"]) == (None, "a1")
+    assert [(step["revision"], step["statements"]) for step in done["applied"]] == [("a1", 1)]
+    assert application.result("upgrade") == {"from": "a1", "to": "a1", "applied": []}
+    assert application.result("plan") == {"current": "a1", "head": "a1", "pending": []}
+    assert application.result("downgrade", "base")["to"] is None
+    assert application.result("stamp", "a1")["to"] == "a1"
+
+
+def test_two_heads_stop_it(application: Application) -> None:
+    application.add("b1", "pass", down="a1")
+    application.add("b2", "pass", down="a1")
+    for command in ("plan", "upgrade"):
+        refused = application.call(command)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "2 heads: " in refused.stderr and "alembic merge" in refused.stderr and "b1" in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def test_a_database_ahead_of_the_release_is_named(application: Application) -> None:
+    application.add("a2", "pass", down="a1")
+    application.result("upgrade")
+    (application.folder / "migrations/versions/a2.py").unlink()
+    for command in (["plan"], ["upgrade"], ["downgrade", "a1"]):
+        refused = application.call(*command)
+        assert refused.returncode == 1
+        assert "the database is at revision a2, which this release does not have" in refused.stderr
+
+
+def test_marks_tell_whether_older_code_works(application: Application) -> None:
+    application.add("a2", "pass", down="a1", marks="compatible = True")
+    application.add("a3", "pass", down="a2", marks="compatible = 'yes'")
+    assert [one["compatible"] for one in application.result("plan")["pending"]] == [False, True, False]
+    assert application.result("compatible", "a1", "a2") == {"compatible": True, "unmarked": []}
+    assert application.result("compatible", "a1", "a3") == {"compatible": False, "unmarked": ["a3"]}
+    unknown = application.call("compatible", "a1", "a9")
+    assert unknown.returncode == 1 and "a9" in unknown.stderr and "Traceback" not in unknown.stderr
+
+
+def test_a_revision_that_asks_the_database_cannot_be_shown_and_the_next_one_can(application: Application) -> None:
+    application.add("a2", "op.get_bind().execute(sa.text('SELECT 1')).scalar()", down="a1")
+    application.add("a3", 'op.execute("DROP TABLE users")', down="a2")
+    _, asking, dropping = application.result("plan")["pending"]
+    assert asking["statements"] == [] and "cannot be shown" in asking["warnings"][0]
+    assert dropping["statements"] == ["DROP TABLE users"]
+
+
+HURTING = {
+    "DROP TABLE orders": "drops a table",
+    "ALTER TABLE orders DROP COLUMN total": "drops a column",
+    "ALTER TABLE orders DROP total": "drops a column",
+    "ALTER TABLE orders DROP INDEX ix_total": "drops an index or a constraint",
+    "DROP INDEX ix_total ON orders": "drops an index or a constraint",
+    "DROP VIEW totals": "drops a view",
+    "ALTER TABLE orders RENAME TO bills": "renames",
+    "RENAME TABLE orders TO bills": "renames",
+    "ALTER TABLE orders CHANGE total sum INTEGER NULL": "renames",
+    "ALTER TABLE orders MODIFY total SMALLINT NULL": "redefines a column",
+    "ALTER TABLE orders ADD COLUMN tax INTEGER NOT NULL": "must not be NULL",
+    "CREATE UNIQUE INDEX ix_total ON orders (total)": "fails where rows share a value",
+    "DELETE FROM orders": "removes rows",
+    "TRUNCATE TABLE orders": "removes every row",
+}
+HARMLESS = [
+    "CREATE TABLE bills (id INTEGER NOT NULL)",
+    "ALTER TABLE orders ADD COLUMN tax INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE orders ADD COLUMN tax INTEGER",
+    "CREATE INDEX ix_total ON orders (total)",
+    "INSERT INTO orders (note) VALUES ('DROP TABLE users')",
+]
+
+
+def test_what_may_hurt_is_warned_of(application: Application) -> None:
+    found = warnings_of(application, *([statement] for statement in HURTING))
+    for (statement, expected), warnings in zip(HURTING.items(), found, strict=True):
+        assert any(expected in warning for warning in warnings), statement
+
+
+def test_what_is_harmless_is_not(application: Application) -> None:
+    assert warnings_of(application, *([statement] for statement in HARMLESS)) == [[]] * len(HARMLESS)
+
+
+def test_several_statements_that_mysql_commits_are_warned_of(application: Application) -> None:
+    ((warning,),) = warnings_of(application, ["CREATE TABLE t1 (id INTEGER)", "CREATE TABLE t2 (id INTEGER)"])
+    assert "MySQL commits each by itself" in warning
+
+
+def test_a_table_of_the_same_plan_may_be_changed_at_will(application: Application) -> None:
+    made, changed = ["CREATE TABLE t1 (id INTEGER)"], ["ALTER TABLE t1 ADD COLUMN x INTEGER NOT NULL"]
+    assert warnings_of(application, made, changed) == [[], []]
+
+
+def test_a_failure_tells_what_was_applied_and_what_was_not(application: Application) -> None:
+    application.add("a2", 'op.execute("CREATE TABLE t1 (id INTEGER)")', down="a1")
+    three = ("CREATE TABLE t2 (id INTEGER)", "CREATE TABLE users (id INTEGER)", "CREATE TABLE t3 (id INTEGER)")
+    application.add("a3", "\n".join(f"op.execute({one!r})" for one in three), down="a2")
+    failed = application.call("upgrade")
+    assert failed.returncode == 1
+    report = json.loads(failed.stdout)["failure"]
+    assert (report["revision"], report["file"]) == ("a3", "migrations/versions/a3.py")
+    assert report["before"] == ["a1", "a2"]
+    assert (report["applied"], report["failed"], report["missing"]) == ([three[0]], three[1], [three[2]])
+    assert "table users already exists" in report["reason"]
+    for statement in three:
+        assert statement in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_rows_changed_before_a_failure_are_said_to_be_rolled_back(application: Application) -> None:
+    up = 'op.execute("INSERT INTO users (id) VALUES (1)")\nop.execute("INSERT INTO nowhere VALUES (1)")'
+    application.add("a2", up, down="a1")
+    report = json.loads(application.call("upgrade").stdout)["failure"]
+    assert (report["applied"], report["rolled_back"]) == ([], ["INSERT INTO users (id) VALUES (1)"])
+
+
+def test_an_error_in_the_code_of_a_revision_is_reported_like_one_of_the_database(application: Application) -> None:
+    application.add("a2", 'op.execute("CREATE TABLE t1 (id INTEGER)")\nraise ValueError("not today")', down="a1")
+    report = json.loads(application.call("upgrade").stdout)["failure"]
+    assert (report["reason"], report["failed"]) == ("ValueError: not today", None)
+    assert report["applied"] == ["CREATE TABLE t1 (id INTEGER)"]
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "shown"),
+    [
+        (
+            1062,
+            "Duplicate entry 'o'neil@example.com' for key 'users.name'",
+            "Duplicate entry '...' for key 'users.name'",
+        ),
+        (1292, "Truncated incorrect DOUBLE value: 'o'neil'", "Truncated incorrect DOUBLE value: '...'"),
+        (1060, "Duplicate column name 'nick'", "Duplicate column name 'nick'"),
+    ],
+)
+def test_the_database_s_words_are_shown_without_values(code: int, words: str, shown: str) -> None:
+    script = (
+        f"import sys\nsys.path.insert(0, {str(PROGRAM.parent)!r})\n"
+        "import migrations\nfrom sqlalchemy.exc import DBAPIError\n"
+        f"print(migrations.reason(DBAPIError('', None, Exception({code}, {words!r})), ''))"
+    )
+    done = subprocess.run([str(PYTHON), "-B", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == f"MySQL's error {code}: {shown}\n"
