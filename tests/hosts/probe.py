@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
@@ -51,7 +51,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """What a case cost: requests, failures by status (0: no answer), milliseconds, acknowledged writes that are gone."""
+    """What a case cost: failures by status (0: no answer), latencies in milliseconds, acknowledged writes that are gone."""
 
     case: str
     sent: int
@@ -192,7 +192,9 @@ def report(case: str, probes: list[Probe], missing: int) -> Report:
 
 def table(reports: list[Report]) -> list[str]:
     """Return the reports as lines of text."""
-    lines = [f"{'case':<56} {'sent':>6} {'failed':>16} {'missing':>7} {'p50':>7} {'p99':>8} {'max ms':>8} {'seconds':>7}"]
+    lines = [
+        f"{'case':<56} {'sent':>6} {'failed':>16} {'missing':>7} {'p50':>7} {'p99':>8} {'max ms':>8} {'seconds':>7}"
+    ]
     for row in reports:
         failed = ", ".join(f"{count} x {status or 'none'}" for status, count in row.failed.items()) or "0"
         lines.append(

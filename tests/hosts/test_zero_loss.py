@@ -12,8 +12,9 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -45,7 +46,9 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("users", "nickname")
 """
-FORGET_MIGRATION = "UPDATE nba_prod.alembic_version SET version_num = '0001'; ALTER TABLE nba_prod.users DROP COLUMN nickname"
+FORGET_MIGRATION = (
+    "UPDATE nba_prod.alembic_version SET version_num = '0001'; ALTER TABLE nba_prod.users DROP COLUMN nickname"
+)
 RECOVERY_SECONDS = 6.0
 REBOOT_SECONDS = 30.0
 
@@ -54,7 +57,7 @@ def live(here: World) -> str:
     """Return the release of prod, after asserting that all its hosts and their public addresses have the same."""
     status = {host: here.status(host) for host in PROD}
     assert [status[host]["problems"] for host in PROD] == [[], []]
-    public = [here.get(host, "/api/version").json()["release"] for host in PROD]
+    public: list[str] = [here.get(host, "/api/version").json()["release"] for host in PROD]
     assert len({*public, *(status[host]["live"] for host in PROD)}) == 1, (public, status)
     return public[0]
 
@@ -131,9 +134,7 @@ def test_killed_workers(here: World, probing: Probing) -> None:
         for worker in workers(here, "prod1"):
             moments.append(watch.mark("kill"))
             here.execute("prod1", "kill", "-KILL", worker)
-            await_true(
-                lambda worker=worker: len(found := workers(here, "prod1")) > 1 and worker not in found, 20, "replaced"
-            )
+            await_true(partial(was_replaced, here, "prod1", worker), 20, "the worker is replaced")
     for sample in failures(watch):
         assert sample.kind.startswith("POST"), sample
         # `lab exec` takes its time between our mark and the kill.
@@ -158,6 +159,12 @@ def workers(here: World, host: str) -> list[str]:
     unit = f"nba@{here.status(host)['slot']}.service"
     main = here.execute(host, "systemctl", "show", "-P", "MainPID", unit).strip()
     return here.shell(host, f"cat /proc/{main}/task/{main}/children", check=False).split()
+
+
+def was_replaced(here: World, host: str, worker: str) -> bool:
+    """Tell whether a worker is gone and the server has several others."""
+    found = workers(here, host)
+    return len(found) > 1 and worker not in found
 
 
 def failures(watch: Watch, *hosts: str) -> list[Sample]:
@@ -227,7 +234,7 @@ def test_migration_that_fails_half_way(here: World, probing: Probing) -> None:
             assert "nickname" in here.sql("SHOW COLUMNS FROM nba_prod.users")
             assert ends_well(here) == before
     finally:
-        here.sql("ALTER TABLE nba_prod.users DROP COLUMN nickname")
+        here.sql(DROP_COLUMN)
 
 
 # --- the control node dies ---
@@ -297,8 +304,9 @@ STEPS = {"prepare": "Prepare", "migrate": "Migrate", "start": "Start", "switch":
 def test_interrupted_control_node(here: World, probing: Probing, step: str, number: signal.Signals) -> None:
     before = live(here)
     case = f"{number.name} at the step {step}"
+    # One host after the other, so that there is a time between the switches.
     with here.edited(MAIN, new_code(case), commit=True), probing(case) as watch:
-        with deploying(here) as running:
+        with deploying(here, "-e", "app_rolling_batch=1") as running:
             if STEPS[step]:
                 running.await_task(STEPS[step])
             else:
@@ -306,3 +314,168 @@ def test_interrupted_control_node(here: World, probing: Probing, step: str, numb
             watch.mark(number.name)
             assert running.kill(number).code != 0
         assert ends_well(here) != before
+
+
+# --- hosts, disks and the database fail ---
+
+
+def test_host_rebooted_in_the_middle(here: World, probing: Probing) -> None:
+    """A host that reboots answers nobody until it is up again, within `REBOOT_SECONDS`; the other one loses nothing."""
+    before = live(here)
+    with (
+        here.edited(MAIN, new_code("rebooted"), commit=True),
+        probing("host rebooted at the step start", True) as watch,
+    ):
+        boot = boot_time(here, "prod2")
+        with deploying(here) as running:
+            running.await_task(STEPS["start"])
+            moment = watch.mark("reboot")
+            here.shell("prod2", "systemctl reboot", check=False)
+            await_true(lambda: boot_time(here, "prod2") not in ("", boot), 60, "prod2 boots")
+            await_true(lambda: running.process.poll() is not None, 120, "the run gives up")
+            assert running.process.returncode != 0
+        await_true(lambda: answering(here, "prod2"), 60, "prod2 answers again")
+        assert [answering(here, host) for host in PROD] == [before, before]
+        assert ends_well(here) != before
+    assert not failures(watch, "prod1"), failures(watch, "prod1")[:5]
+    for sample in failures(watch, "prod2"):
+        assert moment - 1 <= sample.at + sample.seconds and sample.at <= moment + REBOOT_SECONDS, sample
+
+
+def boot_time(here: World, host: str) -> str:
+    """Return when the host's first process started, in clock ticks; nothing while there is none."""
+    found = here.shell(host, "cat /proc/1/stat", check=False).split()
+    return found[21] if len(found) > 21 else ""
+
+
+def answering(here: World, host: str) -> str:
+    """Return the release that a host's public address answers with; nothing where none does."""
+    try:
+        answer = here.get(host, "/api/version")
+    except OSError:
+        return ""
+    return str(answer.json()["release"]) if answer.status == 200 else ""
+
+
+INODES = 12  # enough for what Ansible brings, too few for what is in the archive
+SMALL_DISK = """
+set -eu
+mkdir /run/small
+mount -t tmpfs -o mode=0755 small /run/small
+cp -a /srv/nba/. /run/small
+mount -o remount,nr_inodes=$(($(df --output=iused /run/small | tail -n 1) + {inodes})) /run/small
+mount --bind /run/small /srv/nba
+"""
+LARGE_DISK = """
+while mountpoint -q /srv/nba; do umount --lazy /srv/nba || exit 1; done
+while mountpoint -q /run/small; do umount --lazy /run/small || exit 1; done
+rmdir /run/small
+"""
+
+
+@contextmanager
+def small_disk(here: World, host: str) -> Iterator[None]:
+    """Let a host have its releases on a disk that is full after some further files."""
+    try:
+        here.shell(host, SMALL_DISK.format(inodes=INODES))
+        yield
+    finally:
+        here.shell(host, LARGE_DISK)
+
+
+def test_full_disk_while_unpacking(here: World, probing: Probing) -> None:
+    before, listing = live(here), ("prod1", "ls", "-A", "/srv/nba/releases", "/srv/nba/venvs")
+    with here.edited(MAIN, new_code("on a full disk"), commit=True), probing("disk full while unpacking"):
+        with small_disk(here, "prod1"):
+            there = here.execute(*listing)
+            refused = here.ansible(*DEPLOY)
+            assert refused.code != 0
+            assert re.search("No space left on device|are free", refused.output), refused.output[-6000:]
+            assert here.execute(*listing) == there
+        assert live(here) == before
+        assert ends_well(here) != before
+
+
+OUTAGE_SECONDS = 20.0
+
+
+@contextmanager
+def database_stopped(here: World) -> Iterator[None]:
+    """Shut the server down for a while: connections are refused."""
+    here.lab("database", "stop")
+    try:
+        yield
+    finally:
+        here.lab("database", "start")
+
+
+@contextmanager
+def database_frozen(here: World) -> Iterator[None]:
+    """Stop the server's process for a while: connections are made, and nothing is answered."""
+    here.shell("db1", "pkill -STOP -x 'mysqld|mariadbd'")
+    try:
+        yield
+    finally:
+        here.shell("db1", "pkill -CONT -x 'mysqld|mariadbd'")
+
+
+@pytest.mark.parametrize("gone", [database_stopped, database_frozen])
+def test_database_gone(here: World, probing: Probing, gone: Callable[[World], AbstractContextManager[None]]) -> None:
+    """Without the database nothing can be served: each failure is a 503 with a reason, and they end by themselves."""
+    with probing(f"{gone.__name__.replace('_', ' ')} for {OUTAGE_SECONDS:.0f} s", lossy=True) as watch:
+        with gone(here):
+            begin = watch.mark("database gone")
+            threading.Event().wait(OUTAGE_SECONDS)
+        back = watch.mark("database back")
+        for host in PROD:
+            await_true(partial(is_ready, here, host), 30, f"{host} is ready")
+        sent = {host: len(watch.probes[host].samples) for host in PROD}
+        await_true(lambda: all(len(watch.probes[host].samples) > sent[host] + 100 for host in PROD), 30, "it goes on")
+    failed = failures(watch)
+    assert any(begin < sample.at < back for sample in failed)
+    assert {sample.status for sample in failed} == {503}
+    assert all(json.loads(sample.reason)["reason"] for sample in failed)
+    assert max(sample.at + sample.seconds for sample in failed) - back < RECOVERY_SECONDS
+    assert ends_well(here)
+
+
+def is_ready(here: World, host: str) -> bool:
+    """Tell whether a host can serve."""
+    return here.get(host, "/api/health/ready").status == 200
+
+
+# --- two hosts end on one release ---
+
+
+def test_one_host_refuses_to_start(here: World, probing: Probing) -> None:
+    before = live(here)
+    unit = f"nba@{'green' if here.status('prod2')['slot'] == 'blue' else 'blue'}.service"
+    with here.edited(MAIN, new_code("refused by one host"), commit=True), probing("one host cannot start it"):
+        here.execute("prod2", "systemctl", "mask", "--runtime", unit)
+        try:
+            refused = here.ansible(*DEPLOY)
+        finally:
+            here.execute("prod2", "systemctl", "unmask", "--runtime", unit)
+        assert refused.code != 0
+        assert "masked" in refused.output
+        assert live(here) == before
+        assert ends_well(here) != before
+
+
+# What root's own look at the public address gets on one host, and nobody else.
+REFUSES_ITSELF = """
+    import socket
+    if socket.gethostname() == "prod2" and request.headers.get("x-real-ip") == "127.0.0.1":
+        raise RuntimeError("refused on purpose")
+"""
+
+
+def test_one_host_fails_at_the_switch(here: World, probing: Probing) -> None:
+    before, line = live(here), "    revision, _ = await _schema(request)\n"
+    with probing("one host fails at the switch"):
+        with here.edited(HEALTH, lambda text: text.replace(line, REFUSES_ITSELF + line), commit=True):
+            refused = here.ansible(*DEPLOY)
+        assert refused.code != 0
+        assert "prod2" in refused.output.rsplit("TASK [", 1)[-1]
+        assert live(here) == before
+        assert ends_well(here) == before
