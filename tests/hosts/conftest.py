@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts.probe import Probe, Report, report, table
+from tests.hosts.probe import FORGET, Probe, Report, report, table
 from tests.hosts.world import CHECKOUT, Run, World, await_true, world
 
 PROD = ("prod1", "prod2")
@@ -109,7 +109,7 @@ def probe_prod(here: World, reports: list[Report], case: str, lossy: bool = Fals
         for probe in probes:
             probe.__exit__(None, None, None)
     missing = [number for probe in probes for number in probe.missing()]
-    here.sql("DELETE FROM nba_prod.users WHERE email LIKE 'probe-%'")
+    here.sql("nba_prod", FORGET)
     found = report(case, probes, len(missing))
     reports.append(found)
     RESULTS.parent.mkdir(exist_ok=True)

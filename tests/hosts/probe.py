@@ -19,6 +19,8 @@ LIMIT_SECONDS = 240.0
 CLIENT_TIMEOUT_SECONDS = 40.0  # longer than nginx waits for the application: its answer counts, not our patience
 VERSIONS_PER_SECOND = 10.0
 PAGE = 200
+# What removes the rows that probes wrote.
+FORGET = "DELETE FROM users WHERE email LIKE 'probe-%'"
 SUCCESS = (200, 201)
 KINDS = {
     "GET kept": ("GET", "/api/users", True),
@@ -51,7 +53,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """What a case cost: failures by status (0: no answer), latencies in milliseconds, acknowledged writes that are gone."""
+    """What a case cost: failures by status (0: no answer), latencies (ms), acknowledged writes that are gone."""
 
     case: str
     sent: int
@@ -83,6 +85,7 @@ class Probe:
         self.written: dict[int, str] = {}
         self.marks: list[tuple[float, str]] = []
         self.begin = time.monotonic()
+        self.gone: list[int] = []
         self._run = secrets.token_hex(4)
         self._numbers = itertools.count()
         self._stop = threading.Event()
@@ -97,7 +100,11 @@ class Probe:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """End, and wait for the last answers."""
+        """End."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Send no more, and wait for the last answers."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

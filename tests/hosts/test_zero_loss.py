@@ -46,9 +46,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("users", "nickname")
 """
-FORGET_MIGRATION = (
-    "UPDATE nba_prod.alembic_version SET version_num = '0001'; ALTER TABLE nba_prod.users DROP COLUMN nickname"
-)
+DROP_COLUMN = "ALTER TABLE users DROP COLUMN nickname"
+FORGET_REVISION = "UPDATE alembic_version SET version_num = '0001'"
 RECOVERY_SECONDS = 6.0
 REBOOT_SECONDS = 30.0
 
@@ -107,7 +106,7 @@ def test_deploy_rollback_setting_and_migration(here: World, probing: Probing) ->
             here.ansible(*DEPLOY).succeeded()
         assert [here.get(host, "/api/version").json()["schema"] for host in PROD] == ["0002", "0002"]
     finally:
-        here.sql(FORGET_MIGRATION)
+        here.sql("nba_prod", f"{FORGET_REVISION}; {DROP_COLUMN}")
     assert ends_well(here) == before
 
 
@@ -231,10 +230,10 @@ def test_migration_that_fails_half_way(here: World, probing: Probing) -> None:
             assert refused.code != 0
             assert "nowhere" in refused.output
             assert live(here) == before
-            assert "nickname" in here.sql("SHOW COLUMNS FROM nba_prod.users")
+            assert "nickname" in here.sql("nba_prod", "SHOW COLUMNS FROM users")
             assert ends_well(here) == before
     finally:
-        here.sql(DROP_COLUMN)
+        here.sql("nba_prod", DROP_COLUMN)
 
 
 # --- the control node dies ---

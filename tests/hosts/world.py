@@ -212,9 +212,9 @@ class World:
             self.git("rm", "--quiet", path)
             self.git("commit", "--quiet", "--message", f"Remove {path}")
 
-    def sql(self, statement: str) -> str:
-        """Run a statement as root of the database server and return its output."""
-        return self.execute("db1", "mysql", "-NBe", statement)
+    def sql(self, database: str, statements: str) -> str:
+        """Run statements as root of the database server and return their output."""
+        return self.execute("db1", "mysql", "-NBe", statements, database)
 
     def git(self, *arguments: str) -> str:
         """Run Git in the copy and return its output."""
