@@ -320,9 +320,7 @@ def two(bench: Bench) -> list[Row]:
             with new_code(bench):
                 one.append(released(bench, "deploy"))
                 both.append(released(bench, "deploy", "prod"))
-        assert (
-            bench.here.get("prod2", "/api/version").json() | ANY == bench.here.get("prod1", "/api/version").json() | ANY
-        )
+        assert len({bench.here.status(host)["live"] for host in ("prod1", "prod2")}) == 1
     ratio = statistics.median(both) / statistics.median(one)
     what = f"deploy of new code on two hosts, {DEPLOYS} each"
     return [Row(what, spread(both), f"{spread(one)} on one", f"{ratio:.2f} x", "at most 1.4 x", ratio <= 1.4)]

@@ -87,18 +87,18 @@ Probing = Callable[..., AbstractContextManager[Watch]]
 
 @pytest.fixture
 def probing(here: World, converged: Converged, request: pytest.FixtureRequest) -> Probing:
-    """Return ``probing(case, lossy=False)``: probes on all hosts of prod while the block runs, then the report.
+    """Return ``probing(case, lossy=False, rate=30)``: requests to all hosts of prod while the block runs, then the report.
 
-    Unless the case is ``lossy`` (then the test says exactly what may be lost), a request that failed fails the test. An
-    acknowledged write that is gone always does.
+    ``rate`` is requests per second for each host. Unless the case is ``lossy`` (then the test says exactly what may be
+    lost), a request that failed fails the test. An acknowledged write that is gone always does.
     """
     return partial(probe_prod, here, request.config.stash[REPORTS])
 
 
 @contextmanager
-def probe_prod(here: World, reports: list[Report], case: str, lossy: bool = False) -> Iterator[Watch]:
+def probe_prod(here: World, reports: list[Report], case: str, lossy: bool = False, rate: float = 30) -> Iterator[Watch]:
     """Probe all hosts of prod; see `probing`."""
-    watch = Watch({host: Probe(here.address(host), rate=30) for host in PROD})
+    watch = Watch({host: Probe(here.address(host), rate) for host in PROD})
     probes = list(watch.probes.values())
     try:
         for probe in probes:

@@ -50,6 +50,8 @@ DROP_COLUMN = "ALTER TABLE users DROP COLUMN nickname"
 FORGET_REVISION = "UPDATE alembic_version SET version_num = '0001'"
 RECOVERY_SECONDS = 6.0
 REBOOT_SECONDS = 30.0
+# Requests per second for each host where a process is killed under them: enough that some are always under way.
+BUSY = 150
 
 
 def live(here: World) -> str:
@@ -128,7 +130,7 @@ def test_killed_workers(here: World, probing: Probing) -> None:
     So only a POST that was under way when its worker was killed may be lost: at most one for each of the two clients
     that write, for each kill.
     """
-    with probing("workers killed, one after the other", lossy=True) as watch:
+    with probing("workers killed, one after the other", lossy=True, rate=BUSY) as watch:
         moments = []
         for worker in workers(here, "prod1"):
             moments.append(watch.mark("kill"))
@@ -146,7 +148,7 @@ def test_killed_workers(here: World, probing: Probing) -> None:
 def test_restarted_service(here: World, probing: Probing) -> None:
     """The socket unit keeps connections until the service is back; requests under way are answered before it stops."""
     unit = f"nba@{here.status('prod1')['slot']}.service"
-    with probing("service restarted") as watch:
+    with probing("service restarted", rate=BUSY) as watch:
         for _ in range(3):
             watch.mark("restart")
             here.execute("prod1", "systemctl", "restart", unit)
