@@ -257,9 +257,9 @@ def released(bench: Bench, playbook: str, environment: str = "dev") -> float:
 
 
 @contextmanager
-def probed(bench: Bench) -> Iterator[Probe]:
+def probed(bench: Bench, rate: float = 60) -> Iterator[Probe]:
     """Send requests to dev1 while the block runs; the rows that they wrote are removed afterwards."""
-    with Probe(bench.here.address("dev1")) as probe:
+    with Probe(bench.here.address("dev1"), rate) as probe:
         await_true(lambda: len(probe.samples) > 50, 30, "the probe is answered")
         try:
             yield probe
@@ -360,7 +360,7 @@ def plot(bench: Bench) -> list[Row]:
     from tests.bench.plot import draw  # its library is there for `make bench` alone
 
     bench.converge()
-    with new_code(bench), probed(bench) as probe:
+    with new_code(bench), probed(bench, rate=30) as probe:
         taken = []
         for name in ("deploy", "rollback"):
             probe.mark(f"{name} begins")

@@ -87,7 +87,7 @@ Probing = Callable[..., AbstractContextManager[Watch]]
 
 @pytest.fixture
 def probing(here: World, converged: Converged, request: pytest.FixtureRequest) -> Probing:
-    """Return ``probing(case, lossy=False, rate=30)``: requests to all hosts of prod while the block runs, then the report.
+    """Return ``probing(case, lossy=False, rate=30)``: requests to all hosts of prod while the block runs; reported.
 
     ``rate`` is requests per second for each host. Unless the case is ``lossy`` (then the test says exactly what may be
     lost), a request that failed fails the test. An acknowledged write that is gone always does.
