@@ -17,7 +17,7 @@ DOTS_PER_INCH = 72
 
 
 def draw(probe: Probe, path: Path) -> None:
-    """Write the picture as SVG, its dots as pixels: two thousand take 40 kB, as shapes they would take ten times that."""
+    """Write the picture as SVG, its dots as pixels: as shapes they would take ten times the space."""
     # The same samples give the same file.
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "probe", "font.size": 9}):
         figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
