@@ -413,11 +413,15 @@ def database_stopped(here: World) -> Iterator[None]:
 @contextmanager
 def database_frozen(here: World) -> Iterator[None]:
     """Stop the server's process for a while: connections are made, and nothing is answered."""
-    here.shell("db1", "pkill -STOP -x 'mysqld|mariadbd'")
+    server = here.execute(
+        "db1", "systemctl", "list-units", "--plain", "--no-legend", "mysql.service", "mariadb.service"
+    )
+    unit = server.split()[0]
+    here.execute("db1", "systemctl", "kill", "--signal=STOP", unit)
     try:
         yield
     finally:
-        here.shell("db1", "pkill -CONT -x 'mysqld|mariadbd'")
+        here.execute("db1", "systemctl", "kill", "--signal=CONT", unit)
 
 
 @pytest.mark.parametrize("gone", [database_stopped, database_frozen])
