@@ -257,14 +257,14 @@ class Running:
         for line in self.process.stdout:
             self.lines.append(line)
 
-    def await_task(self, pattern: str) -> None:
-        """Wait until a task begins whose name matches."""
-        await_true(
-            lambda: self.process.poll() is not None or any(re.match(rf"TASK \[app : {pattern}", s) for s in self.lines),
-            120,
-            f"the task {pattern}",
-        )
-        assert self.process.poll() is None, f"the run ended without a task {pattern}:\n{''.join(self.lines)[-6000:]}"
+    def await_task(self, name: str) -> None:
+        """Wait until a task of this name begins."""
+        await_true(lambda: self.process.poll() is not None or self.began(name), 120, f"the task {name}")
+        assert self.process.poll() is None, f"the run ended without a task {name}:\n{''.join(self.lines)[-6000:]}"
+
+    def began(self, name: str) -> bool:
+        """Tell whether a task has begun."""
+        return any(line.startswith(f"TASK [app : {name}]") for line in self.lines)
 
     def kill(self, number: signal.Signals) -> Run:
         """Send a signal to everything that a terminal would send it to, and return the run."""
@@ -297,7 +297,14 @@ def await_switch(here: World, *hosts: str) -> None:
         )
 
 
-STEPS = {"prepare": "Prepare", "migrate": "Migrate", "start": "Start", "switch": "", "after the switch": ""}
+# The task with which a step begins; what happens after it is seen on the hosts.
+STEPS = {
+    "prepare": "Prepare the release",
+    "migrate": "Migrate, where several hosts wait for it",
+    "start": "Start it, and see that it lasts",
+    "switch": "",
+    "after the switch": "",
+}
 
 
 @pytest.mark.parametrize("step", STEPS)
