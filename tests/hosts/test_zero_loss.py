@@ -79,7 +79,8 @@ def new_code(comment: str) -> Callable[[str], str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def base(here: World, converged: object) -> Iterator[None]:
-    """Leave prod on the release and the schema that it had before."""
+    """Begin and end with prod on the release of the checkout."""
+    here.ansible(*DEPLOY).succeeded()
     yield
     here.ansible(*DEPLOY).succeeded()
 
@@ -267,11 +268,21 @@ class Running:
         return any(line.startswith(f"TASK [app : {name}]") for line in self.lines)
 
     def kill(self, number: signal.Signals) -> Run:
-        """Send a signal to everything that a terminal would send it to, and return the run."""
-        os.killpg(self.process.pid, number)
-        code = self.process.wait(timeout=60)
+        """Send a signal to everything that a terminal would send it to, until the run ends; return it.
+
+        Ansible loses a Ctrl-C that comes between two tasks, and a person then presses it again.
+        """
+        await_true(partial(self._ends, number), 60, f"the run ends after {number.name}")
         self._reader.join()
-        return Run(code, "".join(self.lines))
+        return Run(self.process.returncode, "".join(self.lines))
+
+    def _ends(self, number: signal.Signals) -> bool:
+        try:
+            os.killpg(self.process.pid, number)
+            self.process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
 
 @contextmanager
@@ -491,6 +502,6 @@ def test_one_host_fails_at_the_switch(here: World, probing: Probing) -> None:
         with here.edited(HEALTH, lambda text: text.replace(line, REFUSES_ITSELF + line), commit=True):
             refused = here.ansible(*DEPLOY)
         assert refused.code != 0
-        assert "prod2" in refused.output.rsplit("TASK [", 1)[-1]
+        assert re.search("prod2: .*answered 500", refused.output, re.S), refused.output[-6000:]
         assert live(here) == before
-        assert ends_well(here) == before
+        ends_well(here)
