@@ -298,14 +298,11 @@ def deploying(here: World, *options: str) -> Iterator[Running]:
             here.runs.append("".join(running.lines))
 
 
-def await_switch(here: World, *hosts: str) -> None:
-    """Wait until the next release is live on these hosts, asked on the hosts themselves."""
-    for host in hosts:
-        here.shell(
-            host,
-            "before=$(readlink /srv/nba/live); n=0; "
-            'while [ "$(readlink /srv/nba/live)" = "$before" ]; do n=$((n + 1)); [ $n -lt 3000 ]; sleep 0.02; done',
-        )
+def await_switch(here: World, slots: dict[str, str]) -> None:
+    """Wait until hosts have left the slots that were live, asked on the hosts themselves."""
+    for host, slot in slots.items():
+        unchanged = f'[ "$(readlink /srv/nba/live)" = /srv/nba/slots/{slot} ]'
+        here.shell(host, f"n=0; while {unchanged}; do n=$((n + 1)); [ $n -lt 3000 ] || exit 1; sleep 0.02; done")
 
 
 # The task with which a step begins; what happens after it is seen on the hosts.
@@ -323,13 +320,14 @@ def test_interrupted_control_node(here: World, probing: Probing, step: str) -> N
     """Ctrl-C, and a control node that is gone at once: what runs on the hosts ends by itself or is taken over."""
     for number in (signal.SIGINT, signal.SIGKILL):
         before, case = live(here), f"{number.name} at the step {step}"
+        slots = {host: here.status(host)["slot"] for host in (PROD if step == "after the switch" else PROD[:1])}
         with here.edited(MAIN, new_code(case), commit=True), probing(case) as watch:
-            # One host after the other, so that there is a time between the switches.
-            with deploying(here, "-e", "app_rolling_batch=1") as running:
+            # One host after the other, so that there is a time between the switches. JSON, as key=value would be text.
+            with deploying(here, "-e", '{"app_rolling_batch": 1}') as running:
                 if STEPS[step]:
                     running.await_task(STEPS[step])
                 else:
-                    await_switch(here, *(PROD if step == "after the switch" else PROD[:1]))
+                    await_switch(here, slots)
                 watch.mark(number.name)
                 assert running.kill(number).code != 0
             here.ansible(*DEPLOY).succeeded()
