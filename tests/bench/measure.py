@@ -363,9 +363,9 @@ def plot(bench: Bench) -> list[Row]:
     with new_code(bench), probed(bench, rate=30) as probe:
         taken = []
         for name in ("deploy", "rollback"):
-            probe.mark(f"{name} begins")
+            probe.mark(name)
             taken.append(released(bench, name))
-            probe.mark(f"{name} ended")
+        probe.mark("end")
     draw(probe, PICTURE)
     say(f"wrote {PICTURE}")
     return [probe_row("the deploy and the rollback of the picture", taken, [probe])]
