@@ -45,4 +45,5 @@ test: setup ## Everything, on lab hosts of its own
 	@scripts/test
 
 bench: setup ## Measure; writes docs/benchmarks.md
+	@$(VENV)/bin/python -c 'import matplotlib' 2>/dev/null || scripts/bootstrap bench
 	@$(ROOT) $(VENV)/bin/python -m tests.bench

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.bench import report
@@ -22,6 +23,8 @@ def main(names: list[str]) -> int:
         raise SystemExit(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if not shutil.which("wrk"):
         raise SystemExit("wrk, which measures requests per second, is missing: apt install wrk")
+    if (not names or "plot" in names) and not find_spec("matplotlib"):
+        raise SystemExit("matplotlib, which draws docs/deploy.svg, is missing: scripts/bootstrap bench")
     if os.geteuid() != 0:
         raise SystemExit("the lab boots machines, which takes root: make bench")
     report.document_parts()

@@ -8,7 +8,9 @@ import secrets
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +19,34 @@ from typing import Any
 import yaml
 
 from tests.bench import contenders
-from tests.bench.load import Rates, SteadyLoad, alternate
+from tests.bench.load import Rates, alternate
 from tests.bench.report import Row
-from tests.hosts.world import Run, World
+from tests.hosts.probe import FORGET, Probe, report
+from tests.hosts.world import CHECKOUT, Run, World, await_true
 
 BY_HAND = Path(__file__).with_name("by_hand.sh")
 BARE_RUNS = 2
 AGAIN_RUNS = 3
 DEPLOYS = 3
+ANSISTRANO = "12.8 s Ansistrano, with a restart, on another machine"
+PICTURE = CHECKOUT / "docs/deploy.svg"
+PROMOTED = ("-e", "promotion_override=measured")  # what is deployed here never was on dev
+MEMORY_FLAG = "/run/bench-memory"
+MEMORY_SAMPLER = """
+import glob, json, os, re, sys, time
+while os.path.exists(sys.argv[1]):
+    slots = {}
+    for path in glob.glob("/proc/[0-9]*"):
+        try:
+            slot = re.search(r"nba@(\\w+)[.]service", open(path + "/cgroup").read())
+            if slot:
+                pss = re.search(r"^Pss: +([0-9]+) kB", open(path + "/smaps_rollup").read(), re.M)
+                slots[slot[1]] = slots.get(slot[1], 0) + int(pss[1]) * 1024
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+    print(json.dumps(slots), flush=True)
+    time.sleep(0.1)
+"""
 DATABASE = "DROP DATABASE IF EXISTS {0}; DROP USER IF EXISTS {1}, {2};"
 ACCOUNTS = """
 CREATE DATABASE {0} CHARACTER SET utf8mb4;
@@ -76,10 +98,11 @@ class Bench:
         found: dict[str, Any] = json.loads(text)
         return found
 
-    def ansible(self, *arguments: str, **extra: str) -> Run:
-        """Run `ansible-playbook` on dev with connections of its own: those to a host before its reset are dead."""
+    def ansible(self, *arguments: str, environment: str = "dev", **extra: str) -> Run:
+        """Run `ansible-playbook` with connections of its own: those to a host before its reset are dead."""
         controls = str(self.folder / f"c{self.connections}")
-        return self.here.ansible(*arguments, "-l", "dev", ANSIBLE_SSH_CONTROL_PATH_DIR=controls, **extra).succeeded()
+        run = self.here.ansible(*arguments, "-l", environment, ANSIBLE_SSH_CONTROL_PATH_DIR=controls, **extra)
+        return run.succeeded()
 
     def converge(self) -> None:
         """Take dev1 to the wanted state unless it is there."""
@@ -213,25 +236,148 @@ def rate_text(rates: Rates) -> str:
     return f"{rates.median:,.0f}/s" + (f" (**{rates.failed} failed**)" if rates.failed else "")
 
 
+@contextmanager
+def new_code(bench: Bench) -> Iterator[None]:
+    """Commit a change that leaves the lock file alone; it is a new one each time."""
+    edit = partial("{1}# {0}.\n".format, secrets.token_hex(8))
+    with bench.here.edited("app/nba/main.py", edit, commit=True):
+        yield
+
+
+def released(bench: Bench, playbook: str, environment: str = "dev") -> float:
+    """Return the seconds from command to finished of a deploy or a rollback, after seeing another release answer."""
+    host = f"{environment}1"
+    before = bench.here.get(host, "/api/version").json()["release"]
+    begin = time.monotonic()
+    bench.ansible(f"playbooks/{playbook}.yml", *PROMOTED, environment=environment)
+    taken = time.monotonic() - begin
+    assert bench.here.get(host, "/api/version").json()["release"] != before
+    say(f"{playbook} on {environment}: {taken:.1f} s")
+    return taken
+
+
+@contextmanager
+def probed(bench: Bench, rate: float = 60) -> Iterator[Probe]:
+    """Send requests to dev1 while the block runs; the rows that they wrote are removed afterwards."""
+    with Probe(bench.here.address("dev1"), rate) as probe:
+        await_true(lambda: len(probe.samples) > 50, 30, "the probe is answered")
+        try:
+            yield probe
+        finally:
+            probe.stop()
+    probe.gone = probe.missing()
+    bench.here.sql(bench.values["database_name"], FORGET)
+
+
 def deploy(bench: Bench) -> list[Row]:
-    """New code with the same lock file, under load: how long, and what it loses."""
+    """New code with the same lock file, one host: how long without load, and how long and what is lost under load."""
     bench.converge()
-    taken, total, failed = [], 0, 0
-    for number in range(DEPLOYS):
-        before = bench.here.get("dev1", "/api/version").json()["release"]
-        edit = partial("{1}# Deploy {0}.\n".format, number)
-        with (
-            bench.here.edited("app/nba/main.py", edit, commit=True),
-            SteadyLoad(bench.here.address("dev1"), "/api/users") as load,
-        ):
-            taken.append(seconds_of(partial(bench.ansible, "playbooks/app.yml")))
-        assert bench.here.get("dev1", "/api/version").json()["release"] != before
-        total, failed = total + load.total, failed + load.failed
-        say(f"deploy: {taken[-1]:.1f} s, {load.failed} of {load.total} requests failed")
-    lost = f"{failed} of {total:,} requests failed"
+    quiet, loaded, probes = [], [], []
+    for _ in range(DEPLOYS):
+        with new_code(bench):
+            quiet.append(released(bench, "deploy"))
+        with new_code(bench), probed(bench) as probe:
+            loaded.append(released(bench, "deploy"))
+        probes.append(probe)
+    median = statistics.median(quiet)
     return [
-        Row(f"deploy of new code under load, {DEPLOYS} deploys", spread(taken), "", lost, "none fails", failed == 0)
+        Row(f"deploy of new code, {DEPLOYS} deploys", spread(quiet), ANSISTRANO, "", "at most 10 s", median <= 10),
+        probe_row(f"the same under load, {DEPLOYS} deploys", loaded, probes),
     ]
 
 
-PARTS = {"bare": bare, "again": again, "requests": requests, "deploy": deploy}
+def probe_row(what: str, taken: list[float], probes: list[Probe]) -> Row:
+    """Return the row of deploys or rollbacks under load."""
+    found = report(what, probes, sum(len(probe.gone) for probe in probes))
+    failed = sum(found.failed.values())
+    result = (
+        f"{failed} of {found.sent:,} requests failed, {found.missing} of {found.written:,} writes missing, "
+        f"p99 {found.p99:.0f} ms, longest {found.max:.0f} ms"
+    )
+    return Row(what, spread(taken), "", result, "none fails or is missing", not failed and not found.missing)
+
+
+def rollback(bench: Bench) -> list[Row]:
+    """Back to the release before, and back again: each is a rollback."""
+    bench.converge()
+    with new_code(bench):
+        released(bench, "deploy")
+        taken = [released(bench, "rollback") for _ in range(DEPLOYS)]
+    met = statistics.median(taken) <= 6
+    return [Row(f"rollback, {DEPLOYS} rollbacks", spread(taken), "", "", "at most 6 s", met)]
+
+
+def two(bench: Bench) -> list[Row]:
+    """The same deploy on one host (dev) and on two (prod), in turn; with as many workers each."""
+    bench.converge()
+    workers = partial(re.compile(r"^workers_max: .*$", re.M).sub, f"workers_max: {bench.values['workers_max']}")
+    one, both = [], []
+    with bench.here.edited("group_vars/prod/vars.yml", workers, commit=True):
+        say("prod, with two hosts")
+        bench.here.lab("up", "--prod-hosts", "2")
+        bench.ansible("site.yml", *PROMOTED, environment="prod")
+        for _ in range(DEPLOYS):
+            with new_code(bench):
+                one.append(released(bench, "deploy"))
+                both.append(released(bench, "deploy", "prod"))
+        assert len({bench.here.status(host)["live"] for host in ("prod1", "prod2")}) == 1
+    ratio = statistics.median(both) / statistics.median(one)
+    what = f"deploy of new code on two hosts, {DEPLOYS} each"
+    return [Row(what, spread(both), f"{spread(one)} on one", f"{ratio:.2f} x", "at most 1.4 x", ratio <= 1.4)]
+
+
+def memory(bench: Bench) -> list[Row]:
+    """Memory of the services (PSS) while a release is switched: at most one slot more than before."""
+    bench.converge()
+    host, here = "dev1", bench.here
+    here.write(host, MEMORY_FLAG, "")
+    with ThreadPoolExecutor() as pool:
+        sampling = pool.submit(here.execute, host, "python3", "-c", MEMORY_SAMPLER, MEMORY_FLAG)
+        try:
+            with new_code(bench):
+                released(bench, "deploy")
+        finally:
+            here.execute(host, "rm", MEMORY_FLAG)
+        samples: list[dict[str, int]] = [json.loads(line) for line in sampling.result().splitlines()]
+    # A slot is what one took alone, before or after; the new one has answered fewer requests than the old one.
+    alone = max(sum(sample.values()) for sample in samples if len(sample) == 1)
+    peak = max(sum(sample.values()) for sample in samples)
+    assert any(len(sample) == 2 for sample in samples), "no moment with both slots was seen"
+    return [
+        Row(
+            "memory of the services during a deploy (PSS)",
+            f"{peak >> 20} MiB at most",
+            f"{alone >> 20} MiB, one slot",
+            f"{(peak - alone) / alone:.2f} slots more",
+            "at most one slot more",
+            peak <= 2 * alone,
+        )
+    ]
+
+
+def plot(bench: Bench) -> list[Row]:
+    """Draw docs/deploy.svg: a deploy and a rollback, as clients see them."""
+    from tests.bench.plot import draw  # its library is there for `make bench` alone
+
+    bench.converge()
+    with new_code(bench), probed(bench, rate=30) as probe:
+        taken = []
+        for name in ("deploy", "rollback"):
+            probe.mark(name)
+            taken.append(released(bench, name))
+        probe.mark("end")
+    draw(probe, PICTURE)
+    say(f"wrote {PICTURE}")
+    return [probe_row("the deploy and the rollback of the picture", taken, [probe])]
+
+
+PARTS = {
+    "bare": bare,
+    "again": again,
+    "requests": requests,
+    "deploy": deploy,
+    "rollback": rollback,
+    "memory": memory,
+    "plot": plot,
+    "two": two,
+}

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.hosts.world import Run, World, world
+from tests.hosts.probe import FORGET, Probe, Report, report, table
+from tests.hosts.world import CHECKOUT, Run, World, await_true, world
+
+PROD = ("prod1", "prod2")
+RESULTS = CHECKOUT / ".results/probe.jsonl"
+REPORTS = pytest.StashKey[list[Report]]()
 
 
 @pytest.fixture(scope="session")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Return a lab with bare hosts dev1, prod1 and bare1 (Debian 12, in dev), and a database."""
+    """Return a lab with bare hosts dev1, bare1 (Debian 12, in dev), prod1 and prod2, and a database."""
     root: Path = tmp_path_factory.mktemp("checkout")
-    with world(root, "test", "--host", "bare1:bookworm:dev") as made:
+    with world(root, "test", "--prod-hosts", str(len(PROD)), "--host", "bare1:bookworm:dev") as made:
         yield made
 
 
@@ -63,3 +69,65 @@ def command_lines_of(here: World, host: str) -> Iterator[Callable[[], str]]:
     finally:
         stop.set()
         thread.join()
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The probes of a case, by host."""
+
+    probes: dict[str, Probe]
+
+    def mark(self, name: str) -> float:
+        """Remember what happens now, and return the moment."""
+        return max(probe.mark(name) for probe in self.probes.values())
+
+
+Probing = Callable[..., AbstractContextManager[Watch]]
+
+
+@pytest.fixture
+def probing(here: World, converged: Converged, request: pytest.FixtureRequest) -> Probing:
+    """Return ``probing(case, lossy=False, rate=30)``: requests to all hosts of prod while the block runs; reported.
+
+    ``rate`` is requests per second for each host. Unless the case is ``lossy`` (then the test says exactly what may be
+    lost), a request that failed fails the test. An acknowledged write that is gone always does.
+    """
+    return partial(probe_prod, here, request.config.stash[REPORTS])
+
+
+@contextmanager
+def probe_prod(here: World, reports: list[Report], case: str, lossy: bool = False, rate: float = 30) -> Iterator[Watch]:
+    """Probe all hosts of prod; see `probing`."""
+    watch = Watch({host: Probe(here.address(host), rate) for host in PROD})
+    probes = list(watch.probes.values())
+    try:
+        for probe in probes:
+            probe.__enter__()
+        await_true(lambda: all(len(probe.samples) > 20 for probe in probes), 30, "the probes are answered")
+        yield watch
+    finally:
+        for probe in probes:
+            probe.__exit__(None, None, None)
+    missing = [number for probe in probes for number in probe.missing()]
+    here.sql("nba_prod", FORGET)
+    found = report(case, probes, len(missing))
+    reports.append(found)
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a" if len(reports) > 1 else "w") as stream:
+        stream.write(found.line() + "\n")
+    failed = [sample for probe in probes for sample in probe.failed]
+    assert not missing, found
+    assert lossy or not failed, f"{found}: {failed[:5]}"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin with no reports."""
+    config.stash[REPORTS] = []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Show what the probes saw."""
+    if reports := config.stash[REPORTS]:
+        terminalreporter.section("requests while releases were switched and faults happened")
+        for line in table(reports):
+            terminalreporter.write_line(line)

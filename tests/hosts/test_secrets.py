@@ -46,7 +46,7 @@ def test_no_command_line_showed_a_secret(here: World, converged: Converged) -> N
 
 
 def test_no_journal_holds_a_secret(here: World, converged: Converged) -> None:
-    for host in ("dev1", "prod1", "bare1"):
+    for host in ("dev1", "bare1", "prod1", "prod2"):
         journal = here.execute(host, "journalctl", "--no-pager", "--output=json", "--all")
         assert "nba" in journal
         assert_clean(here, journal, f"the journal of {host}")
@@ -57,7 +57,7 @@ def test_no_file_for_everybody_holds_a_secret(here: World, converged: Converged)
         "find /etc /srv /var/log /var/backups /tmp /opt /usr/local /home /run -xdev -type f -perm -o=r "
         "! -path '*/venvs/*' ! -path '/opt/poetry-*' -size -2M -exec cat {} +"
     )
-    for host in ("dev1", "prod1"):
+    for host in ("dev1", "prod1", "prod2"):
         text = here.shell(host, script, check=False)
         assert "nginx" in text
         assert_clean(here, text, f"a file on {host}")

@@ -1,71 +1,505 @@
-"""No request is lost while a release is switched, refused or taken back."""
+"""No request is lost while a release is switched, refused or taken back, and every fault ends well.
+
+Probes send to both hosts of prod all the time. Where something must be lost, the test's docstring says what and why.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
-from tests.hosts.conftest import Converged
-from tests.hosts.probe import Probe
-from tests.hosts.world import UNPROVEN, World, await_true
+from tests.hosts.conftest import PROD, Probing, Watch
+from tests.hosts.probe import Sample
+from tests.hosts.world import UNPROVEN, Run, World, await_true
 
 pytestmark = pytest.mark.lab
-HOST = "prod1"
+# Edited code was never on dev; and what an interrupted run left behind may still hold the lock.
+OPTIONS = ("-l", "prod", *UNPROVEN, "-e", "app_lock_wait_seconds=90")
+DEPLOY = ("playbooks/deploy.yml", *OPTIONS)
+ROLLBACK = ("playbooks/rollback.yml", *OPTIONS)
+NOTHING_CHANGED = dict.fromkeys(PROD, 0)
+MAIN = "app/nba/main.py"
+HEALTH = "app/nba/health.py"
+REVISION = "app/migrations/versions/20990101_0002_test.py"
+MIGRATION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None
 
 
-@pytest.fixture
-def probe(here: World, converged: Converged) -> Iterator[Probe]:
-    """Return a probe that already gets answers."""
-    with Probe(here.address(HOST)) as running:
-        await_true(lambda: len(running.samples) > 20, 30, "the probe is answered")
-        yield running
+def upgrade() -> None:
+    op.add_column("users", sa.Column("nickname", sa.String(50), nullable=True))
+    {more}
 
 
-def end(probe: Probe, what: str) -> None:
-    """Stop the probe, report, and fail where something was lost."""
-    probe.__exit__(None, None, None)
-    print(f"{what}: {probe.summary()}")
-    probe.assert_nothing_lost()
+def downgrade() -> None:
+    op.drop_column("users", "nickname")
+"""
+DROP_COLUMN = "ALTER TABLE users DROP COLUMN nickname"
+FORGET_REVISION = "UPDATE alembic_version SET version_num = '0001'"
+RECOVERY_SECONDS = 6.0
+REBOOT_SECONDS = 30.0
+# Requests per second for each host where a process is killed under them: enough that some are always under way.
+BUSY = 150
 
 
-def test_a_deploy_and_a_rollback_lose_nothing(here: World, probe: Probe) -> None:
-    with here.edited("app/nba/__init__.py", lambda text: text + "# another version\n", commit=True):
-        here.ansible("playbooks/app.yml", "-l", "prod", *UNPROVEN).succeeded()
-        here.ansible("playbooks/rollback.yml", "-l", "prod").succeeded()
-    end(probe, "deploy and rollback")
+def live(here: World) -> str:
+    """Return the release of prod, after asserting that all its hosts and their public addresses have the same."""
+    status = {host: here.status(host) for host in PROD}
+    assert [status[host]["problems"] for host in PROD] == [[], []]
+    public: list[str] = [here.get(host, "/api/version").json()["release"] for host in PROD]
+    assert len({*public, *(status[host]["live"] for host in PROD)}) == 1, (public, status)
+    return public[0]
 
 
-def test_a_changed_setting_loses_nothing(here: World, probe: Probe) -> None:
-    edit = ("memory_max: 1G", "memory_max: 900M")
-    with here.edited("group_vars/prod/vars.yml", lambda text: text.replace(*edit)):
-        here.ansible("playbooks/app.yml", "-l", "prod").succeeded()
-    here.ansible("playbooks/app.yml", "-l", "prod").succeeded()
-    end(probe, "changed setting, there and back")
+def ends_well(here: World) -> str:
+    """Run the same command again: it ends well on one release everywhere, and a further run has nothing to do."""
+    again = here.ansible(*DEPLOY).succeeded()
+    release = live(here)
+    if again.changed() != NOTHING_CHANGED:
+        assert here.ansible(*DEPLOY).succeeded().changed() == NOTHING_CHANGED
+    return release
 
 
-@pytest.mark.parametrize(
-    ("path", "edit"),
-    [
-        pytest.param("app/nba/main.py", "raise RuntimeError('broken on purpose')\n", id="crashes at import"),
-        pytest.param(
-            "app/nba/health.py",
-            "import os, threading\nthreading.Timer(2, os._exit, [1]).start()\n",
-            id="crashes after 2 s",
+def new_code(comment: str) -> Callable[[str], str]:
+    """Return an edit that makes another release of the same behaviour."""
+    return lambda text: f"{text}# {comment}\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def base(here: World, converged: object) -> Iterator[None]:
+    """Begin and end with prod on the release of the checkout."""
+    here.ansible(*DEPLOY).succeeded()
+    yield
+    here.ansible(*DEPLOY).succeeded()
+
+
+# --- what is done on purpose ---
+
+
+def test_deploy_rollback_setting_and_migration(here: World, probing: Probing) -> None:
+    before = live(here)
+    with here.edited(MAIN, new_code("another version"), commit=True):
+        with probing("deploy"):
+            here.ansible(*DEPLOY).succeeded()
+        assert live(here) != before
+        with probing("rollback"):
+            here.ansible(*ROLLBACK).succeeded()
+        assert live(here) == before
+    setting = ("memory_max: 1G", "memory_max: 900M")
+    with (
+        here.edited("group_vars/prod/vars.yml", lambda text: text.replace(*setting)),
+        probing("changed setting"),
+    ):
+        here.ansible(*DEPLOY).succeeded()
+    assert live(here) != before
+    try:
+        with here.added(REVISION, MIGRATION.format(more="")), probing("deploy with a migration"):
+            here.ansible(*DEPLOY).succeeded()
+        assert [here.get(host, "/api/version").json()["schema"] for host in PROD] == ["0002", "0002"]
+    finally:
+        here.sql("nba_prod", f"{FORGET_REVISION}; {DROP_COLUMN}")
+    assert ends_well(here) == before
+
+
+def test_changed_configuration_of_nginx(here: World, probing: Probing) -> None:
+    limit = ("request_body_limit: 1m", "request_body_limit: 2m")
+    with probing("nginx change, there and back"):
+        with here.edited("group_vars/prod/vars.yml", lambda text: text.replace(*limit)):
+            assert here.ansible("playbooks/web.yml", *OPTIONS).succeeded().changed() != NOTHING_CHANGED
+            assert "client_max_body_size 2m;" in here.execute("prod2", "cat", "/etc/nginx/nginx.conf")
+        here.ansible("playbooks/web.yml", *OPTIONS).succeeded()
+
+
+# --- processes that die ---
+
+
+def test_killed_workers(here: World, probing: Probing) -> None:
+    """A request that a worker has in hand dies with it: nginx sends a GET again, and must not send a POST again.
+
+    So only a POST that was under way when its worker was killed may be lost: at most one for each of the two clients
+    that write, for each kill.
+    """
+    with probing("workers killed, one after the other", lossy=True, rate=BUSY) as watch:
+        moments = []
+        for worker in workers(here, "prod1"):
+            moments.append(watch.mark("kill"))
+            here.execute("prod1", "kill", "-KILL", worker)
+            await_true(partial(was_replaced, here, "prod1", worker), 20, "the worker is replaced")
+    for sample in failures(watch):
+        assert sample.kind.startswith("POST"), sample
+        # `lab exec` takes its time between our mark and the kill.
+        assert any(sample.at - 2 <= moment <= sample.at + sample.seconds for moment in moments), sample
+    assert len(failures(watch, "prod1")) <= 2 * len(moments)
+    assert not failures(watch, "prod2")
+    assert ends_well(here)
+
+
+def test_restarted_service(here: World, probing: Probing) -> None:
+    """The socket unit keeps connections until the service is back; requests under way are answered before it stops."""
+    unit = f"nba@{here.status('prod1')['slot']}.service"
+    with probing("service restarted", rate=BUSY) as watch:
+        for _ in range(3):
+            watch.mark("restart")
+            here.execute("prod1", "systemctl", "restart", unit)
+    assert ends_well(here)
+
+
+def workers(here: World, host: str) -> list[str]:
+    """Return the process ids of the server's workers."""
+    unit = f"nba@{here.status(host)['slot']}.service"
+    main = here.execute(host, "systemctl", "show", "-P", "MainPID", unit).strip()
+    return here.shell(host, f"cat /proc/{main}/task/{main}/children", check=False).split()
+
+
+def was_replaced(here: World, host: str, worker: str) -> bool:
+    """Tell whether a worker is gone and the server has several others."""
+    found = workers(here, host)
+    return len(found) > 1 and worker not in found
+
+
+def failures(watch: Watch, *hosts: str) -> list[Sample]:
+    """Return the failed requests to some hosts, or to all."""
+    return [sample for host in hosts or PROD for sample in watch.probes[host].failed]
+
+
+# --- releases that must not go live ---
+
+
+BY_HOST = "import socket, time\nif socket.gethostname() == 'prod1':\n    time.sleep(3600)\n"
+UNHEALTHY = "raise RuntimeError('unhealthy on purpose')"
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A release that must be refused: the file that is changed, how, and what the message must say."""
+
+    path: str
+    edit: Callable[[str], str]
+    says: tuple[str, ...]
+
+
+BAD = {
+    "crashes at import": Bad(MAIN, lambda text: text + "raise RuntimeError('on purpose')\n", ("on purpose",)),
+    "crashes after 2 s": Bad(
+        HEALTH, lambda text: text + "import threading\nthreading.Timer(2, os._exit, [1]).start()\n", ("died|ended",)
+    ),
+    # Both take as long as the role allows, so they share a run.
+    "hangs at start on prod1, answers 500 on prod2": Bad(
+        HEALTH,
+        lambda text: (
+            text.replace(
+                "async def live() -> Health:\n",
+                f"async def live() -> Health:\n    {UNHEALTHY}\n",
+            )
+            + BY_HOST
         ),
-        pytest.param(
-            "app/migrations/versions/20260101_0001_create_users.py",
-            "raise RuntimeError('broken')\n",
-            id="migration fails",
-        ),
-    ],
-)
-def test_a_refused_release_loses_nothing(here: World, probe: Probe, path: str, edit: str) -> None:
-    before = here.get(HOST, "/api/version").json()["release"]
-    with here.edited(path, lambda text: text + edit, commit=True):
-        refused = here.ansible("playbooks/app.yml", "-l", "prod", *UNPROVEN)
+        ("prod1: ", "prod2: ", "did not answer|not ready|500"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_refused_release(here: World, probing: Probing, name: str) -> None:
+    bad, before = BAD[name], live(here)
+    with probing(f"release {name}"):
+        with here.edited(bad.path, bad.edit, commit=True):
+            refused = here.ansible(*DEPLOY)
         assert refused.code != 0
-        assert here.get(HOST, "/api/version").json()["release"] == before
-    here.ansible("playbooks/app.yml", "-l", "prod").succeeded()
-    assert here.status(HOST)["problems"] == []
-    end(probe, "refused release")
+        for said in bad.says:
+            assert re.search(said, refused.output), (said, refused.output[-6000:])
+        assert live(here) == before
+        assert ends_well(here) == before
+
+
+def test_migration_that_fails_half_way(here: World, probing: Probing) -> None:
+    """MySQL commits each DDL statement: the first one stays, and the old code serves on with it."""
+    before = live(here)
+    try:
+        with probing("migration fails half-way"):
+            with here.added(REVISION, MIGRATION.format(more='op.execute("ALTER TABLE nowhere ADD COLUMN x INT")')):
+                refused = here.ansible(*DEPLOY)
+            assert refused.code != 0
+            assert "nowhere" in refused.output
+            assert live(here) == before
+            assert "nickname" in here.sql("nba_prod", "SHOW COLUMNS FROM users")
+            assert ends_well(here) == before
+    finally:
+        here.sql("nba_prod", DROP_COLUMN)
+
+
+# --- the control node dies ---
+
+
+@dataclass
+class Running:
+    """A run of ansible-playbook that can be watched and killed."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    def await_task(self, name: str) -> None:
+        """Wait until a task of this name begins."""
+        await_true(lambda: self.process.poll() is not None or self.began(name), 120, f"the task {name}")
+        assert self.process.poll() is None, f"the run ended without a task {name}:\n{''.join(self.lines)[-6000:]}"
+
+    def began(self, name: str) -> bool:
+        """Tell whether a task has begun."""
+        return any(line.startswith(f"TASK [app : {name}]") for line in self.lines)
+
+    def kill(self, number: signal.Signals) -> Run:
+        """Send a signal to everything that a terminal would send it to, until the run ends; return it.
+
+        Ansible loses a Ctrl-C that comes between two tasks, and a person then presses it again.
+        """
+        await_true(partial(self._ends, number), 60, f"the run ends after {number.name}")
+        self._reader.join()
+        return Run(self.process.returncode, "".join(self.lines))
+
+    def _ends(self, number: signal.Signals) -> bool:
+        try:
+            os.killpg(self.process.pid, number)
+            self.process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+@contextmanager
+def deploying(here: World, *options: str) -> Iterator[Running]:
+    """Start a deploy; whatever happens, it is over at the end."""
+    with here.start_ansible(*DEPLOY, *options) as process:
+        running = Running(process)
+        try:
+            yield running
+        finally:
+            if process.poll() is None:
+                running.kill(signal.SIGKILL)
+            here.runs.append("".join(running.lines))
+
+
+def await_switch(here: World, slots: dict[str, str]) -> None:
+    """Wait until hosts have left the slots that were live, asked on the hosts themselves."""
+    for host, slot in slots.items():
+        unchanged = f'[ "$(readlink /srv/nba/live)" = /srv/nba/slots/{slot} ]'
+        here.shell(host, f"n=0; while {unchanged}; do n=$((n + 1)); [ $n -lt 3000 ] || exit 1; sleep 0.02; done")
+
+
+# The task with which a step begins; what happens after it is seen on the hosts.
+STEPS = {
+    "prepare": "Prepare the release",
+    "migrate": "Take the lock of the environment, and migrate",
+    "start": "Start it, and see that it lasts",
+    "switch": "",
+    "after the switch": "",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_interrupted_control_node(here: World, probing: Probing, step: str) -> None:
+    """Ctrl-C, and a control node that is gone at once: what runs on the hosts ends by itself or is taken over."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        before, case = live(here), f"{number.name} at the step {step}"
+        slots = {host: here.status(host)["slot"] for host in (PROD if step == "after the switch" else PROD[:1])}
+        with here.edited(MAIN, new_code(case), commit=True), probing(case) as watch:
+            # One host after the other, so that there is a time between the switches. JSON, as key=value would be text.
+            with deploying(here, "-e", '{"app_rolling_batch": 1}') as running:
+                if STEPS[step]:
+                    running.await_task(STEPS[step])
+                else:
+                    await_switch(here, slots)
+                watch.mark(number.name)
+                assert running.kill(number).code != 0
+            here.ansible(*DEPLOY).succeeded()
+            assert live(here) != before
+            if number == signal.SIGKILL:
+                assert here.ansible(*DEPLOY).succeeded().changed() == NOTHING_CHANGED
+
+
+# --- hosts, disks and the database fail ---
+
+
+def test_host_rebooted_in_the_middle(here: World, probing: Probing) -> None:
+    """A host that reboots answers nobody until it is up again, within `REBOOT_SECONDS`; the other one loses nothing."""
+    before = live(here)
+    with (
+        here.edited(MAIN, new_code("rebooted"), commit=True),
+        probing("host rebooted at the step start", True) as watch,
+    ):
+        boot = boot_time(here, "prod2")
+        with deploying(here) as running:
+            running.await_task(STEPS["start"])
+            moment = watch.mark("reboot")
+            here.shell("prod2", "systemctl reboot", check=False)
+            await_true(lambda: boot_time(here, "prod2") not in ("", boot), 60, "prod2 boots")
+            await_true(lambda: running.process.poll() is not None, 120, "the run gives up")
+            assert running.process.returncode != 0
+        await_true(lambda: answering(here, "prod2"), 60, "prod2 answers again")
+        assert [answering(here, host) for host in PROD] == [before, before]
+        assert ends_well(here) != before
+    assert not failures(watch, "prod1"), failures(watch, "prod1")[:5]
+    for sample in failures(watch, "prod2"):
+        assert moment - 1 <= sample.at + sample.seconds and sample.at <= moment + REBOOT_SECONDS, sample
+
+
+def boot_time(here: World, host: str) -> str:
+    """Return when the host's first process started, in clock ticks; nothing while there is none."""
+    found = here.shell(host, "cat /proc/1/stat", check=False).split()
+    return found[21] if len(found) > 21 else ""
+
+
+def answering(here: World, host: str) -> str:
+    """Return the release that a host's public address answers with; nothing where none does."""
+    try:
+        answer = here.get(host, "/api/version")
+    except OSError:
+        return ""
+    return str(answer.json()["release"]) if answer.status == 200 else ""
+
+
+INODES = 12  # enough for what Ansible brings, too few for what is in the archive
+SMALL_DISK = """
+set -eu
+mkdir /run/small
+mount -t tmpfs -o mode=0755 small /run/small
+cp -a /srv/nba/. /run/small
+mount -o remount,nr_inodes=$(($(df --output=iused /run/small | tail -n 1) + {inodes})) /run/small
+mount --bind /run/small /srv/nba
+"""
+LARGE_DISK = """
+while mountpoint -q /srv/nba; do umount --lazy /srv/nba || exit 1; done
+while mountpoint -q /run/small; do umount --lazy /run/small || exit 1; done
+rmdir /run/small
+"""
+
+
+@contextmanager
+def small_disk(here: World, host: str) -> Iterator[None]:
+    """Let a host have its releases on a disk that is full after some further files."""
+    try:
+        here.shell(host, SMALL_DISK.format(inodes=INODES))
+        yield
+    finally:
+        here.shell(host, LARGE_DISK)
+
+
+def test_full_disk_while_unpacking(here: World, probing: Probing) -> None:
+    before, listing = live(here), ("prod1", "ls", "-A", "/srv/nba/releases", "/srv/nba/venvs")
+    with here.edited(MAIN, new_code("on a full disk"), commit=True), probing("disk full while unpacking"):
+        with small_disk(here, "prod1"):
+            there = here.execute(*listing)
+            refused = here.ansible(*DEPLOY)
+            assert refused.code != 0
+            assert re.search("No space left on device|are free", refused.output), refused.output[-6000:]
+            assert here.execute(*listing) == there
+        assert live(here) == before
+        assert ends_well(here) != before
+
+
+OUTAGE_SECONDS = 20.0
+
+
+@contextmanager
+def database_stopped(here: World) -> Iterator[None]:
+    """Shut the server down for a while: connections are refused."""
+    here.lab("database", "stop")
+    try:
+        yield
+    finally:
+        here.lab("database", "start")
+
+
+@contextmanager
+def database_frozen(here: World) -> Iterator[None]:
+    """Stop the server's process for a while: connections are made, and nothing is answered."""
+    server = here.execute(
+        "db1", "systemctl", "list-units", "--plain", "--no-legend", "mysql.service", "mariadb.service"
+    )
+    unit = server.split()[0]
+    here.execute("db1", "systemctl", "kill", "--signal=STOP", unit)
+    try:
+        yield
+    finally:
+        here.execute("db1", "systemctl", "kill", "--signal=CONT", unit)
+
+
+@pytest.mark.parametrize("gone", [database_stopped, database_frozen])
+def test_database_gone(here: World, probing: Probing, gone: Callable[[World], AbstractContextManager[None]]) -> None:
+    """Without the database nothing can be served: each failure is a 503 with a reason, and they end by themselves."""
+    with probing(f"{gone.__name__.replace('_', ' ')} for {OUTAGE_SECONDS:.0f} s", lossy=True) as watch:
+        with gone(here):
+            begin = watch.mark("database gone")
+            threading.Event().wait(OUTAGE_SECONDS)
+        back = watch.mark("database back")
+        for host in PROD:
+            await_true(partial(is_ready, here, host), 30, f"{host} is ready")
+        sent = {host: len(watch.probes[host].samples) for host in PROD}
+        await_true(lambda: all(len(watch.probes[host].samples) > sent[host] + 100 for host in PROD), 30, "it goes on")
+    failed = failures(watch)
+    assert any(begin < sample.at < back for sample in failed)
+    assert {sample.status for sample in failed} == {503}
+    assert all(json.loads(sample.reason)["reason"] for sample in failed)
+    assert max(sample.at + sample.seconds for sample in failed) - back < RECOVERY_SECONDS
+    assert ends_well(here)
+
+
+def is_ready(here: World, host: str) -> bool:
+    """Tell whether a host can serve."""
+    return here.get(host, "/api/health/ready").status == 200
+
+
+# --- two hosts end on one release ---
+
+
+def test_one_host_refuses_to_start(here: World, probing: Probing) -> None:
+    before = live(here)
+    unit = f"nba@{'green' if here.status('prod2')['slot'] == 'blue' else 'blue'}.service"
+    with here.edited(MAIN, new_code("refused by one host"), commit=True), probing("one host cannot start it"):
+        here.execute("prod2", "systemctl", "mask", "--runtime", unit)
+        try:
+            refused = here.ansible(*DEPLOY)
+        finally:
+            here.execute("prod2", "systemctl", "unmask", "--runtime", unit)
+        assert refused.code != 0
+        assert "masked" in refused.output
+        assert live(here) == before
+        assert ends_well(here) != before
+
+
+# What root's own look at the public address gets on one host, and nobody else.
+REFUSES_ITSELF = """
+    import socket
+    if socket.gethostname() == "prod2" and request.headers.get("x-real-ip") == "127.0.0.1":
+        raise RuntimeError("refused on purpose")
+"""
+
+
+def test_one_host_fails_at_the_switch(here: World, probing: Probing) -> None:
+    before, line = live(here), "    revision, _ = await _schema(request)\n"
+    with probing("one host fails at the switch"):
+        with here.edited(HEALTH, lambda text: text.replace(line, REFUSES_ITSELF + line), commit=True):
+            refused = here.ansible(*DEPLOY)
+        assert refused.code != 0
+        assert re.search("prod2: .*answered 500", refused.output, re.S), refused.output[-6000:]
+        assert live(here) == before
+        ends_well(here)

@@ -200,6 +200,24 @@ class World:
             if commit:
                 self.git("commit", "--quiet", "--all", "--message", f"Change {path} back")
 
+    @contextmanager
+    def added(self, path: str, content: str) -> Iterator[None]:
+        """Commit a further file to the copy for a while."""
+        target = self.root / path
+        assert not target.exists(), f"{path} is there already"
+        target.write_text(content)
+        self.git("add", path)
+        self.git("commit", "--quiet", "--message", f"Add {path}")
+        try:
+            yield
+        finally:
+            self.git("rm", "--quiet", path)
+            self.git("commit", "--quiet", "--message", f"Remove {path}")
+
+    def sql(self, database: str, statements: str) -> str:
+        """Run statements as root of the database server and return their output."""
+        return self.execute("db1", "mysql", "-NBe", statements, database)
+
     def git(self, *arguments: str) -> str:
         """Run Git in the copy and return its output."""
         identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
