@@ -10,10 +10,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
-READ_ONLY = frozenset(("status", "list", "log", "plan", "proven", "rollback-target"))
+READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target"))
 RECORDED = frozenset(("activate", "go-back", "repair", "migrate", "restore"))
 NO_SUCH_PROGRAM = 127
 
@@ -33,13 +34,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         upload: a file on the control node that is sent first; its path on the host is passed as ``--artefact``.
         bare: what to return where the program is not installed yet; without it that is an error.
         receipts: folder on the control node for the receipt of a finished run.
+        together: whether a later task judges all hosts of an environment together. A refusal, or a host that cannot
+            be reached (``gone``), is then told by ``refused`` alone and does not end the run.
 
     Returns the keys of the JSON object that the program printed, or ``stdout`` where it printed text; a failure has
     the program's words as ``msg`` and ``refused``.
     """
 
     TRANSFERS_FILES = True
-    _VALID_ARGS = frozenset(("program", "command", "upload", "bare", "receipts"))
+    _VALID_ARGS = frozenset(("program", "command", "upload", "bare", "receipts", "together"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the program's answer as a task result."""
@@ -51,15 +54,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return {**result, "changed": True, "msg": f"would run: {shlex.join(command)}"}
         if command[0] in RECORDED:
             command += ["--by", who()]
+        together = boolean(arguments.get("together", False))
         try:
             done = self._execute(str(arguments["program"]), command, str(arguments.get("upload") or ""))
+        except AnsibleConnectionFailure as error:
+            if not together:
+                raise
+            return {**result, "changed": False, "gone": True, "refused": f"could not be reached: {error}"}
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
         if done["rc"] == NO_SUCH_PROGRAM and "bare" in arguments:
             return {**result, "changed": False, **arguments["bare"]}
         if done["rc"] != 0:
             words = (done["stderr"] or done["stdout"]).strip()
-            result.update(failed=True, rc=done["rc"], msg=words, refused=words)
+            result.update(failed=not together, rc=done["rc"], msg=words, refused=words)
         answer = self._answer(done["stdout"])
         self._keep(answer, str(arguments.get("receipts", "")), str((task_vars or {}).get("inventory_hostname", "")))
         return {"changed": not reads, **answer, **result}

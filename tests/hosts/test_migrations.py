@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.hosts.conftest import Converged
-from tests.hosts.world import AWKWARD, Run, World
+from tests.hosts.conftest import PROD, Converged
+from tests.hosts.world import AWKWARD, UNPROVEN, Run, World
 from tests.support import module_at
 
 pytestmark = pytest.mark.lab
@@ -20,6 +20,8 @@ waffle = module_at("plugins/filter/waffle.py")
 
 PRINTABLE = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1, max_size=40)
 VERSIONS = "app/migrations/versions"
+DEPLOY = ("playbooks/deploy.yml", "-l", "prod", *UNPROVEN)
+ROLLBACK = ("playbooks/rollback.yml", "-l", "prod")
 REVISION = '''"""{message}."""
 
 import sqlalchemy as sa
@@ -154,17 +156,11 @@ def test_a_plan_shows_the_sql_and_warns_and_changes_nothing(prod: World) -> None
     assert (version(prod), columns(prod)) == ("0001", ["id", "name", "email"])
     assert (prod.status("prod1")["live"], backups(prod)) == (live, before)
 
-    def compatible(older: str, newer: str) -> object:
-        return json.loads(prod.execute("prod1", "nba-release", "compatible", release_in(planned), older, newer))
-
-    assert compatible("0001", "0002") == {"compatible": True, "unmarked": []}
-    assert compatible("0001", "0003") == {"compatible": False, "unmarked": ["0003"]}
-
 
 def test_two_heads_stop_the_deploy(prod: World) -> None:
     live = prod.status("prod1")["live"]
     with revision(prod, "0002a", [ADD_NICK]), revision(prod, "0002b", ["pass"]):
-        refused = prod.ansible("playbooks/deploy.yml", "-l", "prod")
+        refused = prod.ansible(*DEPLOY)
     assert refused.code != 0
     assert "2 heads: " in words(refused.output) and "alembic merge" in words(refused.output)
     assert "0002a" in refused.output and "0002b" in refused.output
@@ -175,7 +171,7 @@ def test_a_backup_comes_before_the_migration_and_brings_everything_back(prod: Wo
     before = set(backups(prod))
     user = prod.get("prod1", "/api/users", "POST", {"name": "Kept é\\'\"", "email": "kept@example.com"}).json()
     with revision(prod, "0002", [ADD_NICK], back=(DROP_NICK,)):
-        prod.ansible("playbooks/deploy.yml", "-l", "prod").succeeded()
+        prod.ansible(*DEPLOY).succeeded()
         assert (version(prod), columns(prod)[-1]) == ("0002", "nick")
         (made,) = set(backups(prod)) - before
         assert re.fullmatch(r"\d{8}T\d{6}\.\d{3}Z-0001\.sql\.gz", made)
@@ -202,16 +198,43 @@ def test_a_backup_comes_before_the_migration_and_brings_everything_back(prod: Wo
         skipped = prod.ansible("playbooks/migrate.yml", "-l", "prod", "-e", "skip_backup=true").succeeded()
         assert skipped.changed()["prod1"] >= 1
         assert (version(prod), len(backups(prod))) == ("0002", count)
-        back = json.loads(prod.execute("prod1", "nba-release", "downgrade", release_in(skipped), "0001"))
-        assert (back["from"], back["to"], len(back["applied"])) == ("0002", "0001", 1)
-        assert (columns(prod)[-1], back["backup"]) == ("email", backups(prod)[0])
     prod.execute("prod1", "rm", f"/var/backups/nba/{made.replace('0001', 'cut')}")
+
+
+def test_a_rollback_over_a_migration_keeps_the_schema_or_takes_it_back(prod: World) -> None:
+    before = prod.status("prod1")["live"]
+    with revision(prod, "0002", [ADD_NICK], back=(DROP_NICK,), compatible=True):
+        prod.ansible(*DEPLOY).succeeded()
+        newer = prod.status("prod1")["live"]
+        stopped = prod.ansible(*ROLLBACK)
+        assert stopped.code != 0 and "-e schema=keep leaves it" in words(stopped.output)
+        assert "-e schema=downgrade takes the schema back" in words(stopped.output)
+        prod.ansible(*ROLLBACK, "-e", "schema=keep").succeeded()
+        assert [prod.status(host)["live"] for host in PROD] == [before, before]
+        assert (version(prod), prod.get("prod1", "/api/users").status) == ("0002", 200)
+        prod.ansible(*ROLLBACK, "-e", f"release={newer}").succeeded()
+
+        count = len(backups(prod))
+        prod.ansible(*ROLLBACK, "-e", "schema=downgrade").succeeded()
+        assert [prod.status(host)["live"] for host in PROD] == [before, before]
+        assert (version(prod), columns(prod)[-1]) == ("0001", "email")
+        assert len(backups(prod)) == count + 1 and backups(prod)[0].endswith("-0002.sql.gz")
+
+
+def test_a_schema_that_is_not_marked_is_not_kept(prod: World) -> None:
+    with revision(prod, "0002", [ADD_NICK], back=(DROP_NICK,)):
+        prod.ansible(*DEPLOY).succeeded()
+        newer = prod.status("prod1")["live"]
+        stopped = prod.ansible(*ROLLBACK, "-e", "schema=keep")
+        assert stopped.code != 0 and "not marked compatible: 0002" in words(stopped.output)
+        assert (version(prod), prod.status("prod1")["live"]) == ("0002", newer)
+        prod.ansible(*ROLLBACK, "-e", "schema=downgrade").succeeded()
 
 
 def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None:
     live = prod.status("prod1")["live"]
     with revision(prod, "0002", HALF):
-        failed = prod.ansible("playbooks/deploy.yml", "-l", "prod")
+        failed = prod.ansible(*DEPLOY)
         assert failed.code != 0
         report = words(failed.output)
         assert "revision 0002 (Revision 0002) failed: MySQL's error 1060: Duplicate column name 'name'" in report
@@ -224,18 +247,18 @@ def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None
         assert f"ansible-playbook playbooks/restore.yml -l ENV -e backup={made}" in report
         assert prod.status("prod1")["live"] == live and prod.get("prod1", "/api/users").status == 200
 
-        again = prod.ansible("playbooks/deploy.yml", "-l", "prod")
+        again = prod.ansible(*DEPLOY)
         assert again.code != 0 and "failed half-way at" in words(again.output) and made in words(again.output)
         assert backups(prod)[0] == made
 
         # Back, as the message says.
         prod.ansible("playbooks/restore.yml", "-l", "prod", "-e", f"backup={made}").succeeded()
         assert (version(prod), columns(prod)) == ("0001", ["id", "name", "email"])
-        assert "failed half-way at" not in words(prod.ansible("playbooks/deploy.yml", "-l", "prod").output)
+        assert "failed half-way at" not in words(prod.ansible(*DEPLOY).output)
         assert columns(prod)[-1] == "nick"
     # Forward: the mended revision skips what is there.
     with revision(prod, "0002", MENDED):
-        prod.ansible("playbooks/deploy.yml", "-l", "prod").succeeded()
+        prod.ansible(*DEPLOY).succeeded()
     assert (version(prod), prod.get("prod1", "/api/users").status) == ("0002", 200)
     assert "ix_nick" in sql(prod, "SHOW INDEX FROM users")
     assert prod.status("prod1")["live"] != live
@@ -248,7 +271,7 @@ def test_what_is_missing_can_be_made_by_hand_and_said(prod: World) -> None:
         assert (version(prod), columns(prod)[-1]) == ("0001", "nick")
         sql(prod, "CREATE INDEX ix_nick ON users (nick)")
         prod.execute("prod1", "nba-release", "stamp", release_in(failed), "0002")
-        prod.ansible("playbooks/deploy.yml", "-l", "prod").succeeded()
+        prod.ansible(*DEPLOY).succeeded()
         assert version(prod) == "0002"
 
 
@@ -266,9 +289,9 @@ def test_an_error_does_not_show_people_s_data(prod: World) -> None:
 def test_of_two_migrations_at_once_one_waits_and_has_nothing_to_do(prod: World) -> None:
     with revision(prod, "0002", ['op.execute("DO SLEEP(2)")', ADD_NICK]):
         planned = prod.ansible("playbooks/migrate.yml", "-l", "prod", "-e", "plan=true").succeeded()
-    migrate = f"nba-release migrate --no-backup {release_in(planned)}"
-    both = prod.shell("prod1", f"{migrate} & first=$!; {migrate}; wait $first")
-    applied = [len(json.loads(line)["applied"]) for line in both.splitlines()]
+    migrate = f"nba-release migrate --no-backup {release_in(planned)} --wait 60 --by"
+    both = prod.shell("prod1", f"{migrate} alice & first=$!; {migrate} bob; wait $first")
+    applied = [len(json.loads(line)["receipt"]["migration"]["applied"]) for line in both.splitlines()]
     assert sorted(applied) == [0, 1]
     assert version(prod) == "0002"
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 
 from tests.support import module_at
 
@@ -82,6 +82,24 @@ def test_a_refusal_has_the_programs_words(monkeypatch: pytest.MonkeyPatch) -> No
     result = Connection(monkeypatch, 1, err="release r1 was refused\n").run(command=["activate", "r1"])
     assert (result["failed"], result["rc"], result["refused"]) == (True, 1, "release r1 was refused")
     assert result["msg"] == result["refused"]
+
+
+def test_where_hosts_are_judged_together_a_refusal_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Connection(monkeypatch, 1, err="release r1 was refused\n").run(command=["activate", "r1"], together=True)
+    assert (result["failed"], result["refused"]) == (False, "release r1 was refused")
+
+
+def test_a_host_that_is_gone_is_judged_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Connection(monkeypatch)
+
+    def gone(text: str) -> dict[str, Any]:
+        raise AnsibleConnectionFailure("no route to host")
+
+    monkeypatch.setattr(host, "take", gone)
+    with pytest.raises(AnsibleConnectionFailure):
+        host.run(command=["activate", "r1"])
+    result = host.run(command=["activate", "r1"], together=True)
+    assert result["gone"] and result["refused"] == "could not be reached: no route to host"
 
 
 def test_a_bare_host_is_no_failure_where_one_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
