@@ -24,3 +24,8 @@ def test_what_is_written_is_for_root_alone_and_whole(tmp_path: Path, monkeypatch
         program.write_whole(path, "new")
     assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("body", ["", "[]", "null", "<html>", '"text"', "{"])
+def test_an_answer_that_is_no_object_says_nothing(body: str) -> None:
+    assert program.parsed(body) == {}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from basics import ReleaseError, digest_of, parsed, read_json, run, write_whole
 
 if TYPE_CHECKING:
-    from release import Host
+    from host import Host
 
 OPTION_FILE = ".mysql.cnf"
 

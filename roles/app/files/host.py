@@ -1,0 +1,651 @@
+"""The releases on this host: prepared, started, switched to, watched, taken back and cleaned up."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import fcntl
+import grp
+import hashlib
+import http.client
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from activation import Abandoned, Course, Order, Run
+from basics import ReleaseError, digest_of, parsed, read_json, replace_link, run, write_whole
+from records import Mask, Records, settings_changed
+from schema import OPTION_FILE, Schema
+from slots import SLOTS, Config, Slot, ask
+
+RECENT_SECONDS = 3600
+SAMPLES_KEPT = 40
+
+
+def has_place(member: tarfile.TarInfo, links: set[str]) -> bool:
+    """Tell whether a member of an artefact is a file or a link that stays inside the release."""
+    place = PurePosixPath(member.name)
+    if place.is_absolute() or ".." in place.parts or any(str(parent) in links for parent in place.parents):
+        return False
+    target = os.path.normpath(place.parent / member.linkname)
+    return member.isfile() or (member.issym() and target.split("/")[0] not in ("", ".."))
+
+
+@dataclass(frozen=True)
+class SchemaChange:
+    """What one host of an environment does to the database for all of them: up, down to a revision, or nothing."""
+
+    migrate: bool = False
+    downgrade: str = ""
+    backup: bool = True
+
+
+@dataclass
+class Host:
+    """The releases of one application on this host."""
+
+    config: Config
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    migration: dict[str, Any] = field(default_factory=dict)
+
+    # --- looking ---
+
+    @property
+    def activation(self) -> Run:
+        """Return the run that may be changing what is live."""
+        return Run(self.config.name)
+
+    @property
+    def records(self) -> Records:
+        """Return what is kept of each run."""
+        return Records(self.config.name, self.config.root)
+
+    @property
+    def live(self) -> Slot | None:
+        """Return the slot that gets the public requests."""
+        try:
+            name = (self.config.root / "live").readlink().name
+        except OSError:
+            return None
+        return self.slot(name) if name in SLOTS else None
+
+    @property
+    def idle(self) -> Slot:
+        """Return the slot that gets none."""
+        live = self.live
+        return self.slot(SLOTS[1] if live and live.name == SLOTS[0] else SLOTS[0])
+
+    def slot(self, name: str) -> Slot:
+        """Return a slot by its name."""
+        return Slot(self.config, name)
+
+    def folder(self, release: str) -> Path:
+        """Return the folder of a release."""
+        return self.config.root / "releases" / release
+
+    def state(self, release: str) -> dict[str, Any]:
+        """Return what is known of a release."""
+        return read_json(self.config.root / "state" / f"{release}.json")
+
+    def remember(self, release: str, **facts: Any) -> None:
+        """Add facts to what is known of a release."""
+        path = self.config.root / "state" / f"{release}.json"
+        write_whole(path, json.dumps({**self.state(release), **facts}, indent=1) + "\n")
+
+    def releases(self) -> list[str]:
+        """Return the ids of all finished releases, the one used last first."""
+        folder = self.config.root / "releases"
+        found = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+        return sorted(found, key=lambda name: float(self.state(name).get("at", 0)), reverse=True)
+
+    def problems(self, alone: bool = False) -> list[str]:
+        """Return what keeps the live release from being what it should be, in words.
+
+        While a run is at work the other slot may be in use; ``alone`` says that this is that run.
+        """
+        live = self.live
+        if live is None:
+            return ["no release is live"]
+        if not (live.folder / "release" / ".env").is_file():
+            return [f"the live slot {live.name} points to a release that is not there: {live.release or 'none'}"]
+        found = []
+        shown = live.show("ActiveState", "UnitFileState", "NeedDaemonReload")
+        if shown.get("UnitFileState") != "enabled":
+            found.append(f"{live.service} is {shown.get('UnitFileState') or 'unknown'}, not enabled")
+        if shown.get("NeedDaemonReload") == "yes":
+            found.append(f"{live.service} was changed since systemd read it")
+        if shown.get("ActiveState") != "active":
+            found.append(f"{live.service} is {shown.get('ActiveState')}")
+        elif not (live.folder / "socket").is_socket():
+            found.append(f"the socket of {live.socket_unit} is gone")
+        elif (answering := live.answering()) != live.release:
+            found.append(f"{answering or 'nothing'} answers where {live.release} is live")
+        idle = self.idle.show("ActiveState", "UnitFileState")
+        if not alone and self.activation.active():
+            return found
+        if idle.get("ActiveState") == "active" or idle.get("UnitFileState") == "enabled":
+            found.append(f"{self.idle.service} still runs or is enabled, though it is not live")
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """Return what is live, what is wrong with it, and the other releases."""
+        live = self.live
+        return {
+            "live": live.release if live else "",
+            "slot": live.name if live else "",
+            "problems": self.problems(),
+            "running": self.activation.holder(),
+            "releases": [{"id": name, **self.state(name)} for name in self.releases()],
+        }
+
+    def listing(self) -> list[str]:
+        """Return a line for each release: id, state, when (UTC), schema, seconds, who, commit and its subject."""
+        live = self.live.release if self.live else ""
+        lines = []
+        for name in self.releases():
+            known = self.state(name)
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(float(known.get("at", 0))))
+            columns = (
+                name,
+                f"{'live' if name == live else known.get('state', 'unknown'):<10}",
+                at,
+                f"{known.get('schema') or '-':<12}",
+                f"{float(known.get('seconds', 0)):5.1f} s",
+                f"{known.get('by', '-'):<20}",
+                f"{str(known.get('commit', ''))[:8]:<8}",
+                str(known.get("subject", "")),
+            )
+            lines.append("  ".join(columns))
+        return lines
+
+    def rollback_target(self, wanted: str, schema: str) -> dict[str, str]:
+        """Return the release to go back to, and the revision that the database has to go back to, if it has to.
+
+        Args:
+            wanted: a release, or nothing for the good one that was live before.
+            schema: "keep" lets the old code run on a newer schema whose revisions are marked compatible; "downgrade"
+                takes the schema back with it.
+
+        Raises:
+            ReleaseError: there is none, it never was good, or its schema is another one and neither was asked for.
+        """
+        live = self.live.release if self.live else ""
+        good = [name for name in self.releases() if name != live and self.state(name).get("state") == "good"]
+        if not good or (wanted and wanted not in good):
+            known = ", ".join(good) or "none"
+            raise ReleaseError(
+                f"{wanted or 'a previous release'} is not a release to go back to; good ones here: {known}"
+            )
+        target = wanted or good[0]
+        then, now = self.state(target).get("schema"), self.state(live).get("schema")
+        if then == now:
+            return {"release": target, "downgrade": ""}
+        if schema == "downgrade":
+            return {"release": target, "downgrade": str(then)}
+        marks = Schema(self, live).run("compatible", str(then), str(now))
+        if schema == "keep" and marks["compatible"]:
+            return {"release": target, "downgrade": ""}
+        ways = "-e schema=downgrade takes the schema back, after a backup; what only the new one holds is lost then"
+        keep = (
+            "-e schema=keep leaves it, since every revision between is marked compatible"
+            if marks["compatible"]
+            else f"it cannot be kept, since these are not marked compatible: {', '.join(marks['unmarked'])}"
+        )
+        raise ReleaseError(f"release {target} ran on schema {then}, and the database has {now}: {keep}; {ways}")
+
+    # --- preparing ---
+
+    def prepare(self, release: str, artefact: Path | None = None) -> None:
+        """Make ``releases/<id>`` from ``incoming/<id>`` and the archive that was sent, whole or not at all."""
+        target, incoming = self.folder(release), self.config.root / "incoming" / release
+        if target.is_dir():
+            shutil.rmtree(incoming, ignore_errors=True)
+            return
+        with self.only_one_prepares():
+            partial = target.with_name(f".{release}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            try:
+                if artefact:
+                    # Into a folder of root's: nobody can exchange it between the look at its digest and its use.
+                    shutil.copyfile(artefact, incoming / "artefact.tar")
+                self.unpack(incoming, partial)
+                self.link_venv(partial)
+                self.check_settings(partial)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+            partial.rename(target)
+        facts = json.loads((target / "release.json").read_text())
+        self.remember(
+            release,
+            state="prepared",
+            at=time.time(),
+            **{key: value for key, value in facts.items() if key not in ("release", "settings")},
+        )
+        shutil.rmtree(incoming)
+
+    @contextlib.contextmanager
+    def only_one_prepares(self) -> Iterator[None]:
+        """Hold a lock that ends with this process."""
+        with (self.config.root / "state" / ".prepare.lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    def unpack(self, incoming: Path, folder: Path) -> None:
+        """Unpack the artefact after comparing its digest, and add the settings."""
+        facts = json.loads((incoming / "release.json").read_text())
+        artefact = incoming / "artefact.tar"
+        if digest_of(artefact) != facts["artefact"]:
+            raise ReleaseError(f"{artefact} is not what was sent: its digest differs. Run the same command again")
+        needed, free = artefact.stat().st_size * 3, shutil.disk_usage(self.config.root).free
+        if free < needed + (64 << 20):
+            raise ReleaseError(
+                f"only {free >> 20} MiB are free below {self.config.root}: free some space, then run again"
+            )
+        folder.mkdir(mode=0o755)
+        with tarfile.open(artefact) as tar:
+            members = tar.getmembers()
+            links = {str(PurePosixPath(member.name)) for member in members if member.issym()}
+            for member in members:
+                if not has_place(member, links):
+                    raise ReleaseError(f"{artefact} holds {member.name!r}, which has no place in a release")
+                # The archive has no times, so that it is the same everywhere; nginx makes its ETag of time and size,
+                # and a changed file of the same size must not look unchanged to a browser.
+                member.mtime = int(time.time())
+            # The names were checked above; Python 3.10 and 3.11 have the filter only in their later releases.
+            options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(folder, members, **options)  # type: ignore[arg-type]  # noqa: S202
+        shutil.copy(incoming / "release.json", folder / "release.json")
+        self.copy_secret(incoming / ".env", folder / ".env", self.config.user)
+        self.copy_secret(incoming / ".env.migrate", folder / ".env.migrate", self.config.migration_user)
+        if (incoming / OPTION_FILE).exists():
+            self.copy_secret(incoming / OPTION_FILE, folder / OPTION_FILE, self.config.migration_user)
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink() and not path.name.startswith((".env", OPTION_FILE)):
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+
+    def copy_secret(self, source: Path, target: Path, group: str) -> None:
+        """Copy a file so that root and one group can read it, at no moment anybody else."""
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(source.read_bytes())
+        os.chown(target, 0, grp.getgrnam(group).gr_gid)
+        target.chmod(0o640)
+
+    def link_venv(self, folder: Path) -> None:
+        """Make the virtual environment for the release's lock file, unless there is one, and link it."""
+        version = run(self.config.python, "-VV").stdout
+        key = hashlib.sha256((folder / "poetry.lock").read_bytes() + version.encode()).hexdigest()[:16]
+        venv = self.config.root / "venvs" / key
+        if not (venv / ".complete").is_file():
+            shutil.rmtree(venv, ignore_errors=True)
+            run(self.config.python, "-m", "venv", "--without-pip", venv)
+            self.install(folder, venv)
+            (venv / ".complete").touch()
+        (folder / ".venv").symlink_to(venv)
+        run(venv / "bin" / "python", "-m", "compileall", "-q", "-x", r"/\.venv/", folder)
+
+    def install(self, folder: Path, venv: Path) -> None:
+        """Install exactly what poetry.lock names into ``venv``."""
+        environment = {
+            **os.environ,
+            "VIRTUAL_ENV": str(venv),
+            "PATH": f"{venv}/bin:{os.environ.get('PATH', os.defpath)}",
+            "POETRY_CACHE_DIR": "/var/cache/poetry",
+            # Poetry brings its own list of authorities; the system's may know more.
+            "REQUESTS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
+        }
+        if self.config.index_url:
+            environment["POETRY_PYPI_MIRROR_URL"] = self.config.index_url
+        run(
+            self.config.poetry, "sync", "--only=main", "--no-root", "--no-interaction", "--compile",
+            cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def check_settings(self, folder: Path) -> None:
+        """Let the release's own code accept or refuse its ``.env``."""
+        if not self.config.settings_command:
+            return
+        done = self.run_in(folder, self.config.user, self.config.settings_command)
+        if done.returncode != 0:
+            raise ReleaseError(
+                f"the application refuses its settings:\n{(done.stderr or done.stdout).strip()}\n"
+                "correct them in group_vars and run the same command again; nothing was switched"
+            )
+
+    def run_in(self, folder: Path, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command of the release's virtual environment in its folder, as ``user``."""
+        account = pwd.getpwnam(user)
+        return subprocess.run(
+            [str(folder / ".venv" / "bin" / command[0]), *command[1:]],
+            check=False,
+            cwd=folder,
+            env={"PATH": f"{folder}/.venv/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent",
+                 "PYTHONDONTWRITEBYTECODE": "1"},
+            user=user,
+            group=account.pw_gid,
+            extra_groups=os.getgrouplist(user, account.pw_gid),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+
+    def execute(self, release: str, command: list[str]) -> str:
+        """Run a command of a release as its service account."""
+        done = self.run_in(self.folder(release), self.config.user, command)
+        output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-40:])
+        if done.returncode != 0:
+            raise ReleaseError(f"`{' '.join(command)}` in release {release} ended with {done.returncode}:\n{output}")
+        return output
+
+    # --- activating ---
+
+    def activate(self, order: Order, course: Course, change: SchemaChange = SchemaChange()) -> None:
+        """Make a release live, by phases; where it fails, what was live before still is, or is again.
+
+        Args:
+            order: the release, and who wants it.
+            course: how far this may go by itself.
+            change: what this host does to the database's schema on the way.
+
+        Raises:
+            ReleaseError: the release, its migrations or the public address refused.
+            Abandoned: another host refused, or the one who began this is gone.
+        """
+        release, old, new = order.release, self.live, self.idle
+        if old and old.release == release:
+            return
+        if not self.folder(release).is_dir():
+            raise ReleaseError(f"{release} is not on this host; `{self.config.name}-release list` names those that are")
+        if change.migrate:
+            with self.step("migrate"):
+                self.bring_schema(release, change.backup)
+        course.reached("migrated")
+        self.start(new, release, lasting=self.state(release).get("state") != "good")
+        try:
+            course.reached("ready")
+            if change.downgrade and old:
+                # Only the release that is left knows the way down; the one that comes has shown that it can start.
+                with self.step(f"downgrade to {change.downgrade}"):
+                    self.migration = Schema(self, old.release).downgrade(change.downgrade, change.backup)
+        except ReleaseError:
+            new.stop()
+            raise
+        self.switch(old, new, release, course)
+
+    def start(self, slot: Slot, release: str, lasting: bool) -> None:
+        """Start a release in an idle slot and wait until it is ready; on failure the live one is untouched.
+
+        Args:
+            slot: the idle one.
+            release: one that is on this host.
+            lasting: whether it has to show that it lasts; one that was good before already has.
+        """
+        with self.step("clear the idle slot"):
+            if slot.show("ActiveState").get("ActiveState") != "inactive":
+                slot.stop()
+            replace_link(slot.folder / "release", self.folder(release))
+        try:
+            with self.step(f"start {release} in {slot.name}"):
+                run("systemctl", "start", slot.socket_unit, slot.service)
+            with self.step("wait until it is ready"):
+                self.await_ready(slot, release)
+            # Where nothing was live, there is nothing to keep.
+            if self.live and lasting:
+                with self.step("see whether it lasts"):
+                    self.settle(slot)
+        except ReleaseError as error:
+            log = self.last_words(slot, release)
+            slot.stop()
+            self.remember(release, state="failed", at=time.time())
+            raise ReleaseError(
+                f"release {release} was refused, and what was live before still is: {error}\n{log}"
+            ) from None
+
+    def last_words(self, slot: Slot, release: str) -> str:
+        """Return the end of a slot's log for a person to read."""
+        return "the last lines of its log:\n" + Mask.of(self.folder(release))(slot.journal())
+
+    def switch(self, old: Slot | None, new: Slot, release: str, course: Course) -> None:
+        """Give the public requests to a started release, watch it, and stop the old one; on failure switch back."""
+        link = self.config.root / "live"
+        with self.step("switch"):
+            # Enabled before it gets a request: a host that goes down in the middle comes back with it.
+            run("systemctl", "enable", "--quiet", new.socket_unit, new.service)
+            replace_link(link, new.folder)
+        switched = time.monotonic()
+        try:
+            with self.step("watch the public address"):
+                self.watch(new, release, self.config.watch_seconds if old else 0)
+            course.reached("switched", patient=True)
+        except ReleaseError as error:
+            blamed = not isinstance(error, Abandoned)
+            log = self.last_words(new, release) if blamed else ""
+            self.undo(link, old, new)
+            if blamed:
+                self.remember(release, state="failed", at=time.time())
+            raise type(error)(f"switched back to {old.release if old else 'nothing'}: {error}\n{log}") from None
+        self.remember(release, state="good", at=time.time(), schema=new.version().get("schema"))
+        if old:
+            with self.step(f"drain and stop {old.name}"):
+                time.sleep(max(0.0, switched + self.config.drain_seconds - time.monotonic()))
+                old.stop()
+        self.clean_up()
+
+    def undo(self, link: Path, old: Slot | None, new: Slot) -> None:
+        """Give the public requests back to the slot that had them, which still runs."""
+        with self.step("switch back"):
+            if old:
+                replace_link(link, old.folder)
+                time.sleep(self.config.drain_seconds)
+            else:
+                # A first release that does not answer must not look like a good one to the next run.
+                link.unlink()
+            new.stop()
+
+    def bring_schema(self, release: str, backup: bool) -> None:
+        """Bring the database to a release's schema, and insert the sample data where that changed something."""
+        if self.config.migrations and not self.has_schema_of(release):
+            self.migration = Schema(self, release).migrate(backup)
+        if self.config.seed_command and (self.migration.get("applied") or not self.live):
+            self.execute(release, self.config.seed_command)
+
+    def restore(self, backup: str) -> None:
+        """Put a backup in place of what is in the database, after a backup of that."""
+        program = Path(__file__).resolve().with_name("backup.py")
+        with self.step(f"restore {backup}"):
+            self.migration = parsed(run(sys.executable, program, "restore", backup).stdout)
+
+    def has_schema_of(self, release: str) -> bool:
+        """Tell, without a look into the database, whether a release has the live one's migrations and its schema.
+
+        Starting Alembic takes a second, and most releases bring no migration.
+        """
+        live = self.live
+        wanted = self.migrations_of(release)
+        if not live or not wanted or self.migrations_of(live.release) != wanted:
+            return False
+        schema = self.state(live.release).get("schema")
+        return bool(schema) and live.version().get("schema") == schema
+
+    def migrations_of(self, release: str) -> dict[str, str]:
+        """Return the digest of each file of a release's migrations, wherever its alembic.ini has them."""
+        folder = self.folder(release)
+        settings = configparser.ConfigParser(defaults={"here": str(folder)})
+        settings.read(folder / "alembic.ini")
+        location = folder / settings.get("alembic", "script_location", fallback="migrations")
+        return {str(path.relative_to(location)): digest_of(path) for path in sorted(location.rglob("*.py"))}
+
+    def keep_records(self, receipt: dict[str, Any]) -> None:
+        """Complete a run's receipt and keep it, with a line in the audit log; the list of releases gets its share."""
+        live = self.live
+        release = live.release if live and receipt["kind"] == "repair" else receipt["release"]
+        facts = read_json(self.folder(release) / "release.json")
+        receipt.update(
+            release=release,
+            outcome=receipt["outcome"],
+            **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "dirty")},
+            settings=facts.get("settings", {}),
+            settings_changed=settings_changed(self.folder(receipt["before"]), self.folder(release)) if facts else [],
+            schema=live.version().get("schema") if live else None,
+            migration=self.migration,
+            steps=self.steps,
+            health=self.samples[-SAMPLES_KEPT:],
+            seconds=round(time.time() - receipt["began"], 2),
+        )
+        if self.state(release):
+            self.remember(release, by=receipt["by"], seconds=receipt["seconds"])
+        self.records.keep(receipt)
+
+    def await_ready(self, slot: Slot, release: str) -> None:
+        """Wait until a slot's own health check and version are right in every worker; give up when it dies."""
+        deadline = time.monotonic() + self.config.start_timeout_seconds
+        last, seen = "no answer yet", set[str]()
+        while time.monotonic() < deadline:
+            if slot.show("ActiveState").get("ActiveState") != "active":
+                raise ReleaseError("its main process ended")
+            status, body = self.sample(slot, self.config.ready_path)
+            if status == 200:
+                version = slot.version()
+                seen.add(str(version.get("worker", "")))
+                if version.get("release") == release and slot.workers() <= seen | {slot.main(), ""}:
+                    return
+                last = f"{self.config.version_path} names the release {version.get('release') or 'none'}"
+            else:
+                last = f"{self.config.ready_path} answered {status or 'nothing'}: {body[:300]}"
+            time.sleep(0.05)
+        raise ReleaseError(f"not ready after {self.config.start_timeout_seconds:.0f} s; {last}")
+
+    def sample(self, slot: Slot, path: str) -> tuple[int, str]:
+        """Ask a slot, and keep what it answered and how fast for the receipt."""
+        begin = time.monotonic()
+        status, body = slot.ask(path)
+        milliseconds = round((time.monotonic() - begin) * 1000, 1)
+        self.samples.append({"path": path, "status": status, "milliseconds": milliseconds})
+        return status, body
+
+    def settle(self, slot: Slot) -> None:
+        """Watch a ready slot for a while: a release that crashes soon after its start must never get a request."""
+        workers, deadline = slot.workers(), time.monotonic() + self.config.settle_seconds
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            if slot.workers() != workers:
+                raise ReleaseError("a worker died soon after it had started")
+        status, body = self.sample(slot, self.config.ready_path)
+        if status != 200:
+            raise ReleaseError(f"{self.config.ready_path} answered {status or 'nothing'} after a while: {body[:300]}")
+
+    def watch(self, slot: Slot, release: str, seconds: float) -> None:
+        """Ask the public address which release answers, until every worker has, and for some seconds."""
+        if not self.config.public_url:
+            return
+        host, _, path = self.config.public_url.removeprefix("http://").partition("/")
+        name = self.config.public_host if self.config.public_host != "_" else host
+        begin, seen = time.monotonic(), set[str]()
+        while True:
+            connection = http.client.HTTPConnection(host, timeout=10)
+            status, body = ask(connection, f"/{path}{self.config.version_path}".replace("//", "/"), name)
+            version = parsed(body)
+            seen.add(str(version.get("worker", "")))
+            if status != 200 or version.get("release") != release:
+                raise ReleaseError(
+                    f"{self.config.public_url}{self.config.version_path} answered {status or 'nothing'} "
+                    f"({version.get('release') or body[:200]}), not release {release}"
+                )
+            if slot.show("ActiveState").get("ActiveState") != "active":
+                raise ReleaseError(f"{slot.service} died after the switch")
+            silent = slot.workers() - seen - {slot.main()} if seen != {""} else set()
+            if time.monotonic() - begin > seconds and not silent:
+                return
+            if time.monotonic() - begin > seconds + self.config.start_timeout_seconds:
+                raise ReleaseError(
+                    f"{len(silent)} worker(s) of {slot.service} never answered on {self.config.public_url}"
+                )
+            time.sleep(0.1)
+
+    def repair(self) -> None:
+        """Bring the live slot back to what it should be: running, enabled, answering; the idle one stopped."""
+        live = self.live
+        if live is None:
+            raise ReleaseError("no release is live; deploy one")
+        run("systemctl", "daemon-reload")
+        run("systemctl", "unmask", "--quiet", live.service, live.socket_unit)
+        run("systemctl", "enable", "--quiet", live.service, live.socket_unit)
+        if not (live.folder / "socket").is_socket():
+            run("systemctl", "stop", live.service, live.socket_unit)
+        run("systemctl", "start", live.socket_unit)
+        run("systemctl", "restart" if live.answering() != live.release else "start", live.service)
+        self.await_ready(live, live.release)
+        self.idle.stop()
+        # A run that was torn after its switch left it live and not yet called good.
+        if self.state(live.release).get("state") != "good":
+            self.remember(live.release, state="good", at=time.time(), schema=live.version().get("schema"))
+        if left := self.problems(alone=True):
+            raise ReleaseError("could not be repaired: " + "; ".join(left))
+
+    def clean_up(self) -> None:
+        """Remove old releases and virtual environments; what a slot points to and the newest good ones stay."""
+        pointed = {self.slot(name).release for name in SLOTS}
+        names = self.releases()
+        good = [name for name in names if self.state(name).get("state") == "good"]
+        # Another run may have prepared one that it is about to start.
+        recent = [name for name in names if time.time() - float(self.state(name).get("at", 0)) < RECENT_SECONDS]
+        prepared = {name for name in recent if self.state(name).get("state") == "prepared"}
+        kept = pointed | prepared | set(good[: self.config.keep_releases])
+        for name in names:
+            if name not in kept:
+                shutil.rmtree(self.folder(name))
+                (self.config.root / "state" / f"{name}.json").unlink(missing_ok=True)
+        used = {os.path.realpath(self.folder(name) / ".venv") for name in kept if name}
+        with self.only_one_prepares():
+            for venv in (self.config.root / "venvs").iterdir():
+                if os.path.realpath(venv) not in used:
+                    shutil.rmtree(venv)
+            for leftover in (self.config.root / "releases").glob(".*.partial"):
+                shutil.rmtree(leftover)
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Log a step and keep its seconds for the result."""
+        begin = time.monotonic()
+        print(name, flush=True)
+        try:
+            yield
+        finally:
+            self.steps.append({"step": name, "seconds": round(time.monotonic() - begin, 2)})
+
+    # --- running ---
+
+    def serve(self, slot: str) -> None:
+        """Become the server of a slot; systemd starts this as the service account."""
+        workers = min(len(os.sched_getaffinity(0)) + 1, self.config.workers_max)
+        command = [
+            part.replace("{workers}", str(workers)).replace("{slot}", slot) for part in self.config.serve_command
+        ]
+        program = Path.cwd() / ".venv" / "bin" / command[0]
+        os.execv(program, [str(program), *command[1:]])  # noqa: S606
+
+    def probe(self, slot_name: str, pid: int) -> None:
+        """Wait until a starting slot answers at all; end at once when its main process ``pid`` is gone.
+
+        gunicorn tells systemd that it is ready before it has imported the application, so `Type=notify` proves nothing.
+        """
+        slot, deadline = self.slot(slot_name), time.monotonic() + self.config.start_timeout_seconds
+        while time.monotonic() < deadline:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                raise ReleaseError("the main process ended while it started") from None
+            if slot.ask(self.config.live_path, timeout=2)[0] == 200:
+                return
+            time.sleep(0.05)
+        raise ReleaseError(f"{self.config.live_path} did not answer within {self.config.start_timeout_seconds:.0f} s")

@@ -1,0 +1,156 @@
+"""The two places that a release can run in, as systemd and their sockets have them; what the role tells all of this."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from basics import parsed, run
+
+SLOTS = ("blue", "green")
+CONFIG = Path(__file__).resolve().with_name("release.json")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the role tells this program; seconds, bytes and paths as named."""
+
+    name: str
+    root: Path
+    user: str
+    migration_user: str
+    poetry: str
+    python: str
+    index_url: str
+    settings_command: list[str]
+    migrations: bool
+    seed_command: list[str]
+    serve_command: list[str]
+    live_path: str
+    ready_path: str
+    version_path: str
+    public_url: str
+    public_host: str
+    start_timeout_seconds: float
+    settle_seconds: float
+    watch_seconds: float
+    drain_seconds: float
+    hold_seconds: float
+    workers_max: int
+    keep_releases: int
+
+    @classmethod
+    def load(cls) -> Config:
+        """Read the file beside this program."""
+        values = json.loads(CONFIG.read_text())
+        return cls(**{**values, "root": Path(values["root"])})
+
+    def unit(self, kind: str, slot: str) -> str:
+        """Return the name of a slot's ``service`` or ``socket``."""
+        return f"{self.name}@{slot}.{kind}"
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket's path."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def ask(connection: http.client.HTTPConnection, path: str, host: str = "localhost") -> tuple[int, str]:
+    """Send one GET; return status and body, or status 0 and the reason why there was no answer."""
+    try:
+        connection.request("GET", path, headers={"Host": host, "Connection": "close"})
+        answer = connection.getresponse()
+        return answer.status, answer.read(1 << 16).decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return 0, f"{type(error).__name__}: {error}"
+    finally:
+        connection.close()
+
+
+@dataclass
+class Slot:
+    """One of the two places that a release can run in."""
+
+    config: Config
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder with the links ``release`` and ``socket``."""
+        return self.config.root / "slots" / self.name
+
+    @property
+    def service(self) -> str:
+        """Return the unit that runs the release."""
+        return self.config.unit("service", self.name)
+
+    @property
+    def socket_unit(self) -> str:
+        """Return the unit that holds the socket."""
+        return self.config.unit("socket", self.name)
+
+    @property
+    def release(self) -> str:
+        """Return the id of the release that the slot points to, or an empty text."""
+        try:
+            return (self.folder / "release").readlink().name
+        except OSError:
+            return ""
+
+    def show(self, *properties: str) -> dict[str, str]:
+        """Return properties of the service as systemd has them."""
+        out = run("systemctl", "show", self.service, "--property", ",".join(properties)).stdout
+        return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
+
+    def ask(self, path: str, timeout: float = 5) -> tuple[int, str]:
+        """Send one GET through the slot's socket."""
+        return ask(UnixConnection(str(self.folder / "socket"), timeout), path)
+
+    def version(self) -> dict[str, Any]:
+        """Return what the release on the socket says of itself; nothing where none answers."""
+        status, body = self.ask(self.config.version_path)
+        return parsed(body) if status == 200 else {}
+
+    def answering(self) -> str:
+        """Return the id of the release that answers on the socket, or an empty text."""
+        return str(self.version().get("release", ""))
+
+    def main(self) -> str:
+        """Return the process id of the server's main process, 0 where there is none."""
+        return self.show("MainPID").get("MainPID", "0")
+
+    def workers(self) -> set[str]:
+        """Return the process ids of the server's main process and its workers."""
+        main = self.main()
+        try:
+            return {main, *Path(f"/proc/{main}/task/{main}/children").read_text().split()}
+        except OSError:
+            return set()
+
+    def stop(self) -> None:
+        """Let running requests end, then stop the slot; it does not come back at boot."""
+        run("systemctl", "disable", "--quiet", self.service, self.socket_unit)
+        # The socket first, or the next connection would start the service again.
+        run("systemctl", "stop", self.socket_unit)
+        run("systemctl", "stop", self.service)
+        run("systemctl", "reset-failed", self.service, self.socket_unit, check=False)
+
+    def journal(self, lines: int = 45) -> str:
+        """Return the last lines that the service logged since it was started."""
+        invocation = self.show("InvocationID").get("InvocationID", "")
+        match = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else [f"--unit={self.service}"]
+        out = run("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}", *match, check=False).stdout
+        return out.strip()
