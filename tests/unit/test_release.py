@@ -23,7 +23,7 @@ import pytest
 
 from tests.support import module_at
 
-module_at("roles/app/files/release.py")
+release = module_at("roles/app/files/release.py")
 program, slots = sys.modules["host"], sys.modules["slots"]
 
 
@@ -957,3 +957,65 @@ def test_a_plan_is_shown_to_people_with_its_warnings() -> None:
     ]
     nothing = sys.modules["schema"].plan_lines("r1", {"current": "1", "head": "1", "pending": []})
     assert nothing[-1] == "nothing is to be done"
+
+
+# --- the command line ---
+
+
+class Lead:
+    """Stands in for the run that holds the lock, and for the unit that would be started."""
+
+    def __init__(self, host: Any, monkeypatch: pytest.MonkeyPatch, **progress: Any) -> None:
+        self.said: list[str] = []
+        self.at_work = bool(progress)
+        run = program.Run
+        monkeypatch.setattr(run, "active", lambda _: self.at_work)
+        monkeypatch.setattr(run, "progress", lambda _: progress)
+        monkeypatch.setattr(run, "abandon", lambda _, reason: self.say("abandon", None))
+        monkeypatch.setattr(run, "follow", lambda *_: self.say("follow", {"phase": "done"}))
+        monkeypatch.setattr(run, "begin", lambda _, order, *rest: self.say(str(order), "t2"))
+        self.host = host
+
+    def say(self, words: str, answer: Any) -> Any:
+        self.said.append(words)
+        return answer
+
+    def run(self, *command: str) -> Any:
+        options = release.parser().parse_args(command)
+        return release.dispatch(self.host, options)
+
+
+def test_a_run_of_somebody_else_is_not_taken_back(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(host, "old")
+    deploy(host, "old")
+    lead = Lead(host, monkeypatch, token="t1", release="theirs", by="bob", order="deploy of theirs by bob", began=0)
+    answer = lead.run("go-back", "old", "--refused", "ours", "--by", "alice")
+    assert (answer["changed"], lead.said) == (False, [])
+    assert answer["running"].startswith("deploy of theirs by bob")
+
+
+def test_ones_own_run_is_taken_back(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(host, "old")
+    deploy(host, "old")
+    lead = Lead(host, monkeypatch, token="t1", release="ours", by="alice")
+    assert lead.run("go-back", "old", "--refused", "ours", "--by", "alice")["release"] == "old"
+    assert lead.said == ["abandon", "follow"]
+
+
+def test_a_host_that_had_switched_in_an_earlier_run_goes_back(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "ours"):
+        put(host, name)
+        deploy(host, name)
+    lead = Lead(host, monkeypatch)
+    lead.run("go-back", "old", "--refused", "ours", "--by", "alice")
+    assert lead.said == ["rollback of old by alice", "follow"]
+
+
+def test_what_is_live_already_needs_no_run(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    lead = Lead(host, monkeypatch)
+    assert lead.run("activate", "r1", "--by", "alice") == {"changed": False, "release": "r1", "phase": "done"}
+    assert lead.said == []

@@ -167,6 +167,7 @@ class Course:
             "token": self.token,
             "order": str(self.order),
             "release": self.order.release,
+            "by": self.order.by,
             "began": time.time(),
         }
         self.say()

@@ -45,10 +45,10 @@ from slots import SLOTS, Config
 UNUSABLE = (ReleaseError, OSError, tarfile.TarError)
 
 
-def begin(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, Any]:
     """Start the unit, or join the one at work, and follow it as far as was asked for; return how far it came."""
     order = Order(options.kind, options.release, options.by)
-    arguments = ["--in-unit", options.command, order.release, f"--kind={order.kind}", f"--by={order.by}"]
+    arguments = ["--in-unit", command, order.release, f"--kind={order.kind}", f"--by={order.by}"]
     arguments += [f"--{name}" for name in ("migrate", "no-backup") if getattr(options, name.replace("-", "_"))]
     arguments += [f"--{name}={value}" for name in ("downgrade", "override") if (value := getattr(options, name))]
     token = host.activation.begin(order, arguments, options.until, options.wait)
@@ -147,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
         torn.add_argument(
             "--override", default="", metavar="REASON", help="why it comes without proof; for the receipt"
         )
+        torn.add_argument("--refused", default="", metavar="RELEASE", help="(go-back) the release that is taken back")
         torn.add_argument("--token", default="", help=argparse.SUPPRESS)
     plan = commands.add_parser("plan", help="print the migrations that a release would run, with their SQL, as JSON")
     plan.add_argument("--text", action="store_true", help="for people")
@@ -171,15 +172,17 @@ def parser() -> argparse.ArgumentParser:
 
 
 def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
-    """Undo the run at work on this host, if there is one, and make an earlier release live if it is not."""
+    """Undo one's own run on this host, if it is at work, and make an earlier release live if it is not."""
     known = host.activation.progress()
     if host.activation.active():
+        if (known.get("release"), known.get("by")) != (options.refused, options.by):
+            return {"changed": False, "running": host.activation.holder()}
         host.activation.abandon("a host of this environment refused the release")
         host.activation.follow(known["token"])
-    if not options.release or (host.live and host.live.release == options.release):
-        return {"changed": True, "release": options.release}
-    options.command = "activate"
-    return begin(host, options)
+    live = host.live.release if host.live else ""
+    if not options.release or live != options.refused:
+        return {"changed": True, "release": live}
+    return begin(host, options, "activate")
 
 
 def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
@@ -187,7 +190,7 @@ def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     live = host.live
     if live and live.release == options.release and not host.activation.active():
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
-    return begin(host, options)
+    return begin(host, options, options.command)
 
 
 def plan(schema: Schema, text: bool) -> Any:
@@ -201,15 +204,15 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
     commands: dict[str, Callable[[], Any]] = {
         "activate": lambda: activate(host, options),
         "go-back": lambda: go_back(host, options),
-        "repair": lambda: begin(host, options),
+        "repair": lambda: begin(host, options, "repair"),
         "status": host.status,
         "list": lambda: "\n".join(host.listing()),
         "log": lambda: "\n".join(json.dumps(entry) for entry in host.records.entries()),
         "proven": lambda: host.records.proof(options.digest, [(name, host.state(name)) for name in host.releases()]),
         "rollback-target": lambda: host.rollback_target(options.release, options.schema),
         "prepare": lambda: host.prepare(options.release, options.artefact),
-        "migrate": lambda: begin(host, options),
-        "restore": lambda: begin(host, options),
+        "migrate": lambda: begin(host, options, "migrate"),
+        "restore": lambda: begin(host, options, "restore"),
         "plan": lambda: plan(Schema(host, options.release), options.text),
         "stamp": lambda: Schema(host, options.release).run("stamp", options.revision),
         "exec": lambda: host.execute(options.release, options.argv),
