@@ -202,6 +202,7 @@ def test_a_backup_comes_before_the_migration_and_brings_everything_back(prod: Wo
 
 
 def test_a_rollback_over_a_migration_keeps_the_schema_or_takes_it_back(prod: World) -> None:
+    prod.ansible(*DEPLOY).succeeded()
     before = prod.status("prod1")["live"]
     with revision(prod, "0002", [ADD_NICK], back=(DROP_NICK,), compatible=True):
         prod.ansible(*DEPLOY).succeeded()
@@ -222,6 +223,7 @@ def test_a_rollback_over_a_migration_keeps_the_schema_or_takes_it_back(prod: Wor
 
 
 def test_a_schema_that_is_not_marked_is_not_kept(prod: World) -> None:
+    prod.ansible(*DEPLOY).succeeded()
     with revision(prod, "0002", [ADD_NICK], back=(DROP_NICK,)):
         prod.ansible(*DEPLOY).succeeded()
         newer = prod.status("prod1")["live"]

@@ -500,13 +500,15 @@ def moved_on(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> An
         put(host, name)
         deploy(host, name)
         host.remember(name, schema=schema)
+    host.database = "0002"
+    monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": slot.release, "schema": host.database})
     monkeypatch.setattr(program, "Schema", Marks)
     monkeypatch.setattr(Marks, "unmarked", [])
     return host
 
 
 def test_a_rollback_over_the_same_schema_asks_nothing(moved_on: Any) -> None:
-    moved_on.remember("new", schema="0001")
+    moved_on.database = "0001"
     assert moved_on.rollback_target("", "") == {"release": "old", "downgrade": ""}
     assert moved_on.rollback_target("old", "") == {"release": "old", "downgrade": ""}
 

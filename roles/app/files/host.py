@@ -187,7 +187,9 @@ class Host:
                 f"{wanted or 'a previous release'} is not a release to go back to; good ones here: {known}"
             )
         target = wanted or good[0]
-        then, now = self.state(target).get("schema"), self.state(live).get("schema")
+        # What the database has now, which a restore may have changed since the live release came.
+        now = (self.live.version() if self.live else {}).get("schema") or self.state(live).get("schema")
+        then = self.state(target).get("schema")
         if then == now:
             return {"release": target, "downgrade": ""}
         if schema == "downgrade":
