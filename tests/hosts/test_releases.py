@@ -67,7 +67,7 @@ def test_a_deploy_leaves_a_receipt_and_a_line_in_the_log(here: World) -> None:
 
 def test_a_refused_release_is_recorded_and_its_secrets_are_masked(here: World) -> None:
     secret = here.secrets("dev")["vault_database_password"]
-    leak = "from nba.settings import Settings\nraise RuntimeError(Settings().database_password.get_secret_value())\n"
+    leak = "raise RuntimeError(settings.database_password.get_secret_value())\n"
     with here.edited("app/nba/main.py", lambda text: text + leak, commit=True):
         refused = deploy(here)
     assert refused.code != 0

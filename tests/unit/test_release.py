@@ -525,6 +525,20 @@ def test_a_rollback_over_another_schema_names_the_ways(moved_on: Any, monkeypatc
             moved_on.rollback_target("", schema)
 
 
+def test_a_release_that_ran_on_a_newer_schema_still_has_its_own(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = "0001"
+    monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": slot.release, "schema": schema})
+    put(host, "old")
+    deploy(host, "old")
+    schema = "0002"
+    put(host, "new")
+    for name in ("new", "old", "new"):
+        deploy(host, name)
+    assert host.rollback_target("", "downgrade") == {"release": "old", "downgrade": "0001"}
+
+
 @pytest.mark.parametrize("wanted", ["new", "never-seen", "failed"])
 def test_a_rollback_goes_to_a_good_release_only(moved_on: Any, wanted: str) -> None:
     put(moved_on, "failed", state="failed")

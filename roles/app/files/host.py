@@ -436,12 +436,17 @@ class Host:
             if blamed:
                 self.remember(release, state="failed", at=time.time())
             raise type(error)(f"switched back to {old.release if old else 'nothing'}: {error}\n{log}") from None
-        self.remember(release, state="good", at=time.time(), schema=new.version().get("schema"))
+        self.call_good(new)
         if old:
             with self.step(f"drain and stop {old.name}"):
                 time.sleep(max(0.0, switched + self.config.drain_seconds - time.monotonic()))
                 old.stop()
         self.clean_up()
+
+    def call_good(self, slot: Slot) -> None:
+        """Remember that a slot's release was live and well, and the schema that it brought when it first was."""
+        schema = self.state(slot.release).get("schema") or slot.version().get("schema")
+        self.remember(slot.release, state="good", at=time.time(), schema=schema)
 
     def undo(self, link: Path, old: Slot | None, new: Slot) -> None:
         """Give the public requests back to the slot that had them, which still runs."""
@@ -590,7 +595,7 @@ class Host:
         self.idle.stop()
         # A run that was torn after its switch left it live and not yet called good.
         if self.state(live.release).get("state") != "good":
-            self.remember(live.release, state="good", at=time.time(), schema=live.version().get("schema"))
+            self.call_good(live)
         if left := self.problems(alone=True):
             raise ReleaseError("could not be repaired: " + "; ".join(left))
 

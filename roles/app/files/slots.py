@@ -148,7 +148,7 @@ class Slot:
         run("systemctl", "stop", self.service)
         run("systemctl", "reset-failed", self.service, self.socket_unit, check=False)
 
-    def journal(self, lines: int = 100) -> str:
+    def journal(self, lines: int = 60) -> str:
         """Return the last lines that the service logged since it was started."""
         invocation = self.show("InvocationID").get("InvocationID", "")
         match = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else [f"--unit={self.service}"]
