@@ -975,6 +975,25 @@ def test_a_plan_is_shown_to_people_with_its_warnings() -> None:
     assert nothing[-1] == "nothing is to be done"
 
 
+def test_a_release_whose_migration_fails_is_marked(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(schema: Any, backup: bool) -> None:
+        raise program.ReleaseError("revision 0002 failed")
+
+    put(host, "old")
+    deploy(host, "old")
+    put(host, "new")
+    monkeypatch.setattr(program.Schema, "migrate", refuse)
+    with pytest.raises(program.ReleaseError, match="revision 0002 failed"):
+        host.activate(program.Order("deploy", "new", "me"), Course(), program.SchemaChange(migrate=True))
+    assert (host.live.release, host.state("new")["state"], systemd.active) == (
+        "old",
+        "failed",
+        {"nba@blue.service", "nba@blue.socket"},
+    )
+
+
 # --- the command line ---
 
 

@@ -369,8 +369,12 @@ class Host:
         if not self.folder(release).is_dir():
             raise ReleaseError(f"{release} is not on this host; `{self.config.name}-release list` names those that are")
         if change.migrate:
-            with self.step("migrate"):
-                self.bring_schema(release, change.backup)
+            try:
+                with self.step("migrate"):
+                    self.bring_schema(release, change.backup)
+            except ReleaseError:
+                self.remember(release, state="failed", at=time.time())
+                raise
         course.reached("migrated")
         self.start(new, release, lasting=self.state(release).get("state") != "good")
         try:

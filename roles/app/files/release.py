@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from activation import PHASES, Abandoned, Course, Order
 from basics import ReleaseError
 from host import Host, SchemaChange
+from records import Mask
 from schema import Schema, plan_lines
 from slots import SLOTS, Config
 
@@ -102,8 +103,8 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
         receipt["outcome"] = "good"
     except UNUSABLE as error:
         receipt["outcome"] = "taken back" if isinstance(error, Abandoned) else "failed"
-        receipt["error"] = str(error)
-        print(error, file=sys.stderr)
+        receipt["error"] = Mask.of(host.folder(options.release))(str(error))
+        print(receipt["error"], file=sys.stderr)
     try:
         host.keep_records(receipt)
     except OSError as error:
