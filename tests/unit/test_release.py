@@ -997,6 +997,23 @@ def test_a_release_whose_migration_fails_is_marked(
 # --- the command line ---
 
 
+def test_a_release_that_cannot_be_prepared_is_recorded(
+    host: Any, accounts: dict[str, int], installed: list[str], systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[dict[str, Any]] = []
+    monkeypatch.setattr(program.Records, "keep", lambda _, receipt: kept.append(receipt))
+    put(host, "old")
+    deploy(host, "old")
+    incoming = arrive(host, "r1", digest="0" * 64)
+    (incoming / ".env").write_text("API_KEY=artefact\n")
+    with pytest.raises(program.ReleaseError, match="digest differs"):
+        release.dispatch(host, release.parser().parse_args(["prepare", "r1", "--by", "alice"]))
+    (receipt,) = kept
+    facts = [receipt[key] for key in ("kind", "outcome", "release", "before", "by", "commit")]
+    assert facts == ["deploy", "failed", "r1", "old", "alice", "c0ffee"]
+    assert "********" in receipt["error"] and "its digest differs" in receipt["error"]
+
+
 class Lead:
     """Stands in for the run that holds the lock, and for the unit that would be started."""
 

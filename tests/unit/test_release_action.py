@@ -119,7 +119,7 @@ def test_a_file_is_sent_first_and_removed_at_the_end(monkeypatch: pytest.MonkeyP
     host = Connection(monkeypatch)
     host.run(command=["prepare", "r1"], upload="/cache/0f.tar")
     assert host.sent == [("/cache/0f.tar", "/home/me/own/artefact")]
-    assert host.commands == [f"{PROGRAM} prepare r1 --artefact /home/me/own/artefact"]
+    assert host.commands == [f"{PROGRAM} prepare r1 --by alice@laptop --artefact /home/me/own/artefact"]
     assert host.removed == ["/home/me/own"]
 
 

@@ -496,17 +496,22 @@ class Host:
         location = folder / settings.get("alembic", "script_location", fallback="migrations")
         return {str(path.relative_to(location)): digest_of(path) for path in sorted(location.rglob("*.py"))}
 
+    def facts(self, release: str) -> dict[str, Any]:
+        """Return what the control node wrote about a release that is on this host."""
+        return read_json(self.folder(release) / "release.json")
+
     def keep_records(self, receipt: dict[str, Any]) -> None:
         """Complete a run's receipt and keep it, with a line in the audit log; the list of releases gets its share."""
         live = self.live
         release = live.release if live and receipt["kind"] == "repair" else receipt["release"]
-        facts = read_json(self.folder(release) / "release.json")
+        # One that could not even be prepared has its facts where Ansible put them.
+        facts = self.facts(release) or read_json(self.config.root / "incoming" / release / "release.json")
+        before = self.facts(receipt["before"]) if receipt["before"] else {}
         receipt.update(
             release=release,
-            outcome=receipt["outcome"],
             **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "dirty")},
             settings=facts.get("settings", {}),
-            settings_changed=settings_changed(self.folder(receipt["before"]), self.folder(release)) if facts else [],
+            settings_changed=settings_changed(before.get("settings", {}), facts.get("settings", {})) if facts else [],
             schema=live.version().get("schema") if live else None,
             migration=self.migration,
             steps=self.steps,

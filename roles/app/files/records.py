@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from basics import read_json, write_whole
+from basics import write_whole
 
 RECEIPTS_KEPT = 200
 SECRET_KEYS = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|DSN|URL", re.IGNORECASE)
@@ -130,7 +130,6 @@ class Records:
         return {"proven": False}
 
 
-def settings_changed(before: Path, after: Path) -> list[str]:
+def settings_changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
     """Return the keys of the settings that differ between two releases, by their keyed hashes."""
-    old, new = (read_json(folder / "release.json").get("settings", {}) for folder in (before, after))
     return sorted(key for key in {**old, **new} if old.get(key) != new.get(key))

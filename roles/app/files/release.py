@@ -76,12 +76,10 @@ def finished(progress: dict[str, Any]) -> dict[str, Any]:
     return outcome(progress)
 
 
-def in_unit(host: Host, options: argparse.Namespace) -> int:
-    """Do the work inside the transient unit; leave its result for those who wait, and its records for later."""
-    order = Order(options.kind, options.release, options.by)
-    course = Course(host.activation.folder, options.token, order, options.until, host.config.hold_seconds)
+def begun(host: Host, order: Order, override: str = "") -> dict[str, Any]:
+    """Return the beginning of a receipt."""
     before = host.live
-    receipt = {
+    return {
         "kind": order.kind,
         "release": order.release,
         "by": order.by,
@@ -89,8 +87,26 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
         "began": round(time.time(), 3),
         "before": before.release if before else "",
         "schema_before": before.version().get("schema") if before else None,
-        "promotion_override": options.override,
+        "promotion_override": override,
     }
+
+
+def prepare(host: Host, options: argparse.Namespace) -> None:
+    """Make a release from what Ansible brought; a failure is recorded like that of a run."""
+    receipt = begun(host, Order("deploy", options.release, options.by))
+    try:
+        host.prepare(options.release, options.artefact)
+    except UNUSABLE as error:
+        words = Mask.of(host.config.root / "incoming" / options.release)(str(error))
+        host.keep_records({**receipt, "outcome": "failed", "error": words})
+        raise
+
+
+def in_unit(host: Host, options: argparse.Namespace) -> int:
+    """Do the work inside the transient unit; leave its result for those who wait, and its records for later."""
+    order = Order(options.kind, options.release, options.by)
+    course = Course(host.activation.folder, options.token, order, options.until, host.config.hold_seconds)
+    receipt = begun(host, order, options.override)
     change = SchemaChange(options.migrate, options.downgrade, not options.no_backup)
     actions: dict[str, Callable[[], None]] = {
         "activate": lambda: host.activate(order, course, change),
@@ -123,9 +139,10 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("log", help="print the audit log: a line of JSON for each deploy, rollback, repair and failure")
     proven = commands.add_parser("proven", help="tell whether an artefact was ever live and well here")
     proven.add_argument("digest")
-    prepare = commands.add_parser("prepare", help="make a release from what Ansible brought")
-    prepare.add_argument("release")
-    prepare.add_argument("--artefact", type=Path, help="the archive; else incoming/<id>/artefact.tar")
+    made = commands.add_parser("prepare", help="make a release from what Ansible brought")
+    made.add_argument("release")
+    made.add_argument("--artefact", type=Path, help="the archive; else incoming/<id>/artefact.tar")
+    made.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
     for name, text in (
         ("activate", "make a release live, phase by phase"),
         ("go-back", "undo the run at work, and see to it that a release is live"),
@@ -211,7 +228,7 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "log": lambda: "\n".join(json.dumps(entry) for entry in host.records.entries()),
         "proven": lambda: host.records.proof(options.digest, [(name, host.state(name)) for name in host.releases()]),
         "rollback-target": lambda: host.rollback_target(options.release, options.schema),
-        "prepare": lambda: host.prepare(options.release, options.artefact),
+        "prepare": lambda: prepare(host, options),
         "migrate": lambda: begin(host, options, "migrate"),
         "restore": lambda: begin(host, options, "restore"),
         "plan": lambda: plan(Schema(host, options.release), options.text),
