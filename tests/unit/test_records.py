@@ -33,7 +33,16 @@ def release(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", [str, repr, json.dumps, lambda value: quote(value, safe="")])
+FORMS: list[Any] = [
+    str,
+    repr,
+    json.dumps,
+    lambda value: json.dumps(value, ensure_ascii=False),
+    lambda value: quote(value, safe=""),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_secrets_are_masked_in_every_form(release: Path, form: Any) -> None:
     mask = program.Mask.of(release)
     for secret in (AWKWARD, "tok-12345", "another/secret"):

@@ -55,7 +55,13 @@ class Mask:
         forms = {
             form
             for value in found
-            for form in (value, repr(value)[1:-1], json.dumps(value)[1:-1], quote(value, safe=""))
+            for form in (
+                value,
+                repr(value)[1:-1],
+                json.dumps(value)[1:-1],
+                json.dumps(value, ensure_ascii=False)[1:-1],
+                quote(value, safe=""),
+            )
         }
         return cls(tuple(sorted(forms, key=len, reverse=True)))
 
