@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import io
@@ -15,6 +16,7 @@ import tarfile
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -312,6 +314,23 @@ def test_a_prepared_release_is_never_changed(host: Any, accounts: dict[str, int]
     host.prepare("r1")
     assert (host.folder("r1") / "poetry.lock").read_text() == before
     assert not incoming.exists()
+
+
+def test_what_another_run_prepared_meanwhile_is_taken(
+    host: Any, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incoming = arrive(host, "r1")
+
+    @contextlib.contextmanager
+    def waited(waiting: Any) -> Iterator[None]:
+        """The other run had the lock, and was done with the same release."""
+        put(host, "r1")
+        shutil.rmtree(incoming)
+        yield
+
+    monkeypatch.setattr(program.Host, "only_one_prepares", waited)
+    host.prepare("r1")
+    assert installed == []
 
 
 @pytest.mark.parametrize(

@@ -210,10 +210,11 @@ class Host:
     def prepare(self, release: str, artefact: Path | None = None) -> None:
         """Make ``releases/<id>`` from ``incoming/<id>`` and the archive that was sent, whole or not at all."""
         target, incoming = self.folder(release), self.config.root / "incoming" / release
-        if target.is_dir():
-            shutil.rmtree(incoming, ignore_errors=True)
-            return
         with self.only_one_prepares():
+            # Looked at inside the lock: another run may have made it while this one waited.
+            if target.is_dir():
+                shutil.rmtree(incoming, ignore_errors=True)
+                return
             partial = target.with_name(f".{release}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             try:
