@@ -228,14 +228,10 @@ class Host:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
             partial.rename(target)
-        facts = json.loads((target / "release.json").read_text())
-        self.remember(
-            release,
-            state="prepared",
-            at=time.time(),
-            **{key: value for key, value in facts.items() if key not in ("release", "settings")},
-        )
-        shutil.rmtree(incoming)
+            facts = {key: value for key, value in self.facts(release).items() if key not in ("release", "settings")}
+            self.remember(release, state="prepared", at=time.time(), **facts)
+            # Inside the lock, too: the next one in it would otherwise remove the folder under this one's hands.
+            shutil.rmtree(incoming)
 
     @contextlib.contextmanager
     def only_one_prepares(self) -> Iterator[None]:
