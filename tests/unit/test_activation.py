@@ -136,6 +136,17 @@ def test_the_same_again_joins_the_run_and_leads_it_on(tmp_path: Path, seen: Any,
     assert systemd.started == []
 
 
+def test_a_run_that_has_just_begun_is_given_time_to_say_what_it_is_for(
+    tmp_path: Path, seen: Any, systemd: Systemd
+) -> None:
+    course(tmp_path, run="yesterday").end()
+    systemd.active = True
+    speaks = threading.Timer(0.1, course, [tmp_path])
+    speaks.start()
+    assert seen.begin(ORDER, [], "done", 0) == "t1"
+    speaks.join()
+
+
 def test_the_same_of_somebody_else_does_not_join(tmp_path: Path, seen: Any, systemd: Systemd) -> None:
     course(tmp_path)
     systemd.active = True

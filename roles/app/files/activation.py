@@ -24,6 +24,7 @@ from basics import ReleaseError, read_json, run, write_whole
 PHASES = ("migrated", "ready", "switched", "done")
 ABANDON = "abandon"
 POLL_SECONDS = 0.05
+SPEAKS_WITHIN_SECONDS = 10.0
 
 
 class Abandoned(ReleaseError):
@@ -99,7 +100,10 @@ class Run:
                 self.go_on(until)
                 return str(known["token"])
             # What only drains, ends by itself soon; nobody needs to ask for that patience.
-            if time.monotonic() > deadline and known.get("phase") != "switched":
+            # One that has just begun has not said yet what it is for.
+            silent = not known or bool(known.get("ended"))
+            patience = SPEAKS_WITHIN_SECONDS if silent else 0.0
+            if time.monotonic() > deadline + patience and known.get("phase") != "switched":
                 raise ReleaseError(
                     f"another run holds the lock on this host: {self.holder() or known.get('order', self.unit)}.\n"
                     f"Wait for it (-e app_lock_wait_seconds=120 does), or look: journalctl -fu {self.unit}"
