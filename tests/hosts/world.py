@@ -269,13 +269,20 @@ def copy_checkout(target: Path) -> None:
 
 @contextmanager
 def world(root: Path, name: str, *boot: str) -> Iterator[World]:
-    """Make the copy, its vaults and its lab; remove the lab at the end, also after a failure."""
+    """Make the copy, its vaults and its lab; remove the lab at the end, also after a failure.
+
+    For work on one test: with ``TEST_WORLD=folder`` the copy is in that folder, and it and its lab are kept for the
+    next run, which brings the changed files. ``TEST_LAB=name`` and ``LAB_SUBNET`` give it a lab beside others.
+    """
+    kept = os.environ.get("TEST_WORLD")
+    root = Path(kept) if kept else root
+    here = World(root, os.environ.get("TEST_LAB") or name)
+    known = (root / ".git").exists()
     copy_checkout(root)
-    here = World(root, name)
     here.git("init", "--quiet")
     here.git("add", "--all")
-    here.git("commit", "--quiet", "--message", "A copy for the tests")
-    for environment in ("dev", "prod"):
+    here.git("commit", "--quiet", "--allow-empty", "--message", "A copy for the tests")
+    for environment in () if known else ("dev", "prod"):
         subprocess.run([sys.executable, "scripts/make-secrets", environment], cwd=root, check=True)
         here.set_secret(environment, "vault_database_password", f"{AWKWARD} {environment}")
         here.set_secret(environment, "vault_database_migration_password", f"{environment} {AWKWARD}\\")
@@ -285,4 +292,5 @@ def world(root: Path, name: str, *boot: str) -> Iterator[World]:
             here.create_master_account(environment)
         yield here
     finally:
-        here.lab("down")
+        if not kept:
+            here.lab("down")
