@@ -29,10 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from basics import HALF_APPLIED, OPTION_FILE
+
 CONFIG = Path(__file__).resolve().with_suffix(".json")
-OPTION_FILE = ".mysql.cnf"
-# The program release.py remembers here that a migration failed half-way.
-HALF_APPLIED = "state/half-applied.json"
 NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[\w.+-]+\.sql\.gz")
 # The dump's last line: without it the dump was cut off.
 CLOSING_LINE = b"-- Dump completed"

@@ -9,6 +9,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+# Below the root: a migration that failed half-way (schema.py writes it; a restored backup settles it).
+HALF_APPLIED = "state/half-applied.json"
+# In a release: how MySQL's own programs reach the database as the migration account.
+OPTION_FILE = ".mysql.cnf"
+
 
 class ReleaseError(Exception):
     """A release cannot be used; the message says why and what to do."""

@@ -22,9 +22,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from activation import Abandoned, Course, Order, Run
-from basics import ReleaseError, digest_of, parsed, read_json, replace_link, run, write_whole
+from basics import OPTION_FILE, ReleaseError, digest_of, parsed, read_json, replace_link, run, write_whole
 from records import Mask, Records, settings_changed
-from schema import OPTION_FILE, Schema
+from schema import Schema
 from slots import SLOTS, Config, Slot, ask
 
 RECENT_SECONDS = 3600

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basics import ReleaseError, digest_of, parsed, read_json, run, write_whole
+from basics import HALF_APPLIED, OPTION_FILE, ReleaseError, digest_of, parsed, read_json, run, write_whole
 
 if TYPE_CHECKING:
     from host import Host
-
-OPTION_FILE = ".mysql.cnf"
 
 
 @dataclass
@@ -29,8 +27,8 @@ class Schema:
 
     @property
     def half_applied(self) -> Path:
-        """Return the file that remembers a migration that failed half-way; backup.py removes it after a restore."""
-        return self.host.config.root / "state" / "half-applied.json"
+        """Return the file that remembers a migration that failed half-way."""
+        return self.host.config.root / HALF_APPLIED
 
     def run(self, *arguments: str) -> dict[str, Any]:
         """Run migrations.py in the release, as the migration account, and return its result.
