@@ -32,6 +32,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         program: path of the program on the host.
         command: its command and arguments, a list.
         upload: a file on the control node that is sent first; its path on the host is passed as ``--artefact``.
+        input: what the program reads from its standard input, as JSON. Secrets may be in it: they pass through the
+            connection, and no command line, file or journal has them.
         bare: what to return where the program is not installed yet; without it that is an error.
         receipts: folder on the control node for the receipt of a finished run.
         together: whether a later task judges all hosts of an environment together. A refusal, or a host that cannot
@@ -42,7 +44,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """
 
     TRANSFERS_FILES = True
-    _VALID_ARGS = frozenset(("program", "command", "upload", "bare", "receipts", "together"))
+    _VALID_ARGS = frozenset(("program", "command", "upload", "input", "bare", "receipts", "together"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the program's answer as a task result."""
@@ -56,7 +58,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             command += ["--by", who()]
         together = boolean(arguments.get("together", False))
         try:
-            done = self._execute(str(arguments["program"]), command, str(arguments.get("upload") or ""))
+            done = self._execute([str(arguments["program"]), *command], arguments)
         except AnsibleConnectionFailure as error:
             if not together:
                 raise
@@ -72,13 +74,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._keep(answer, str(arguments.get("receipts", "")), str((task_vars or {}).get("inventory_hostname", "")))
         return {"changed": not reads, **answer, **result}
 
-    def _execute(self, program: str, command: list[str], upload: str) -> dict[str, Any]:
-        if upload:
+    def _execute(self, command: list[str], arguments: dict[str, Any]) -> dict[str, Any]:
+        if upload := str(arguments.get("upload") or ""):
             # A folder that only the login account can enter; the program copies the file before it looks at it.
             remote = self._connection._shell.join_path(self._make_tmp_path(), "artefact")
             command = [*command, "--artefact", self._transfer_file(upload, remote)]
         # With something to read there is no terminal, which would mix what the program says with what went wrong.
-        done: dict[str, Any] = self._low_level_execute_command(shlex.join([program, *command]), in_data=b"\n")
+        words = json.dumps(arguments.get("input")).encode() + b"\n"
+        done: dict[str, Any] = self._low_level_execute_command(shlex.join(command), in_data=words)
         return done
 
     def _answer(self, text: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ import pytest
 from tests.support import module_at
 
 release = module_at("roles/app/files/release.py")
-program, slots = sys.modules["host"], sys.modules["slots"]
+program, slots, parcels = sys.modules["host"], sys.modules["slots"], sys.modules["parcel"]
 
 
 class Systemd:
@@ -48,6 +48,8 @@ class Systemd:
         match words[0] if words[0] == "journalctl" else words[1]:
             case "show":
                 out = self.show(units[0])
+            case "is-enabled":
+                out = "".join("enabled\n" if unit in self.enabled else "disabled\n" for unit in units)
             case "enable":
                 self.enabled.update(units)
             case "disable":
@@ -77,7 +79,6 @@ class Systemd:
     def show(self, unit: str) -> str:
         state = {
             "ActiveState": "active" if unit in self.active else "inactive",
-            "UnitFileState": "enabled" if unit in self.enabled else "disabled",
             "NeedDaemonReload": "yes" if unit in self.changed else "no",
             "InvocationID": "",
             "MainPID": "0",
@@ -119,7 +120,7 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     root = tmp_path / "srv"
-    for folder in ("incoming", "releases", "venvs", "state", "slots/blue", "slots/green"):
+    for folder in ("releases", "venvs", "state", "slots/blue", "slots/green"):
         (root / folder).mkdir(parents=True)
     for slot in program.SLOTS:
         (root / "slots" / slot / "socket").symlink_to(tmp_path / f"{slot}.sock")
@@ -193,7 +194,8 @@ def test_what_is_live_and_well(host: Any, systemd: Systemd) -> None:
     ("damage", "words"),
     [
         (lambda s: s.active.clear(), "nba@blue.service is inactive"),
-        (lambda s: s.enabled.clear(), "nba@blue.service is disabled, not enabled"),
+        (lambda s: s.enabled.remove("nba@blue.service"), "nba@blue.service is disabled, not enabled"),
+        (lambda s: s.enabled.remove("nba@blue.socket"), "nba@blue.socket is disabled, not enabled"),
         (lambda s: s.changed.add("nba@blue.service"), "was changed since systemd read it"),
         (lambda s: s.answers.update(blue="r0"), "r0 answers where r1 is live"),
         (lambda s: s.answers.update(blue=""), "nothing answers where r1 is live"),
@@ -238,13 +240,13 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Play the groups of the host; return who was given which secret."""
     given: dict[str, int] = {}
     groups = {"nba": 901, "nba-migrate": 902}
-    monkeypatch.setattr(program.grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=groups[name]))
+    monkeypatch.setattr(parcels.grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=groups[name]))
 
     def chown(path: Path, uid: int, gid: int) -> None:
         if gid != -1:  # tarfile leaves the group as it is
             given[Path(path).name] = gid
 
-    monkeypatch.setattr(program.os, "chown", chown)
+    monkeypatch.setattr(parcels.os, "chown", chown)
     return given
 
 
@@ -265,25 +267,22 @@ def member(name: str, content: bytes = b"", link: str = "", kind: bytes = tarfil
     return info, content
 
 
-def arrive(host: Any, release: str, *members: Any, digest: str = "") -> Path:
-    """Put into `incoming` what Ansible brings for a release."""
-    incoming: Path = host.config.root / "incoming" / release
-    incoming.mkdir()
-    with tarfile.open(incoming / "artefact.tar", "w") as tar:
+def brought(host: Any, release: str, *members: Any, digest: str = "") -> Any:
+    """Return what Ansible brings for a release."""
+    artefact = host.config.root.parent / f"{release}.tar"
+    with tarfile.open(artefact, "w") as tar:
         for info, content in members or [member("poetry.lock", b"# lock\n")]:
             tar.addfile(info, io.BytesIO(content))
-    digest = digest or hashlib.sha256((incoming / "artefact.tar").read_bytes()).hexdigest()
-    (incoming / ".env").write_text("A=1\n")
-    (incoming / ".env.migrate").write_text("B=2\n")
-    (incoming / ".mysql.cnf").write_text("[client]\n")
-    (incoming / "release.json").write_text(json.dumps({"release": release, "artefact": digest, "commit": "c0ffee"}))
-    return incoming
+    digest = digest or hashlib.sha256(artefact.read_bytes()).hexdigest()
+    facts = json.dumps({"release": release, "artefact": digest, "commit": "c0ffee"})
+    files = {".env": "A=1\n", ".env.migrate": "B=2\n", ".mysql.cnf": "[client]\n", "release.json": facts}
+    return program.Parcel(artefact, files)
 
 
 def test_prepares_a_release(host: Any, accounts: dict[str, int], installed: list[str]) -> None:
     umask = os.umask(0o077)
     try:
-        incoming = arrive(
+        parcel = brought(
             host,
             "r1",
             member("poetry.lock", b"# lock\n"),
@@ -291,7 +290,7 @@ def test_prepares_a_release(host: Any, accounts: dict[str, int], installed: list
             member("run", b"#!/bin/sh\n", mode=0o755),
             member("latest", link="nba/main.py"),
         )
-        host.prepare("r1")
+        host.prepare("r1", parcel)
     finally:
         os.umask(umask)
     folder = host.folder("r1")
@@ -302,34 +301,28 @@ def test_prepares_a_release(host: Any, accounts: dict[str, int], installed: list
     assert installed == ["venv", "settings"]
     state = host.state("r1")
     assert (state["state"], state["commit"]) == ("prepared", "c0ffee")
-    assert not incoming.exists()
     assert host.releases() == ["r1"]
+    assert [path.name for path in folder.parent.iterdir()] == ["r1"]
 
 
 def test_a_prepared_release_is_never_changed(host: Any, accounts: dict[str, int], installed: list[str]) -> None:
-    arrive(host, "r1")
-    host.prepare("r1")
+    host.prepare("r1", brought(host, "r1"))
     before = (host.folder("r1") / "poetry.lock").read_text()
-    incoming = arrive(host, "r1", member("poetry.lock", b"# another\n"))
-    host.prepare("r1")
+    host.prepare("r1", brought(host, "r1", member("poetry.lock", b"# another\n")))
     assert (host.folder("r1") / "poetry.lock").read_text() == before
-    assert not incoming.exists()
 
 
 def test_what_another_run_prepared_meanwhile_is_taken(
     host: Any, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    incoming = arrive(host, "r1")
-
     @contextlib.contextmanager
     def waited(waiting: Any) -> Iterator[None]:
         """The other run had the lock, and was done with the same release."""
         put(host, "r1")
-        shutil.rmtree(incoming)
         yield
 
     monkeypatch.setattr(program.Host, "only_one_prepares", waited)
-    host.prepare("r1")
+    host.prepare("r1", brought(host, "r1"))
     assert installed == []
 
 
@@ -351,28 +344,27 @@ def test_what_another_run_prepared_meanwhile_is_taken(
 def test_refuses_what_has_no_place_in_a_release(
     host: Any, root: Path, accounts: dict[str, int], installed: list[str], hostile: list[Any]
 ) -> None:
-    arrive(host, "r1", member("poetry.lock", b"# lock\n"), *hostile)
+    parcel = brought(host, "r1", member("poetry.lock", b"# lock\n"), *hostile)
     with pytest.raises(program.ReleaseError, match="has no place in a release"):
-        host.prepare("r1")
+        host.prepare("r1", parcel)
     assert list((root / "releases").iterdir()) == []
     assert list(root.parent.rglob("outside")) == []
     assert host.state("r1") == {}
 
 
 def test_refuses_another_digest(host: Any, root: Path, accounts: dict[str, int], installed: list[str]) -> None:
-    arrive(host, "r1", digest="0" * 64)
     with pytest.raises(program.ReleaseError, match="digest differs"):
-        host.prepare("r1")
+        host.prepare("r1", brought(host, "r1", digest="0" * 64))
     assert list((root / "releases").iterdir()) == []
 
 
 def test_refuses_to_fill_the_disk(
     host: Any, root: Path, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrive(host, "r1")
-    monkeypatch.setattr(program.shutil, "disk_usage", lambda path: SimpleNamespace(free=10 << 20))
+    parcel = brought(host, "r1")
+    monkeypatch.setattr(parcels.shutil, "disk_usage", lambda path: SimpleNamespace(free=10 << 20))
     with pytest.raises(program.ReleaseError, match="only 10 MiB are free"):
-        host.prepare("r1")
+        host.prepare("r1", parcel)
     assert list((root / "releases").iterdir()) == []
 
 
@@ -386,12 +378,11 @@ def test_refused_settings_leave_nothing_behind_and_can_be_corrected(
             "run_in",
             lambda *_: subprocess.CompletedProcess([], 1, "", "DATABASE_PORT: should be a valid integer\n"),
         )
-        arrive(host, "r1")
         with pytest.raises(program.ReleaseError, match="DATABASE_PORT: should be a valid integer") as refusal:
-            host.prepare("r1")
+            host.prepare("r1", brought(host, "r1"))
     assert "nothing was switched" in str(refusal.value)
     assert list((root / "releases").iterdir()) == []
-    host.prepare("r1")
+    host.prepare("r1", brought(host, "r1"))
     assert host.releases() == ["r1"]
 
 
@@ -401,11 +392,10 @@ CHECK_SETTINGS = program.Host.check_settings
 def test_an_interrupted_preparation_is_made_again(
     host: Any, root: Path, accounts: dict[str, int], installed: list[str]
 ) -> None:
-    arrive(host, "r1")
     (root / "releases/.r1.partial").mkdir()
     (root / "releases/.r1.partial/half").write_text("x")
     assert host.releases() == []
-    host.prepare("r1")
+    host.prepare("r1", brought(host, "r1"))
     assert not (host.folder("r1") / "half").exists()
 
 
@@ -1023,10 +1013,11 @@ def test_a_release_that_cannot_be_prepared_is_recorded(
     monkeypatch.setattr(program.Records, "keep", lambda _, receipt: kept.append(receipt))
     put(host, "old")
     deploy(host, "old")
-    incoming = arrive(host, "r1", digest="0" * 64)
-    (incoming / ".env").write_text("API_KEY=artefact\n")
+    parcel = brought(host, "r1", digest="0" * 64)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**parcel.files, ".env": "API_KEY=artefact\n"})))
     with pytest.raises(program.ReleaseError, match="digest differs"):
-        release.dispatch(host, release.parser().parse_args(["prepare", "r1", "--by", "alice"]))
+        command = ["prepare", "r1", "--by", "alice", "--artefact", str(parcel.artefact)]
+        release.dispatch(host, release.parser().parse_args(command))
     (receipt,) = kept
     facts = [receipt[key] for key in ("kind", "outcome", "release", "before", "by", "commit")]
     assert facts == ["deploy", "failed", "r1", "old", "alice", "c0ffee"]

@@ -21,10 +21,11 @@ class Connection:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, code: int = 0, out: str = "", err: str = "") -> None:
         self.commands: list[str] = []
+        self.inputs: list[bytes] = []
         self.sent: list[tuple[str, str]] = []
         self.removed: list[str] = []
         self.answer = {"rc": code, "stdout": out, "stderr": err}
-        monkeypatch.setattr(plugin.ActionModule, "_low_level_execute_command", lambda _, text, in_data: self.take(text))
+        monkeypatch.setattr(plugin.ActionModule, "_low_level_execute_command", lambda _, *a, **b: self.read(*a, **b))
         monkeypatch.setattr(plugin.ActionModule, "_make_tmp_path", lambda _: "/home/me/own")
         monkeypatch.setattr(plugin.ActionModule, "_transfer_file", lambda _, *pair: self.send(*pair))
         monkeypatch.setattr(plugin.ActionModule, "_remove_tmp_path", lambda _, path: self.removed.append(path))
@@ -37,6 +38,10 @@ class Connection:
     def take(self, text: str) -> dict[str, Any]:
         self.commands.append(text)
         return self.answer
+
+    def read(self, text: str, in_data: bytes) -> dict[str, Any]:
+        self.inputs.append(in_data)
+        return self.take(text)
 
     def run(self, check: bool = False, **arguments: Any) -> dict[str, Any]:
         shell = SimpleNamespace(tmpdir="/home/me/own", join_path=lambda *parts: "/".join(parts))
@@ -121,6 +126,14 @@ def test_a_file_is_sent_first_and_removed_at_the_end(monkeypatch: pytest.MonkeyP
     assert host.sent == [("/cache/0f.tar", "/home/me/own/artefact")]
     assert host.commands == [f"{PROGRAM} prepare r1 --by alice@laptop --artefact /home/me/own/artefact"]
     assert host.removed == ["/home/me/own"]
+
+
+def test_what_is_secret_is_read_and_in_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Connection(monkeypatch)
+    result = host.run(command=["prepare", "r1"], input={".env": "A='é'\n"})
+    assert [json.loads(words) for words in host.inputs] == [{".env": "A='é'\n"}]
+    assert host.commands == [f"{PROGRAM} prepare r1 --by alice@laptop"]
+    assert result == {"changed": True}
 
 
 @pytest.mark.parametrize("code", [0, 1])

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 # Below the root: a migration that failed half-way (schema.py writes it; a restored backup settles it).
 HALF_APPLIED = "state/half-applied.json"
@@ -59,12 +59,15 @@ def replace_link(link: Path, target: str | Path) -> None:
     temporary.rename(link)
 
 
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        for block in iter(lambda: stream.read(1 << 20), b""):
-            digest.update(block)
+def digest_of(file: Path | IO[bytes]) -> str:
+    """Return the SHA-256 of a file, from its beginning."""
+    if isinstance(file, Path):
+        with file.open("rb") as stream:
+            return digest_of(stream)
+    file.seek(0)
+    digest = hashlib.sha256()
+    for block in iter(lambda: file.read(1 << 20), b""):
+        digest.update(block)
     return digest.hexdigest()
 
 

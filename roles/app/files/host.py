@@ -5,7 +5,6 @@ from __future__ import annotations
 import configparser
 import contextlib
 import fcntl
-import grp
 import hashlib
 import http.client
 import json
@@ -14,30 +13,21 @@ import pwd
 import shutil
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from activation import Abandoned, Course, Order, Run
 from basics import OPTION_FILE, ReleaseError, digest_of, parsed, read_json, replace_link, run, write_whole
+from parcel import Parcel
 from records import Mask, Records, settings_changed
 from schema import Schema
 from slots import SLOTS, Config, Slot, ask
 
 RECENT_SECONDS = 3600
 SAMPLES_KEPT = 40
-
-
-def has_place(member: tarfile.TarInfo, links: set[str]) -> bool:
-    """Tell whether a member of an artefact is a file or a link that stays inside the release."""
-    place = PurePosixPath(member.name)
-    if place.is_absolute() or ".." in place.parts or any(str(parent) in links for parent in place.parents):
-        return False
-    target = os.path.normpath(place.parent / member.linkname)
-    return member.isfile() or (member.issym() and target.split("/")[0] not in ("", ".."))
 
 
 @dataclass(frozen=True)
@@ -119,9 +109,8 @@ class Host:
         if not (live.folder / "release" / ".env").is_file():
             return [f"the live slot {live.name} points to a release that is not there: {live.release or 'none'}"]
         found = []
-        shown = live.show("ActiveState", "UnitFileState", "NeedDaemonReload")
-        if shown.get("UnitFileState") != "enabled":
-            found.append(f"{live.service} is {shown.get('UnitFileState') or 'unknown'}, not enabled")
+        shown = live.show("ActiveState", "NeedDaemonReload")
+        found += [f"{unit} is {state}, not enabled" for unit, state in live.at_boot().items() if state != "enabled"]
         if shown.get("NeedDaemonReload") == "yes":
             found.append(f"{live.service} was changed since systemd read it")
         if shown.get("ActiveState") != "active":
@@ -130,10 +119,9 @@ class Host:
             found.append(f"the socket of {live.socket_unit} is gone")
         elif (answering := live.answering()) != live.release:
             found.append(f"{answering or 'nothing'} answers where {live.release} is live")
-        idle = self.idle.show("ActiveState", "UnitFileState")
         if not alone and self.activation.active():
             return found
-        if idle.get("ActiveState") == "active" or idle.get("UnitFileState") == "enabled":
+        if self.idle.show("ActiveState").get("ActiveState") == "active" or "enabled" in self.idle.at_boot().values():
             found.append(f"{self.idle.service} still runs or is enabled, though it is not live")
         return found
 
@@ -207,31 +195,26 @@ class Host:
 
     # --- preparing ---
 
-    def prepare(self, release: str, artefact: Path | None = None) -> None:
-        """Make ``releases/<id>`` from ``incoming/<id>`` and the archive that was sent, whole or not at all."""
-        target, incoming = self.folder(release), self.config.root / "incoming" / release
+    def prepare(self, release: str, parcel: Parcel) -> None:
+        """Make ``releases/<id>`` of what was brought, whole or not at all."""
+        target, config = self.folder(release), self.config
         with self.only_one_prepares():
             # Looked at inside the lock: another run may have made it while this one waited.
             if target.is_dir():
-                shutil.rmtree(incoming, ignore_errors=True)
                 return
             partial = target.with_name(f".{release}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             try:
-                if artefact:
-                    # Into a folder of root's: nobody can exchange it between the look at its digest and its use.
-                    shutil.copyfile(artefact, incoming / "artefact.tar")
-                self.unpack(incoming, partial)
+                migrator = config.migration_user
+                parcel.unpack(partial, {".env": config.user, ".env.migrate": migrator, OPTION_FILE: migrator})
                 self.link_venv(partial)
                 self.check_settings(partial)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
             partial.rename(target)
-            facts = {key: value for key, value in self.facts(release).items() if key not in ("release", "settings")}
+            facts = {key: value for key, value in parcel.facts.items() if key not in ("release", "settings")}
             self.remember(release, state="prepared", at=time.time(), **facts)
-            # Inside the lock, too: the next one in it would otherwise remove the folder under this one's hands.
-            shutil.rmtree(incoming)
 
     @contextlib.contextmanager
     def only_one_prepares(self) -> Iterator[None]:
@@ -239,46 +222,6 @@ class Host:
         with (self.config.root / "state" / ".prepare.lock").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
-
-    def unpack(self, incoming: Path, folder: Path) -> None:
-        """Unpack the artefact after comparing its digest, and add the settings."""
-        facts = json.loads((incoming / "release.json").read_text())
-        artefact = incoming / "artefact.tar"
-        if digest_of(artefact) != facts["artefact"]:
-            raise ReleaseError(f"{artefact} is not what was sent: its digest differs. Run the same command again")
-        needed, free = artefact.stat().st_size * 3, shutil.disk_usage(self.config.root).free
-        if free < needed + (64 << 20):
-            raise ReleaseError(
-                f"only {free >> 20} MiB are free below {self.config.root}: free some space, then run again"
-            )
-        folder.mkdir(mode=0o755)
-        with tarfile.open(artefact) as tar:
-            members = tar.getmembers()
-            links = {str(PurePosixPath(member.name)) for member in members if member.issym()}
-            for member in members:
-                if not has_place(member, links):
-                    raise ReleaseError(f"{artefact} holds {member.name!r}, which has no place in a release")
-                # The archive has no times, so that it is the same everywhere; nginx makes its ETag of time and size,
-                # and a changed file of the same size must not look unchanged to a browser.
-                member.mtime = int(time.time())
-            # The names were checked above; Python 3.10 and 3.11 have the filter only in their later releases.
-            options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-            tar.extractall(folder, members, **options)  # type: ignore[arg-type]  # noqa: S202
-        shutil.copy(incoming / "release.json", folder / "release.json")
-        self.copy_secret(incoming / ".env", folder / ".env", self.config.user)
-        self.copy_secret(incoming / ".env.migrate", folder / ".env.migrate", self.config.migration_user)
-        if (incoming / OPTION_FILE).exists():
-            self.copy_secret(incoming / OPTION_FILE, folder / OPTION_FILE, self.config.migration_user)
-        for path in (folder, *folder.rglob("*")):
-            if not path.is_symlink() and not path.name.startswith((".env", OPTION_FILE)):
-                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-
-    def copy_secret(self, source: Path, target: Path, group: str) -> None:
-        """Copy a file so that root and one group can read it, at no moment anybody else."""
-        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            stream.write(source.read_bytes())
-        os.chown(target, 0, grp.getgrnam(group).gr_gid)
-        target.chmod(0o640)
 
     def link_venv(self, folder: Path) -> None:
         """Make the virtual environment for the release's lock file, unless there is one, and link it."""
@@ -423,7 +366,7 @@ class Host:
         link = self.config.root / "live"
         with self.step("switch"):
             # Enabled before it gets a request: a host that goes down in the middle comes back with it.
-            run("systemctl", "enable", "--quiet", new.socket_unit, new.service)
+            new.enable()
             replace_link(link, new.folder)
         switched = time.monotonic()
         try:
@@ -497,12 +440,14 @@ class Host:
         """Return what the control node wrote about a release that is on this host."""
         return read_json(self.folder(release) / "release.json")
 
-    def keep_records(self, receipt: dict[str, Any]) -> None:
-        """Complete a run's receipt and keep it, with a line in the audit log; the list of releases gets its share."""
+    def keep_records(self, receipt: dict[str, Any], brought: dict[str, Any] | None = None) -> None:
+        """Complete a run's receipt and keep it, with a line in the audit log; the list of releases gets its share.
+
+        ``brought`` are the facts of a release that could not even be prepared.
+        """
         live = self.live
         release = live.release if live and receipt["kind"] == "repair" else receipt["release"]
-        # One that could not even be prepared has its facts where Ansible put them.
-        facts = self.facts(release) or read_json(self.config.root / "incoming" / release / "release.json")
+        facts = self.facts(release) or brought or {}
         before = self.facts(receipt["before"]) if receipt["before"] else {}
         receipt.update(
             release=release,
@@ -592,7 +537,7 @@ class Host:
             raise ReleaseError("no release is live; deploy one")
         run("systemctl", "daemon-reload")
         run("systemctl", "unmask", "--quiet", live.service, live.socket_unit)
-        run("systemctl", "enable", "--quiet", live.service, live.socket_unit)
+        live.enable()
         if not (live.folder / "socket").is_socket():
             run("systemctl", "stop", live.service, live.socket_unit)
         run("systemctl", "start", live.socket_unit)

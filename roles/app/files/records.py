@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from urllib.parse import quote
 from basics import write_whole
 
 RECEIPTS_KEPT = 200
+SETTINGS_FILES = (".env", ".env.migrate")
 SECRET_KEYS = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|DSN|URL", re.IGNORECASE)
 SHORTEST_SECRET = 6
 STAND_INS = {"${:-$}": "$", r"${:-\}": "\\", r"\'": "'"}
@@ -43,14 +44,14 @@ class Mask:
     @classmethod
     def of(cls, folder: Path) -> Mask:
         """Return the mask for the settings of the release in ``folder``."""
-        found: set[str] = set()
-        for name in (".env", ".env.migrate"):
-            path = folder / name
-            if path.is_file():
-                settings = dotenv_values(path.read_text())
-                found.update(
-                    value for key, value in settings if SECRET_KEYS.search(key) and len(value) >= SHORTEST_SECRET
-                )
+        files = (folder / name for name in SETTINGS_FILES)
+        return cls.of_settings({path.name: path.read_text() for path in files if path.is_file()})
+
+    @classmethod
+    def of_settings(cls, files: Mapping[str, str]) -> Mask:
+        """Return the mask for settings that are in texts, by the names of their files."""
+        settings = (pair for name in SETTINGS_FILES for pair in dotenv_values(files.get(name, "")))
+        found = {value for key, value in settings if SECRET_KEYS.search(key) and len(value) >= SHORTEST_SECRET}
         # In every form that a log or an error gives them; the longest first, as one may hold another.
         forms = {
             form

@@ -3,7 +3,6 @@
 
 The configuration is the file `release.json` beside this program. One folder holds everything:
 
-    <root>/incoming/<id>/   what Ansible brought: artefact.tar, .env, .env.migrate, .mysql.cnf, release.json
     <root>/releases/<id>/   a release: code, `.env` and a link to its virtual environment; never changed afterwards
     <root>/venvs/<key>/     a virtual environment, named by poetry.lock and Python, shared by releases with that lock
     <root>/slots/<slot>/    blue or green: `release` -> a release, `socket` -> the slot's socket
@@ -38,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from activation import PHASES, Abandoned, Course, Order
 from basics import ReleaseError
 from host import Host, SchemaChange
+from parcel import Parcel
 from records import Mask
 from schema import Schema, plan_lines
 from slots import SLOTS, Config
@@ -93,12 +93,13 @@ def begun(host: Host, order: Order, override: str = "") -> dict[str, Any]:
 
 def prepare(host: Host, options: argparse.Namespace) -> None:
     """Make a release from what Ansible brought; a failure is recorded like that of a run."""
+    parcel = Parcel(options.artefact, json.load(sys.stdin))
     receipt = begun(host, Order("deploy", options.release, options.by))
     try:
-        host.prepare(options.release, options.artefact)
+        host.prepare(options.release, parcel)
     except UNUSABLE as error:
-        words = Mask.of(host.config.root / "incoming" / options.release)(str(error))
-        host.keep_records({**receipt, "outcome": "failed", "error": words})
+        words = Mask.of_settings(parcel.files)(str(error))
+        host.keep_records({**receipt, "outcome": "failed", "error": words}, parcel.facts)
         raise
 
 
@@ -139,9 +140,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("log", help="print the audit log: a line of JSON for each deploy, rollback, repair and failure")
     proven = commands.add_parser("proven", help="tell whether an artefact was ever live and well here")
     proven.add_argument("digest")
-    made = commands.add_parser("prepare", help="make a release from what Ansible brought")
+    made = commands.add_parser("prepare", help="make a release from what Ansible brought; reads files, as JSON")
     made.add_argument("release")
-    made.add_argument("--artefact", type=Path, help="the archive; else incoming/<id>/artefact.tar")
+    made.add_argument("--artefact", type=Path, required=True, help="the archive")
     made.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
     for name, text in (
         ("activate", "make a release live, phase by phase"),
@@ -173,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     for command in (plan, stamp):
         command.add_argument("release")
     stamp.add_argument("revision")
-    target = commands.add_parser("rollback-target", help="print the release that a rollback goes to")
+    target = commands.add_parser("rollback-target", help="print what is live, and what a rollback goes to, as JSON")
     target.add_argument(
         "--schema", choices=["", "keep", "downgrade"], default="", help="where the database has another"
     )
@@ -227,7 +228,10 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "list": lambda: "\n".join(host.listing()),
         "log": lambda: "\n".join(json.dumps(entry) for entry in host.records.entries()),
         "proven": lambda: host.records.proof(options.digest, [(name, host.state(name)) for name in host.releases()]),
-        "rollback-target": lambda: host.rollback_target(options.release, options.schema),
+        "rollback-target": lambda: {
+            "live": host.live.release if host.live else "",
+            **host.rollback_target(options.release, options.schema),
+        },
         "prepare": lambda: prepare(host, options),
         "migrate": lambda: begin(host, options, "migrate"),
         "restore": lambda: begin(host, options, "restore"),

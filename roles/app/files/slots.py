@@ -140,9 +140,20 @@ class Slot:
         except OSError:
             return set()
 
+    def at_boot(self) -> dict[str, str]:
+        """Return what the disk says of each unit, not what systemd remembers of it: enabled, disabled, masked, ..."""
+        units = (self.service, self.socket_unit)
+        states = run("systemctl", "is-enabled", *units, check=False).stdout.split()
+        return {unit: states[place] if place < len(states) else "unknown" for place, unit in enumerate(units)}
+
+    def enable(self) -> None:
+        """Let the slot come back at boot."""
+        # What is enabled matters at the next boot alone; to have systemd read all units anew takes a third of a second.
+        run("systemctl", "enable", "--quiet", "--no-reload", self.socket_unit, self.service)
+
     def stop(self) -> None:
         """Let running requests end, then stop the slot; it does not come back at boot."""
-        run("systemctl", "disable", "--quiet", self.service, self.socket_unit)
+        run("systemctl", "disable", "--quiet", "--no-reload", self.service, self.socket_unit)
         # The socket first, or the next connection would start the service again.
         run("systemctl", "stop", self.socket_unit)
         run("systemctl", "stop", self.service)

@@ -1,0 +1,97 @@
+"""What Ansible brings for a release: the archive of its code, and the files that belong beside it."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from basics import ReleaseError, digest_of
+
+FACTS = "release.json"
+SPARE_BYTES = 64 << 20
+
+
+def has_place(member: tarfile.TarInfo, links: set[str]) -> bool:
+    """Tell whether a member of an artefact is a file or a link that stays inside the release."""
+    place = PurePosixPath(member.name)
+    if place.is_absolute() or ".." in place.parts or any(str(parent) in links for parent in place.parents):
+        return False
+    target = os.path.normpath(place.parent / member.linkname)
+    return member.isfile() or (member.issym() and target.split("/")[0] not in ("", ".."))
+
+
+def write_secret(path: Path, text: str, group: str) -> None:
+    """Write a new file that root and one group can read, and that at no moment anybody else could."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.chown(path, 0, grp.getgrnam(group).gr_gid)
+    path.chmod(0o640)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """An archive, and the files beside its code by name; `release.json` among them says what this is."""
+
+    artefact: Path
+    files: Mapping[str, str]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what the control node says of the release: artefact (digest), lock, commit, subject, settings."""
+        found: dict[str, Any] = json.loads(self.files[FACTS])
+        return found
+
+    def unpack(self, folder: Path, groups: Mapping[str, str]) -> None:
+        """Make ``folder`` from the archive, after comparing its digest, and add the files.
+
+        Args:
+            folder: does not exist yet.
+            groups: the secret files to add, each with the group that may read it.
+
+        Raises:
+            ReleaseError: the archive is not what was sent or holds what has no place, or the disk is nearly full.
+        """
+        needed, free = self.artefact.stat().st_size * 3 + SPARE_BYTES, shutil.disk_usage(folder.parent).free
+        if free < needed:
+            raise ReleaseError(f"only {free >> 20} MiB are free below {folder.parent}: free some space, then run again")
+        # A copy without a name: nobody can exchange it between the look at its digest and its use.
+        with tempfile.TemporaryFile(dir=folder.parent) as copy:
+            with self.artefact.open("rb") as sent:
+                shutil.copyfileobj(sent, copy)
+            if digest_of(copy) != self.facts["artefact"]:
+                raise ReleaseError("the artefact is not what was sent: its digest differs. Run the same command again")
+            folder.mkdir(mode=0o755)
+            self.extract(copy, folder)
+        for path in (folder, *folder.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        (folder / FACTS).write_text(self.files[FACTS])
+        (folder / FACTS).chmod(0o644)
+        for name, group in groups.items():
+            if name in self.files:
+                write_secret(folder / name, self.files[name], group)
+
+    def extract(self, archive: IO[bytes], folder: Path) -> None:
+        """Extract every member of an archive, or refuse all of them."""
+        archive.seek(0)
+        with tarfile.open(fileobj=archive) as tar:
+            members = tar.getmembers()
+            links = {str(PurePosixPath(member.name)) for member in members if member.issym()}
+            for member in members:
+                if not has_place(member, links):
+                    raise ReleaseError(f"the artefact holds {member.name!r}, which has no place in a release")
+                # The archive has no times, so that it is the same everywhere; nginx makes its ETag of time and size,
+                # and a changed file of the same size must not look unchanged to a browser.
+                member.mtime = int(time.time())
+            # The names were checked above; Python 3.10 and 3.11 have the filter only in their later releases.
+            options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(folder, members, **options)  # type: ignore[arg-type]  # noqa: S202
