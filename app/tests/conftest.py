@@ -37,12 +37,12 @@ def write_env(path: Path, values: dict[str, Any]) -> None:
     path.write_text("".join(f"{key}={quote(str(value))}\n" for key, value in values.items()), encoding="utf-8")
 
 
-def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m ...` in a release directory."""
+def run(directory: Path, *arguments: str, package: Path = APP) -> subprocess.CompletedProcess[str]:
+    """Run `python -m ...` in a release directory, with the application that is in ``package``."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=directory,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(APP), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(package), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pymysql
@@ -51,6 +52,23 @@ def test_up_check_down_up(release: Path, server: Server, empty_database: str) ->
     assert len(server.query(tables, empty_database)) == 2
     seeded = [run(release, "nba.seed").stdout for _ in range(2)]
     assert seeded == ["seed: 2 row(s) added\n", "seed: 0 row(s) added\n"]
+
+
+@pytest.mark.database
+def test_autogenerate_writes_what_a_changed_model_needs(release: Path) -> None:
+    """On a laptop: a column more in the models, and `alembic revision --autogenerate` writes the revision."""
+    theirs = release / "app"
+    shutil.copytree(APP, theirs, ignore=shutil.ignore_patterns(".*_cache", "__pycache__", ".venv", ".env*"))
+    shutil.copy(release / ".env", theirs / ".env")
+    models = theirs / "nba" / "models.py"
+    email = '    Column("email", String(100), unique=True),\n'
+    models.write_text(models.read_text().replace(email, f'{email}    Column("nickname", String(50)),\n'))
+    generate = ("revision", "--autogenerate", "-m", "Add nickname", "--rev-id", "0002")
+    for arguments in (("upgrade", "head"), generate, ("upgrade", "head"), ("check",), ("downgrade", "-1")):
+        result = run(theirs, "alembic", *arguments, package=theirs)
+        assert result.returncode == 0, result.stdout + result.stderr
+    (written,) = (theirs / "migrations/versions").glob("*0002*.py")
+    assert "op.add_column(" in written.read_text() and "nickname" in written.read_text()
 
 
 @pytest.mark.database

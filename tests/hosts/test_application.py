@@ -16,7 +16,7 @@ def test_the_applications_tests_pass_against_a_real_mysql(here: World) -> None:
     python = CHECKOUT / ".tools/app/bin/python"
     assert python.exists(), "the application's environment is missing: scripts/test makes it"
     server = {
-        "TEST_DATABASE_HOST": "10.203.1.10",
+        "TEST_DATABASE_HOST": here.address("dev1").rpartition(".")[0] + ".10",
         "TEST_DATABASE_PORT": "3306",
         "TEST_DATABASE_USER": "waffle_dev",
         "TEST_DATABASE_PASSWORD": here.secrets("dev")["vault_database_master_password"],

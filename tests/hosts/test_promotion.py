@@ -15,9 +15,9 @@ pytestmark = pytest.mark.lab
 DEPLOY = "playbooks/deploy.yml"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def both(here: World, converged: Converged) -> Iterator[World]:
-    """Return the lab with both environments on one artefact, and bring them back to it."""
+    """Return the lab, and bring both environments back to one artefact."""
     converged.prod.succeeded()
     yield here
     for environment in ("dev", "prod"):
@@ -97,6 +97,7 @@ def test_a_reason_goes_before_the_proof_and_is_recorded(both: World) -> None:
 
 
 def test_a_dev_that_does_not_answer_stops_new_code_alone(both: World) -> None:
+    both.ansible(DEPLOY, "-l", "prod").succeeded()
     before = live(both, "prod1")
     both.execute("dev1", "systemctl", "stop", "ssh.socket", "ssh.service")
     try:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +20,12 @@ pytestmark = pytest.mark.lab
 PROGRAM = "/usr/local/sbin/nba-release"
 FIELD = "    log_level: "
 WIRE = "  LOG_LEVEL: "
+IDENTITY = {f"GIT_{role}_{key}": "test@example.com" for role in ("AUTHOR", "COMMITTER") for key in ("NAME", "EMAIL")}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _settled(here: World, converged: Converged) -> Iterator[None]:
-    """Leave dev1 as it was: the release of the clean checkout, and nothing pending."""
+    """Leave dev1 on the release of the clean checkout, with nothing pending."""
     yield
     here.ansible("playbooks/deploy.yml", "-l", "dev1").succeeded()
     assert here.status("dev1")["problems"] == []
@@ -117,6 +122,28 @@ def test_the_same_order_again_joins_the_run(here: World) -> None:
         assert [run.returncode for run in runs] == [0, 0], "\n".join(ends)
         entries = [entry for entry in log(here) if entry["release"] == here.status("dev1")["live"]]
         assert [entry["kind"] for entry in entries] == ["deploy"]
+
+
+def test_another_repository_brings_the_application(here: World, tmp_path: Path) -> None:
+    """Fetched by the control node: the host gets an archive, and neither Git nor its credentials."""
+    theirs = tmp_path / "theirs"
+    shutil.copytree(
+        here.root / "app", theirs / "service", ignore=shutil.ignore_patterns(".*_cache", "__pycache__", ".env")
+    )
+    with (theirs / "service/nba/__init__.py").open("a") as stream:
+        stream.write("# another repository\n")
+    git = partial(subprocess.run, cwd=theirs, check=True, env={**os.environ, **IDENTITY})
+    for command in (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["add", "--all"],
+        ["commit", "--quiet", "-m", "Theirs"],
+    ):
+        git(["git", *command])
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=theirs, text=True).strip()
+    where = {"app_repository": f"file://{theirs}", "app_repository_folder": "service", "app_version": "main"}
+    deploy(here, "-e", json.dumps({**where, "app_repository_cache": str(tmp_path / "mirrors")})).succeeded()
+    assert here.get("dev1", "/api/version").json()["commit"] == commit
+    assert here.get("dev1", "/api/users").status == 200
 
 
 def test_hooks_run_at_their_moments(here: World) -> None:
