@@ -45,6 +45,9 @@ class Systemd:
         assert words[0] in ("systemctl", "journalctl"), words
         units = [word for word in words[2:] if "@" in word and not word.startswith("-")]
         out = ""
+        if "--no-reload" in words:
+            # systemd then says so of every unit.
+            self.changed.update(f"nba@{slot}.{kind}" for slot in ("blue", "green") for kind in ("service", "socket"))
         match words[0] if words[0] == "journalctl" else words[1]:
             case "show":
                 out = self.show(units[0])

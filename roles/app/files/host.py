@@ -385,6 +385,8 @@ class Host:
             with self.step(f"drain and stop {old.name}"):
                 time.sleep(max(0.0, switched + self.config.drain_seconds - time.monotonic()))
                 old.stop()
+        else:
+            run("systemctl", "daemon-reload")
         self.clean_up()
 
     def call_good(self, slot: Slot) -> None:

@@ -147,8 +147,7 @@ class Slot:
         return {unit: states[place] if place < len(states) else "unknown" for place, unit in enumerate(units)}
 
     def enable(self) -> None:
-        """Let the slot come back at boot."""
-        # What is enabled matters at the next boot alone; to have systemd read all units anew takes a third of a second.
+        """Let the slot come back at boot; systemd is to read its units anew later, which takes a third of a second."""
         run("systemctl", "enable", "--quiet", "--no-reload", self.socket_unit, self.service)
 
     def stop(self) -> None:
@@ -156,6 +155,9 @@ class Slot:
         run("systemctl", "disable", "--quiet", "--no-reload", self.service, self.socket_unit)
         # The socket first, or the next connection would start the service again.
         run("systemctl", "stop", self.socket_unit)
+        run("systemctl", "stop", "--no-block", self.service)
+        # While its requests end.
+        run("systemctl", "daemon-reload")
         run("systemctl", "stop", self.service)
         run("systemctl", "reset-failed", self.service, self.socket_unit, check=False)
 
