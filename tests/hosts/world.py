@@ -264,6 +264,8 @@ def copy_checkout(target: Path) -> None:
         if name.endswith("/vault.yml") or not (source.exists() or source.is_symlink()):
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
+        if copy.is_symlink():
+            copy.unlink()
         shutil.copy2(source, copy, follow_symlinks=False)
 
 
