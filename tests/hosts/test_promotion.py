@@ -92,8 +92,9 @@ def test_a_reason_goes_before_the_proof_and_is_recorded(both: World) -> None:
         with_reason = live(both, "prod1")
         # The reason is no part of what the release is: without it, there is nothing to do.
         assert both.ansible(DEPLOY, "-l", "prod").succeeded().changed() == dict.fromkeys(PROD, 0)
-    receipts = [json.loads(path.read_text()) for path in (both.root / ".receipts/prod1").glob(f"*-{with_reason}.json")]
-    assert [receipt["promotion_override"] for receipt in receipts] == ["this test is not about promotion"]
+    receipts = (both.root / ".receipts/prod1").glob(f"*-{with_reason}.json")
+    newest = max(receipts, key=lambda path: path.stat().st_mtime)
+    assert json.loads(newest.read_text())["promotion_override"] == "this test is not about promotion"
 
 
 def test_a_dev_that_does_not_answer_stops_new_code_alone(both: World) -> None:
