@@ -86,6 +86,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "nothing was changed: a plan is for the whole site.yml; leave out --tags, or the plan"
             )
         approved = self._read(Path(plan).expanduser())
+        if strangers := [host for host in variables["ansible_play_hosts_all"] if host not in approved["basis"]["live"]]:
+            raise AnsibleActionFail(
+                f"nothing was changed: {plan} says nothing of {', '.join(strangers)}, and this run may change them"
+            )
         root = Path(str(variables["playbook_dir"]))
         root = root.parent if root.name == "playbooks" else root
         with tempfile.TemporaryDirectory(prefix="waffle-plan-") as folder:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.contract.conftest import Project
 
+PLAN = {"environment": "dev", "digest": "", "basis": {"live": {"dev1": ""}}}
 RUN = ("ansible-playbook", "-i", "inventory/test", "-l", "dev")
 
 
@@ -40,15 +41,19 @@ def test_a_file_that_is_no_plan(project: Project) -> None:
     ],
 )
 def test_a_plan_is_for_the_whole_site_and_nothing_else(project: Project, arguments: list[str]) -> None:
-    plan = {"environment": "dev", "digest": "", "basis": {}}
-    (project.root / "plan.json").write_text(json.dumps(plan))
+    (project.root / "plan.json").write_text(json.dumps(PLAN))
     words = said(project, *arguments)
     assert "holds site.yml to a plan" in words or "a plan is for the whole site.yml" in words
 
 
+def test_a_plan_is_for_all_hosts_of_the_run(project: Project) -> None:
+    (project.root / "plan.json").write_text(json.dumps(PLAN))
+    both = ("site.yml", "-l", "dev,prod", "-e", "all_environments=true", "-e", "confirm=prod")
+    assert "plan.json says nothing of prod1" in said(project, *both, "-e", "plan=plan.json")
+
+
 def test_a_plan_that_cannot_be_made_again_stops_the_run(project: Project) -> None:
-    plan = {"environment": "dev", "digest": "", "basis": {}}
-    (project.root / "plan.json").write_text(json.dumps(plan))
+    (project.root / "plan.json").write_text(json.dumps(PLAN))
     done = project.run(*RUN, "site.yml", "-e", "plan=plan.json")
     assert done.returncode == 2
     words = " ".join(done.stdout.split())
