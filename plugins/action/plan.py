@@ -7,13 +7,16 @@ import datetime
 import getpass
 import hashlib
 import json
+import shlex
 import socket
+import sys
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ansible import context
 from ansible.plugins.action import ActionBase
 
 # What a module acts on; of the others the task's name says it.
@@ -26,6 +29,7 @@ KINDS = {
     "release": "application",
 }
 LINES_OF_DIFF = 80
+LINES_IN_SHORT = 10
 Change = dict[str, Any]
 
 
@@ -309,36 +313,39 @@ class Text:
         lines = []
         for change in changes:
             lines += [f"### {self.name(change)}", ""]
-            lines += fenced(change["text"], "diff") if change["text"] else [f"{change['task']}.", ""]
+            language = "diff" if change["kind"] == "files" else ""
+            lines += [f"{change['task']}.", "", *(fenced(change["text"], language) if change["text"] else [])]
         return lines or ["none", ""]
 
     def short(self) -> Iterator[str]:
         """Yield the plan for a terminal, line by line."""
-
-        def line(title: str, items: list[str]) -> str:
-            return f"  {title:<12}{items[0] if items else 'none'}" + "".join(f"\n{'':14}{item}" for item in items[1:])
-
-        for reason in self.plan["stops"]:
-            yield f"  WOULD STOP  {reason}"
-        yield line("release", self.moves())
         release = self.plan["release"]
-        for title, key in (("commits", "commits"), ("taken back", "undone")):
-            if release[key]:
-                yield line(
-                    title, release[key][:10] + ([f"and {len(release[key]) - 10} more"] if release[key][10:] else [])
-                )
-        yield line("settings", self.settings())
         warnings = sum(len(revision["warnings"]) for revision in self.revisions())
         pending = [f"{revision['revision']}: {revision['message']}" for revision in self.revisions()]
-        yield line("migrations", pending + ([f"{warnings} WARNING(s), see the file"] if warnings else []))
-        kinds: dict[str, Callable[[Change], str]] = {
-            "packages": lambda change: change["text"].replace("\n", ", ") or self.name(change),
-            "files": self.name,
+        others = self.changes("services", "accounts", "database", "other")
+        sections = {
+            "WOULD STOP": self.plan["stops"],
+            "release": self.moves(),
+            "commits": release["commits"] or [],
+            "taken back": release["undone"] or [],
+            "settings": self.settings() or ["none"],
+            "migrations": pending + ([f"{warnings} WARNING(s), see the file"] if warnings else []) or ["none"],
+            "packages": [self.packages(change) for change in self.changes("packages")] or ["none"],
+            "files": [self.name(change) for change in self.changes("files")] or ["none"],
+            "else": [f"{change['task']}{self.of(change['hosts'])}" for change in others] or ["none"],
+            "restarts": self.restarts() or ["none"],
         }
-        for kind, say in kinds.items():
-            yield line(kind, [say(change) for change in self.changes(kind)])
-        yield line("else", [self.name(change) for change in self.changes("services", "accounts", "database", "other")])
-        yield line("restarts", self.restarts())
+        for title, lines in sections.items():
+            left = len(lines) - LINES_IN_SHORT
+            shown = lines[:LINES_IN_SHORT] + ([f"and {left} more, see the file"] if left > 0 else [])
+            for number, line in enumerate(shown):
+                yield f"  {'' if number else title:<12}{line}"
+
+    def packages(self, change: Change) -> str:
+        """Return the packages that come and go, in one line."""
+        words = [line.split() for line in str(change["text"]).splitlines()]
+        names = [("-" if line[0] == "Remv" else "") + line[1] for line in words if line[:1] in (["Inst"], ["Remv"])]
+        return f"{', '.join(names)}{self.of(change['hosts'])}" if names else self.name(change)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -375,7 +382,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         folder = Path(str(self._task.args["folder"]))
         folder.mkdir(parents=True, exist_ok=True)
         files = {kind: folder / f"plan-{found.name}.{kind}" for kind in ("md", "json")}
-        command = f"ansible-playbook site.yml -l {found.name} -e plan={self._shown(files['json'])}"
+        command = self._held_to(files["json"])
         text = Text(plan)
         files["json"].write_text(json.dumps(plan, indent=1) + "\n")
         files["md"].write_text(text.markdown(command))
@@ -383,6 +390,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._display.display("\n".join(["", *words, f"  hold to it  {command}", ""]))
         result.update(changed=False, plan=str(files["json"]), digest=plan["digest"])
         return result
+
+    def _held_to(self, path: Path) -> str:
+        """Return the command that does what is planned, with this run's own options."""
+        playbooks = context.CLIARGS.get("args", ())
+        words = ["site.yml" if word in playbooks else word for word in sys.argv[1:]]
+        return shlex.join(["ansible-playbook", *words, "-e", f"plan={self._shown(path)}"])
 
     def _shown(self, path: Path) -> str:
         """Return a path as somebody in this folder types it."""

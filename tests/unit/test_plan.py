@@ -76,7 +76,6 @@ def test_a_plan_says_everything_that_somebody_has_to_approve() -> None:
         assert "added: NEW" in text and "removed: GONE" in text and "changed: HOST" in text
         assert "0002: add a nickname" in text
         assert "/etc/n.conf" in text and "/etc/n.conf (" not in text
-        assert "Inst curl (8.1)" in text
         assert "Create the accounts (prod1)" in text
         assert "Reload nginx (prod1)" in text
         assert "without a restart" in text
@@ -85,6 +84,7 @@ def test_a_plan_says_everything_that_somebody_has_to_approve() -> None:
     assert "WARNING: drops nothing" in full and "1 WARNING" in short
     assert "```diff\n@@ -1 +1 @@\n-a\n+b\n```" in full
     assert "6 workers = 144" in full
+    assert "Inst curl (8.1)" in full and "  packages    curl (prod1)" in short
     assert "Nothing would change" not in full and "would stop" not in full.lower()
 
 
