@@ -15,7 +15,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=LAB_NAME,LAB_SUB
 export PROD_HOSTS ?= 1
 export LAB_RELEASE ?= trixie
 
-.PHONY: help setup up down status secrets lint quick test bench
+.PHONY: help setup up down status secrets check lint quick test bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,6 +34,9 @@ status: setup ## Show the lab's hosts
 
 secrets: setup ## Write an environment's vault with generated secrets (ENV=dev)
 	@$(VENV)/bin/python scripts/make-secrets "$(ENV)"
+
+check: setup ## Check values, secrets and settings, without hosts (ENV=prod; both without it)
+	@ansible-playbook playbooks/preflight.yml $(if $(ENV),-l "$(ENV)",-e all_environments=true)
 
 lint: setup ## Check the house rules
 	@scripts/lint

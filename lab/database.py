@@ -9,7 +9,8 @@ from lab.errors import LabError
 from lab.images import chroot
 from lab.machines import inside
 
-MAX_CONNECTIONS = 200
+# Enough for the pools of two hosts of prod with four workers each, twice during a switch, and for all of dev's.
+MAX_CONNECTIONS = 400
 # What Amazon grants to the master account of RDS for MySQL: no SUPER, no FILE, no SHUTDOWN.
 MASTER_PRIVILEGES = (
     "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, RELOAD, PROCESS, REFERENCES, INDEX, ALTER, "

@@ -1,7 +1,8 @@
 """What the application can be told, and the only reader of `.env`.
 
 `python -m nba.settings` checks the `.env` of the current directory and never prints a value;
-`python -m nba.settings --schema` prints every key with its type, default and meaning as JSON.
+`python -m nba.settings --schema` prints every key with its type, default and meaning as JSON;
+`python -m nba.settings --json-schema` prints `settings.schema.json`, by which other programs check settings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from dotenv.parser import parse_stream
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -31,6 +32,7 @@ MIGRATE_ENV_FILE = ".env.migrate"
 LITERAL = re.compile(r"\$\{:-([^}]*)\}")
 KEY = re.compile(r"[A-Z][A-Z0-9_]*")
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
+ORIGINS = {"type": "array", "items": {"type": "string", "pattern": f"^{ORIGIN.pattern}$"}}
 
 
 class SettingsError(Exception):
@@ -115,7 +117,7 @@ class Settings(BaseSettings):
     database_connect_timeout_seconds: int = Field(
         3, ge=1, le=60, description="How long to wait for a new connection, or for a free one of the pool."
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = Field(
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins), WithJsonSchema(ORIGINS)] = Field(
         (),
         description="Origins whose pages may call the API from a browser, comma separated"
         " (https://a.example,http://localhost:5500); empty: none.",
@@ -278,16 +280,35 @@ def schema() -> list[dict[str, Any]]:
     ]
 
 
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of what `.env` may hold, with its keys as they stand there."""
+    made = Settings.model_json_schema()
+    properties = {
+        name.upper(): {word: value for word, value in found.items() if word != "title"}
+        for name, found in made["properties"].items()
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": "python -m nba.settings --json-schema >settings.schema.json",
+        "type": "object",
+        "additionalProperties": False,
+        "required": [name.upper() for name in made["required"]],
+        "properties": properties,
+    }
+
+
 def main(arguments: list[str]) -> None:
-    """Check `.env`, or print the schema as JSON.
+    """Check `.env`, or print what it may hold as JSON.
 
     Raises:
         SystemExit: 1 with the findings on standard error, 2 on an unknown argument.
     """
     if arguments == ["--schema"]:
         print(json.dumps(schema(), indent=2))
+    elif arguments == ["--json-schema"]:
+        print(json.dumps(json_schema(), indent=2))
     elif arguments:
-        print("usage: python -m nba.settings [--schema]", file=sys.stderr)
+        print("usage: python -m nba.settings [--schema|--json-schema]", file=sys.stderr)
         raise SystemExit(2)
     else:
         settings = load_or_exit()

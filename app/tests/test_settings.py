@@ -198,6 +198,15 @@ def test_the_schema(directory: Path) -> None:
     assert required == {"ENVIRONMENT", "DATABASE_HOST", "DATABASE_NAME", "DATABASE_USER", "DATABASE_PASSWORD"}
 
 
+def test_the_file_for_programs_that_check_settings_elsewhere_is_current(directory: Path) -> None:
+    printed = run(directory, "nba.settings", "--json-schema").stdout
+    assert printed == (APP / "settings.schema.json").read_text(), "python -m nba.settings --json-schema writes it"
+    known = json.loads(printed)
+    assert list(known["properties"]) == [item["key"] for item in schema()]
+    assert known["required"] == [item["key"] for item in schema() if item["required"]]
+    assert known["additionalProperties"] is False
+
+
 def test_the_example_is_complete_and_valid(directory: Path) -> None:
     text = (APP / ".env.example").read_text()
     (directory / ".env").write_text(text)

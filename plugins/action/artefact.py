@@ -36,6 +36,7 @@ SILENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS_REQUIRE": 
 CREDENTIALS = '!printf "username=%s\\npassword=%s\\n" "$WAFFLE_GIT_USER" "$WAFFLE_GIT_PASSWORD"; :'
 # Where a mirror keeps what the remote calls HEAD; its own HEAD is a name for something else.
 REMOTE_HEAD = "refs/waffle/head"
+COMMITS_SHOWN = 100
 
 
 def git(*arguments: str, folder: Path, environment: dict[str, str] | None = None) -> bytes:
@@ -198,6 +199,19 @@ def member_digest(content: bytes, name: str) -> str:
         return hashlib.sha256(stream.read()).hexdigest() if stream else ""
 
 
+def commits_between(old: str, new: str, below: str, folder: Path) -> list[str] | None:
+    """Return what ``new`` has and ``old`` has not below a folder: short name and subject, the newest first.
+
+    None where the repository does not know ``old``.
+    """
+    try:
+        git("cat-file", "-e", f"{old}^{{commit}}", folder=folder)
+    except AnsibleActionFail:
+        return None
+    log = git("log", f"--max-count={COMMITS_SHOWN}", "--format=%h %s", f"{old}..{new}", "--", below, folder=folder)
+    return log.decode(errors="replace").splitlines()
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Runs on the control node alone; no host is contacted.
 
@@ -209,13 +223,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         version: commit, tag or branch; HEAD takes the work tree as it is, or the other repository's default branch.
         allow_dirty: whether uncommitted changes may be part of the artefact.
         cache: folder for finished archives.
+        since: the commit that is live, to be told what comes with this one and what it takes back; may be left out.
 
     Returns path, digest (SHA-256), lock (SHA-256 of poetry.lock), commit (the last one that touched the source),
-    label (the digest's beginning, marked where it is dirty), subject.
+    label (the digest's beginning, marked where it is dirty), subject; with ``since``, also commits and undone.
     """
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "cache"))
+    _VALID_ARGS = frozenset(
+        ("source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "cache", "since")
+    )
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the artefact's facts as a task result."""
@@ -252,6 +269,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         touched, _, subject = (
             git("log", "-1", "--format=%H%n%s", commit, "--", below or ".", folder=source).decode().partition("\n")
         )
+        if since := str(arguments.get("since", "")):
+            result.update(
+                commits=commits_between(since, touched, below or ".", source),
+                undone=commits_between(touched, since, below or ".", source),
+            )
         result.update(
             changed=False,
             path=str(path),

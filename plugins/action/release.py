@@ -14,7 +14,7 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
-READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target"))
+READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
 RECORDED = frozenset(("prepare", "activate", "go-back", "repair", "migrate", "restore"))
 NO_SUCH_PROGRAM = 127
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,16 @@ def test_the_settings_were_found() -> None:
     assert SETTINGS["DATABASE_PORT"] == ("int", False, False)
     assert SETTINGS["DOCS_ENABLED"] == ("bool", False, False)
     assert SETTINGS["LOG_LEVEL"][0] == "Literal"
+
+
+def test_the_schema_beside_them_has_the_same_keys() -> None:
+    """The application's own test compares every word; this one needs none of its dependencies."""
+    schema = json.loads((ROOT / "app/settings.schema.json").read_text())
+    assert list(schema["properties"]) == list(SETTINGS)
+    assert schema["required"] == [name for name, (_, required, _) in SETTINGS.items() if required]
+    assert [name for name, found in schema["properties"].items() if found.get("format") == "password"] == [
+        name for name, (_, _, secret) in SETTINGS.items() if secret
+    ]
 
 
 def test_group_vars_set_every_setting_and_no_other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -17,8 +18,14 @@ from tests.support import ENVIRONMENTS, ROLES, ROOT, yaml_at
 
 PLAYBOOKS = sorted(ROOT.glob("playbooks/*.yml"))
 TASK_FILES = sorted([*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("roles/*/handlers/*.yml")])
-OTHERS = sorted([*ROOT.glob("roles/*/templates/*"), *ROOT.glob("roles/*/vars/*.yml")])
+OTHERS = sorted(
+    path for folder in ("templates", "vars", "defaults", "meta") for path in ROOT.glob(f"roles/*/{folder}/*")
+)
 CODE = [ROOT / "site.yml", *PLAYBOOKS, *TASK_FILES, *OTHERS]
+# What is Python, too: the roles' programs on the hosts, our modules and plugins, and the application.
+PROGRAMS = sorted(
+    path for pattern in ("roles/*/files/*.py", "plugins/*/*.py", "app/nba/*.py") for path in ROOT.glob(pattern)
+)
 BLOCKS = ("block", "rescue", "always")
 ACTIONS = {path.stem for path in [*ROOT.glob("plugins/modules/*.py"), *ROOT.glob("plugins/action/*.py")]}
 
@@ -74,6 +81,25 @@ def test_nothing_asks_which_environment_it_is_in(path: Path) -> None:
     assert re.findall(rf"(?<![\w/.-])(?:{names})(?![\w-])", text) == []
     assert re.findall(r"environment_name\s*(?:[=!]=|\bin\b|\bis\b|not\b)", text) == []
     assert "group_names" not in text
+
+
+def decisions(tree: ast.AST) -> Iterator[str]:
+    """Yield every condition and comparison of a program."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If | ast.IfExp | ast.While):
+            yield ast.unparse(node.test)
+        elif isinstance(node, ast.Compare | ast.Match | ast.DictComp | ast.Subscript):
+            yield ast.unparse(node.subject if isinstance(node, ast.Match) else node)
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=name_of)
+def test_no_program_asks_either(path: Path) -> None:
+    """A name in a message is fine; one that something is compared with is not."""
+    names = "|".join(ENVIRONMENTS)
+    for decision in decisions(ast.parse(path.read_text())):
+        assert not re.search(rf"""['"](?:{names})['"]""", decision), decision
+        # The application knows its environment's name only to show it.
+        assert "app/nba" not in str(path) or not re.search(r"\.environment\b", decision), decision
 
 
 def test_nothing_is_swallowed() -> None:

@@ -32,6 +32,8 @@ class Converged:
     """What the first runs on bare hosts said, and what was seen beside them."""
 
     preview: Run
+    plan: Run
+    before_dev: str
     dev: Run
     prod_after_dev: str
     prod: Run
@@ -40,15 +42,17 @@ class Converged:
 
 @pytest.fixture(scope="session")
 def converged(here: World) -> Converged:
-    """Preview a bare host, converge dev, look at prod, converge prod."""
+    """Preview and plan bare hosts, converge dev, look at prod, converge prod."""
     preview = here.ansible("site.yml", "-l", "dev", "--check", "--diff")
+    plan = here.ansible("playbooks/plan.yml", "-l", "dev")
+    before_dev = here.shell("dev1", "ls -A /srv /usr/local/lib/nba /etc/nginx 2>/dev/null || :")
     with command_lines_of(here, "dev1") as seen:
         dev = here.ansible("site.yml", "-l", "dev", "--diff", "-vvv")
     untouched = here.shell(
         "prod1", "ls /srv /usr/local/sbin /usr/local/lib; dpkg-query -W -f '${Package}\\n' nginx || :"
     )
     prod = here.ansible("site.yml", "-l", "prod", "--diff")
-    return Converged(preview, dev, untouched, prod, seen())
+    return Converged(preview, plan, before_dev, dev, untouched, prod, seen())
 
 
 @contextmanager

@@ -103,6 +103,18 @@ def test_a_change_elsewhere_changes_nothing(app: Path) -> None:
     assert build(app) == before
 
 
+def test_the_way_from_one_commit_to_another(app: Path) -> None:
+    first = git(app, "rev-parse", "HEAD")
+    (app.parent / "README.md").write_text("something else\n")
+    commit(app.parent)
+    (app / "nba/main.py").write_text("app = 2\n")
+    last = commit(app.parent)
+    short = git(app, "rev-parse", "--short", "HEAD")
+    assert artefact.commits_between(first, last, ".", app) == [f"{short} work"]
+    assert artefact.commits_between(last, first, ".", app) == []
+    assert artefact.commits_between("c0ffee" * 6 + "beef", last, ".", app) is None
+
+
 def test_uncommitted_work_is_part_of_head(app: Path) -> None:
     (app / "nba/main.py").write_text("app = 2\n")
     (app / "nba/new.py").write_text("new = 1\n")

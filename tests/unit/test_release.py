@@ -116,6 +116,8 @@ CONFIG: dict[str, Any] = {
     "drain_seconds": 0,
     "hold_seconds": 0,
     "workers_max": 4,
+    "pool_settings": {"size": "POOL_SIZE", "overflow": "POOL_OVERFLOW", "recycle_seconds": "POOL_RECYCLE"},
+    "connection_reserve": 10,
     "keep_releases": 2,
 }
 
@@ -182,7 +184,8 @@ def deploy(host: Any, name: str, stop: str = "") -> None:
 
 def test_a_bare_host(host: Any, systemd: Systemd) -> None:
     status = host.status()
-    assert status == {"live": "", "slot": "", "problems": ["no release is live"], "running": "", "releases": []}
+    nothing = {"live": "", "slot": "", "problems": ["no release is live"], "running": "", "releases": []}
+    assert status == {**nothing, "settings": {}, "workers": host.workers()}
 
 
 def test_what_is_live_and_well(host: Any, systemd: Systemd) -> None:
@@ -400,6 +403,72 @@ def test_an_interrupted_preparation_is_made_again(
     assert host.releases() == []
     host.prepare("r1", brought(host, "r1"))
     assert not (host.folder("r1") / "half").exists()
+
+
+def test_a_preview_leaves_nothing(
+    host: Any, root: Path, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run(schema: Any, *arguments: str) -> dict[str, Any]:
+        assert (host.folder(schema.release) / "poetry.lock").is_file()
+        (root / "venvs/made").mkdir(exist_ok=True)
+        asked.append(schema.release)
+        return {"pending": []}
+
+    monkeypatch.setattr(program.Schema, "run", run)
+    (root / "venvs/kept").mkdir()
+    parcel = brought(host, "r1")
+    assert host.preview("r1", parcel, 2) == {"migrations": {"pending": []}, "connections": {"checked": False}}
+    assert host.releases() == []
+    assert [path.name for path in (root / "releases").iterdir()] == []
+    assert [path.name for path in (root / "venvs").iterdir()] == ["kept"]
+    # One that is there is looked at where it is, and stays.
+    host.prepare("r1", parcel)
+    host.preview("r1", parcel, 2)
+    assert host.releases() == ["r1"]
+    assert asked == [".r1.partial", "r1"]
+
+
+def test_a_preview_of_what_is_refused_leaves_nothing_either(
+    host: Any, root: Path, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(schema: Any, *arguments: str) -> None:
+        raise program.ReleaseError("2 heads")
+
+    monkeypatch.setattr(program.Schema, "run", refuse)
+    with pytest.raises(program.ReleaseError, match="2 heads"):
+        host.preview("r1", brought(host, "r1"), 2)
+    assert list((root / "releases").iterdir()) == []
+
+
+def test_a_preview_tells_of_connections_that_do_not_fit(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = put(host, "r1")
+    (folder / ".env").write_text("POOL_SIZE=10\nPOOL_OVERFLOW=2\nPOOL_RECYCLE=280\n")
+    (folder / ".mysql.cnf").touch()
+    monkeypatch.setattr(program.Schema, "run", lambda schema, *arguments: {"pending": []})
+    server = program.Server(50, 28800, 10)
+    monkeypatch.setattr(program.Server, "ask", lambda option_file, reserve: server)
+    assert "set POOL_SIZE to 8 or less" in host.preview("r1", brought(host, "r1"), 2)["connections"]["problem"]
+    assert host.preview("r1", brought(host, "r1"), 1)["connections"]["needed"] == 24
+
+
+def test_connections_that_do_not_fit_stop_it_before_the_database_is_touched(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put(host, "r1")
+    (folder / ".env").write_text("POOL_SIZE=10\nPOOL_OVERFLOW=2\nPOOL_RECYCLE=280\n")
+    (folder / ".mysql.cnf").touch()
+    monkeypatch.setattr(program.Server, "ask", lambda option_file, reserve: program.Server(50, 28800, reserve))
+    touched: list[str] = []
+    monkeypatch.setattr(program.Host, "bring_schema", lambda host, release, backup: touched.append(release))
+    order = program.Order("deploy", "r1", "me")
+    with pytest.raises(program.ReleaseError, match="set POOL_SIZE to 8 or less, or max_connections to 58 or more"):
+        host.activate(order, Course(), program.SchemaChange(migrate=True, workers=2))
+    assert touched == [] and host.live is None
+    assert host.state("r1")["state"] == "prepared"
+    host.activate(order, Course(), program.SchemaChange(migrate=True, workers=1))
+    assert touched == ["r1"] and host.live.release == "r1"
 
 
 def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from activation import Abandoned, Course, Order, Run
 from basics import OPTION_FILE, ReleaseError, digest_of, parsed, read_json, replace_link, run, write_whole
+from connections import Pool, Server, fit
 from parcel import Parcel
 from records import Mask, Records, settings_changed
 from schema import Schema
@@ -32,11 +33,15 @@ SAMPLES_KEPT = 40
 
 @dataclass(frozen=True)
 class SchemaChange:
-    """What one host of an environment does to the database for all of them: up, down to a revision, or nothing."""
+    """What one host of an environment does to the database for all of them: up, down to a revision, or nothing.
+
+    ``workers`` are those of all hosts, whose connections must fit the server; 0 leaves that out.
+    """
 
     migrate: bool = False
     downgrade: str = ""
     backup: bool = True
+    workers: int = 0
 
 
 @dataclass
@@ -133,6 +138,9 @@ class Host:
             "slot": live.name if live else "",
             "problems": self.problems(),
             "running": self.activation.holder(),
+            "workers": self.workers(),
+            # Keyed hashes: what a plan compares with those of the release that is to come.
+            "settings": self.facts(live.release).get("settings", {}) if live else {},
             "releases": [{"id": name, **self.state(name)} for name in self.releases()],
         }
 
@@ -197,24 +205,69 @@ class Host:
 
     def prepare(self, release: str, parcel: Parcel) -> None:
         """Make ``releases/<id>`` of what was brought, whole or not at all."""
-        target, config = self.folder(release), self.config
+        target = self.folder(release)
         with self.only_one_prepares():
             # Looked at inside the lock: another run may have made it while this one waited.
             if target.is_dir():
                 return
-            partial = target.with_name(f".{release}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                migrator = config.migration_user
-                parcel.unpack(partial, {".env": config.user, ".env.migrate": migrator, OPTION_FILE: migrator})
-                self.link_venv(partial)
-                self.check_settings(partial)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-            partial.rename(target)
+            with self.made_aside(release, parcel) as partial:
+                partial.rename(target)
             facts = {key: value for key, value in parcel.facts.items() if key not in ("release", "settings")}
             self.remember(release, state="prepared", at=time.time(), **facts)
+
+    @contextlib.contextmanager
+    def made_aside(self, release: str, parcel: Parcel) -> Iterator[Path]:
+        """Make a release of what was brought, in a folder that is gone afterwards unless it was renamed."""
+        service, migrator = self.config.user, self.config.migration_user
+        partial = self.folder(f".{release}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            parcel.unpack(partial, {".env": service, ".env.migrate": migrator, OPTION_FILE: migrator})
+            self.link_venv(partial)
+            self.check_settings(partial)
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def preview(self, release: str, parcel: Parcel, workers: int) -> dict[str, Any]:
+        """Return what a release would do to the database, and leave nothing of it on this host.
+
+        Args:
+            release: the one that was brought; it may be here already.
+            parcel: what was brought.
+            workers: worker processes of all hosts of the environment.
+        """
+        venvs = self.config.root / "venvs"
+        with self.only_one_prepares():
+            known = set(venvs.iterdir())
+            try:
+                if self.folder(release).is_dir():
+                    return self.outlook(release, workers)
+                with self.made_aside(release, parcel) as folder:
+                    return self.outlook(folder.name, workers)
+            finally:
+                for venv in set(venvs.iterdir()) - known:
+                    shutil.rmtree(venv)
+
+    def outlook(self, release: str, workers: int) -> dict[str, Any]:
+        """Return the migrations of a release, and whether its connections fit; each problem is a text."""
+        migrations = Schema(self, release).run("plan") if self.config.migrations else None
+        try:
+            return {"migrations": migrations, "connections": self.connections(release, workers)}
+        except ReleaseError as error:
+            return {"migrations": migrations, "connections": {"checked": True, "problem": str(error)}}
+
+    def connections(self, release: str, workers: int) -> dict[str, Any]:
+        """Return whether the connections of all hosts fit the database server.
+
+        Raises:
+            ReleaseError: they do not; the message says which number to change.
+        """
+        folder = self.folder(release)
+        pool = Pool.of(folder, self.config.pool_settings)
+        if pool is None or not (folder / OPTION_FILE).exists():
+            return {"checked": False}
+        return fit(pool, Server.ask(folder / OPTION_FILE, self.config.connection_reserve), workers)
 
     @contextlib.contextmanager
     def only_one_prepares(self) -> Iterator[None]:
@@ -308,6 +361,9 @@ class Host:
             return
         if not self.folder(release).is_dir():
             raise ReleaseError(f"{release} is not on this host; `{self.config.name}-release list` names those that are")
+        if change.workers:
+            with self.step("see whether the connections fit"):
+                self.connections(release, change.workers)
         if change.migrate:
             try:
                 with self.step("migrate"):
@@ -585,11 +641,14 @@ class Host:
 
     # --- running ---
 
+    def workers(self) -> int:
+        """Return how many worker processes a slot of this host has: they follow the CPUs, up to a ceiling."""
+        return min(len(os.sched_getaffinity(0)) + 1, self.config.workers_max)
+
     def serve(self, slot: str) -> None:
         """Become the server of a slot; systemd starts this as the service account."""
-        workers = min(len(os.sched_getaffinity(0)) + 1, self.config.workers_max)
         command = [
-            part.replace("{workers}", str(workers)).replace("{slot}", slot) for part in self.config.serve_command
+            part.replace("{workers}", str(self.workers())).replace("{slot}", slot) for part in self.config.serve_command
         ]
         program = Path.cwd() / ".venv" / "bin" / command[0]
         os.execv(program, [str(program), *command[1:]])  # noqa: S606

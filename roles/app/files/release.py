@@ -51,7 +51,9 @@ def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, An
     order = Order(options.kind, options.release, options.by)
     arguments = ["--in-unit", command, order.release, f"--kind={order.kind}", f"--by={order.by}"]
     arguments += [f"--{name}" for name in ("migrate", "no-backup") if getattr(options, name.replace("-", "_"))]
-    arguments += [f"--{name}={value}" for name in ("downgrade", "override") if (value := getattr(options, name))]
+    arguments += [
+        f"--{name}={value}" for name in ("workers", "downgrade", "override") if (value := getattr(options, name))
+    ]
     token = host.activation.begin(order, arguments, options.until, options.wait)
     return finished(host.activation.follow(token, options.until))
 
@@ -103,12 +105,21 @@ def prepare(host: Host, options: argparse.Namespace) -> None:
         raise
 
 
+def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a release would do; its secrets are masked where it fails."""
+    parcel = Parcel(options.artefact, json.load(sys.stdin))
+    try:
+        return host.preview(options.release, parcel, options.workers)
+    except UNUSABLE as error:
+        raise ReleaseError(Mask.of_settings(parcel.files)(str(error))) from None
+
+
 def in_unit(host: Host, options: argparse.Namespace) -> int:
     """Do the work inside the transient unit; leave its result for those who wait, and its records for later."""
     order = Order(options.kind, options.release, options.by)
     course = Course(host.activation.folder, options.token, order, options.until, host.config.hold_seconds)
     receipt = begun(host, order, options.override)
-    change = SchemaChange(options.migrate, options.downgrade, not options.no_backup)
+    change = SchemaChange(options.migrate, options.downgrade, not options.no_backup, options.workers)
     actions: dict[str, Callable[[], None]] = {
         "activate": lambda: host.activate(order, course, change),
         "repair": host.repair,
@@ -161,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
         )
         torn.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
         torn.add_argument("--migrate", action="store_true", help="bring the database to the release's schema first")
+        torn.add_argument("--workers", type=int, default=0, help="those of all hosts: see that their connections fit")
         torn.add_argument("--downgrade", default="", metavar="REVISION", help="take the schema back before the switch")
         torn.add_argument("--no-backup", action="store_true", help="make none before the schema is changed")
         torn.add_argument(
@@ -168,6 +180,10 @@ def parser() -> argparse.ArgumentParser:
         )
         torn.add_argument("--refused", default="", metavar="RELEASE", help="(go-back) the release that is taken back")
         torn.add_argument("--token", default="", help=argparse.SUPPRESS)
+    preview = commands.add_parser("preview", help="print what a release would do; like prepare, and leaves nothing")
+    preview.add_argument("release")
+    preview.add_argument("--artefact", type=Path, required=True, help="the archive")
+    preview.add_argument("--workers", type=int, default=0, help="worker processes of all hosts together")
     plan = commands.add_parser("plan", help="print the migrations that a release would run, with their SQL, as JSON")
     plan.add_argument("--text", action="store_true", help="for people")
     stamp = commands.add_parser("stamp", help="note that the database is at a revision, and run nothing")
@@ -235,6 +251,7 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "prepare": lambda: prepare(host, options),
         "migrate": lambda: begin(host, options, "migrate"),
         "restore": lambda: begin(host, options, "restore"),
+        "preview": lambda: preview(host, options),
         "plan": lambda: plan(Schema(host, options.release), options.text),
         "stamp": lambda: Schema(host, options.release).run("stamp", options.revision),
         "exec": lambda: host.execute(options.release, options.argv),

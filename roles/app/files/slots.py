@@ -41,6 +41,8 @@ class Config:
     drain_seconds: float
     hold_seconds: float
     workers_max: int
+    pool_settings: dict[str, str]
+    connection_reserve: int
     keep_releases: int
 
     @classmethod

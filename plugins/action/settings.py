@@ -1,0 +1,195 @@
+"""Checks the application's settings against its own schema, on the control node, before any host is touched."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from jsonschema.validators import validator_for
+
+SCHEMA = "settings.schema.json"
+# As `.env` has them: what pydantic takes for a boolean.
+BOOLEANS = {
+    **dict.fromkeys(("true", "1", "yes", "on", "t", "y"), True),
+    **dict.fromkeys(("false", "0", "no", "off", "f", "n"), False),
+}
+# A schema's words about a value, and ours. jsonschema's own would show the value.
+WORDS: dict[str, Callable[[Any], str]] = {
+    "type": lambda wanted: f"should be of the type {wanted if isinstance(wanted, str) else ' or '.join(wanted)}",
+    "enum": lambda wanted: f"should be one of {', '.join(str(value) for value in wanted)}",
+    "const": lambda wanted: f"should be {wanted}",
+    "pattern": lambda wanted: f"should match {wanted}",
+    "minLength": lambda wanted: f"should have {wanted} or more characters",
+    "maxLength": lambda wanted: f"should have {wanted} or fewer characters",
+    "minimum": lambda wanted: f"should be {wanted} or more",
+    "maximum": lambda wanted: f"should be {wanted} or less",
+    "exclusiveMinimum": lambda wanted: f"should be more than {wanted}",
+    "exclusiveMaximum": lambda wanted: f"should be less than {wanted}",
+    "minItems": lambda wanted: f"should have {wanted} or more items",
+    "maxItems": lambda wanted: f"should have {wanted} or fewer items",
+}
+
+
+def types_of(part: Any, schema: Mapping[str, Any]) -> set[str]:
+    """Return the types that a part of a schema takes, through its alternatives and references."""
+    if not isinstance(part, Mapping):
+        return set()
+    found = {part["type"]} if isinstance(part.get("type"), str) else set(part.get("type", ()))
+    for alternative in (each for word in ("anyOf", "oneOf", "allOf") for each in part.get(word, ())):
+        found |= types_of(alternative, schema)
+    reference = str(part.get("$ref", ""))
+    if reference.startswith("#/"):
+        target: Any = schema
+        for name in reference.removeprefix("#/").split("/"):
+            target = target.get(name.replace("~1", "/").replace("~0", "~"), {})
+        found |= types_of(target, schema)
+    return found
+
+
+def value_of(text: str, types: set[str]) -> Any:
+    """Return what a text of `.env` stands for where one of ``types`` is wanted; itself where it is none of them."""
+    if "boolean" in types and text.strip().lower() in BOOLEANS:
+        return BOOLEANS[text.strip().lower()]
+    readers: tuple[tuple[set[str], Callable[[str], Any]], ...] = (
+        ({"integer"}, int),
+        ({"number"}, float),
+        ({"array", "object"}, json.loads),
+    )
+    for wanted, read in readers:
+        if wanted & types:
+            try:
+                return read(text)
+            except ValueError:
+                continue
+    if "array" in types and text.strip()[:1] != "[":
+        return [item.strip() for item in text.split(",") if item.strip()]
+    return None if "null" in types - {"string"} and not text else text
+
+
+def findings(schema: Mapping[str, Any], texts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield a key and what is wrong with it, in words that hold no value, for each setting that the schema refuses.
+
+    Args:
+        schema: JSON Schema of an object whose properties are the keys of `.env`.
+        texts: the settings, as they are written to `.env`.
+
+    Raises:
+        SchemaError: the schema itself is none.
+    """
+    validator = validator_for(schema)
+    validator.check_schema(schema)
+    properties = schema.get("properties", {})
+    values = {key: value_of(text, types_of(properties.get(key), schema)) for key, text in texts.items()}
+    for error in validator(schema).iter_errors(values):
+        if error.absolute_path:
+            yield str(error.absolute_path[0]), in_words(error)
+        elif error.validator == "required":
+            # One error for each of them, whose text alone says which.
+            continue
+        elif error.validator == "additionalProperties":
+            for key in sorted(set(texts) - set(properties)):
+                close = difflib.get_close_matches(key, properties, n=1)
+                yield key, "unknown setting" + (f"; did you mean {close[0]}?" if close else "")
+        else:
+            yield "all", f"do not satisfy the schema's {error.validator}"
+    for key in schema.get("required", ()):
+        if key not in texts:
+            yield key, "is missing"
+
+
+def in_words(error: ValidationError) -> str:
+    """Return what is wrong with a value, without the value."""
+    nearest = best_match([error])
+    place = [str(part + 1) for part in list(nearest.absolute_path)[1:] if isinstance(part, int)]
+    say = WORDS.get(str(nearest.validator), lambda _: f"does not satisfy the schema's {nearest.validator}")
+    return (f"item {'.'.join(place)} " if place else "") + say(nearest.validator_value)
+
+
+def schema_in(artefact: Path) -> dict[str, Any] | None:
+    """Return the schema in an application's archive; None where it has none.
+
+    Raises:
+        AnsibleActionFail: it is not JSON, or not an object.
+    """
+    with tarfile.open(artefact) as tar:
+        try:
+            stream = tar.extractfile(SCHEMA)
+        except KeyError:
+            return None
+        try:
+            found = json.load(stream) if stream else None
+        except ValueError:
+            found = None
+    if not isinstance(found, dict):
+        raise AnsibleActionFail(f"{SCHEMA} of the application is not a JSON object; write it anew")
+    return found
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs on the control node alone; no host is contacted.
+
+    The values of `app_settings` and of `app_migration_settings` are opened here, in memory: arguments are what some
+    callbacks would print.
+
+    Arguments:
+        artefact: path of the application's archive, which holds `settings.schema.json`. Without that file there is a
+            warning: the application's own code then checks its `.env` on each host, before anything is switched.
+
+    Fails with every finding at once: keys, variables and files, never values.
+    """
+
+    TRANSFERS_FILES = False
+    _VALID_ARGS = frozenset(("artefact",))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the findings as a task result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        schema = schema_in(Path(str(self._task.args["artefact"])))
+        if schema is None:
+            self._display.warning(
+                f"the application has no {SCHEMA}, so a wrong setting is not found here: the host's copy of the "
+                "application finds it, after the release was brought there and before anything is switched"
+            )
+            result.update(changed=False, checked=0)
+            return result
+        settings, unset = self._texts(variables, "app_settings")
+        migration, unset_too = self._texts(variables, "app_migration_settings")
+        found = {**unset, **unset_too}
+        try:
+            for texts in (settings, {**settings, **migration}):
+                for key, words in findings(schema, texts):
+                    found.setdefault(key, words)
+        except SchemaError as error:
+            raise AnsibleActionFail(f"{SCHEMA} of the application is not a JSON Schema: {error.message}") from None
+        if found:
+            lines = "\n".join(f"  - {self._place(key, variables)}: {words}" for key, words in sorted(found.items()))
+            raise AnsibleActionFail(
+                f"nothing was changed on any host; {len(found)} finding(s) about the application's settings:\n{lines}"
+            )
+        result.update(changed=False, checked=len(settings))
+        return result
+
+    def _texts(self, variables: Mapping[str, Any], name: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the settings in a variable as texts, and a finding for each that cannot be read."""
+        texts, unset = {}, {}
+        for key, raw in dict(variables.get(name) or {}).items():
+            try:
+                texts[str(key)] = str(self._templar.template(raw))
+            except AnsibleError:
+                unset[str(key)] = "refers to something that is not set"
+        return texts, unset
+
+    def _place(self, key: str, variables: Mapping[str, Any]) -> str:
+        """Return a setting's key, and the variable that its value comes from."""
+        raw = str(dict(variables["app_settings"]).get(key, ""))
+        source = re.search(r"\{\{\s*(\w+)", raw)
+        return f"{key} ({source[1]})" if source else key

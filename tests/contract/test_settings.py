@@ -1,0 +1,89 @@
+"""The application's settings are checked against its own schema, before any host is called."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from tests.contract.conftest import AUTHOR, Project
+from tests.support import ROOT
+
+CHECK = ("ansible-playbook", "playbooks/preflight.yml", "-i", "inventory/test")
+TWO_OF_PROD = "prod: {hosts: {prod2: {ansible_host: 192.0.2.3}, prod1: "
+
+
+@pytest.fixture
+def described(project: Project) -> Project:
+    """Return a copy whose application says what it may be told, and that has two hosts in prod."""
+    shutil.copy2(ROOT / "app/settings.schema.json", project.root / "app")
+    for arguments in (["add", "app"], [*AUTHOR, "commit", "--quiet", "--message", "Describe the settings"]):
+        assert project.run("git", *arguments).returncode == 0
+    hosts = project.root / "inventory/test/hosts.yml"
+    hosts.write_text(hosts.read_text().replace("prod: {hosts: {prod1: ", TWO_OF_PROD))
+    return project
+
+
+def edit(project: Project, path: str, pattern: str, replacement: str) -> None:
+    """Replace one line of a file."""
+    text, count = re.subn(pattern, replacement, (project.root / path).read_text(), flags=re.MULTILINE)
+    assert count == 1, pattern
+    (project.root / path).write_text(text)
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return what the check of the settings found."""
+    return [line.removeprefix("  - ") for line in done.stdout.splitlines() if line.startswith("  - ")]
+
+
+def test_settings_that_fit_pass_for_both_environments_without_a_host(described: Project) -> None:
+    done = described.run(*CHECK, "-e", "all_environments=true")
+    assert done.returncode == 0, done.stdout
+    assert not described.called
+    assert "settings.schema.json" not in done.stdout
+
+
+def test_everything_wrong_about_them_is_named_before_any_host_is_called(described: Project) -> None:
+    wiring = "group_vars/all/vars.yml"
+    edit(described, wiring, r"^  DATABASE_POOL_OVERFLOW:", "  DATABASE_POOL_OVERFLOWS:")
+    edit(described, wiring, r"^  DATABASE_HOST: .*\n", "")
+    edit(described, wiring, r"^  ROOT_PATH: .*", '  ROOT_PATH: "{{ nobody_sets_this }}"')
+    edit(described, "group_vars/prod/vars.yml", r"^database_pool_size: .*", "database_pool_size: 500")
+    edit(described, "group_vars/prod/vars.yml", r"^cors_origins: .*", 'cors_origins: ["https://Geheim.example/a"]')
+    expected = {
+        "DATABASE_HOST: is missing",
+        "DATABASE_POOL_OVERFLOWS (database_pool_overflow): unknown setting; did you mean DATABASE_POOL_OVERFLOW?",
+        "DATABASE_POOL_SIZE (database_pool_size): should be 100 or less",
+        "CORS_ORIGINS (cors_origins): item 1 should match ^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$",
+        "ROOT_PATH (nobody_sets_this): refers to something that is not set",
+    }
+    secrets = yaml.safe_load(described.view("prod")).values()
+    for command in (("ansible-playbook", "site.yml", "-i", "inventory/test"), CHECK):
+        done = described.run(*command, "-l", "prod", "-e", "confirm=prod")
+        assert done.returncode == 2, done.stdout
+        # prod2 as well: what stops the first host, stops them all.
+        assert not described.called
+        assert set(findings(done)) == expected, done.stdout
+        assert "Geheim" not in done.stdout
+        assert not [secret for secret in secrets if secret in done.stdout]
+
+
+def test_a_setting_of_the_migrations_alone_is_checked_too(described: Project) -> None:
+    edit(described, "group_vars/dev/vars.yml", r"^database_migration_user: .*", f"database_migration_user: {'x' * 32}")
+    edit(described, "group_vars/all/vars.yml", r"^app_migration_settings:", "app_migration_settings:\n  OTHER: 1")
+    assert findings(described.run(*CHECK, "-l", "dev")) == ["OTHER: unknown setting"]
+
+
+def test_an_application_without_a_schema_is_checked_on_the_host_and_that_is_said(project: Project) -> None:
+    done = project.run(*CHECK, "-l", "dev")
+    assert done.returncode == 0, done.stdout
+    assert "the application has no settings.schema.json" in " ".join(done.stdout.split())
+
+
+def test_going_back_is_not_held_up_by_settings_that_it_does_not_use(described: Project) -> None:
+    edit(described, "group_vars/dev/vars.yml", r"^database_pool_size: .*", "database_pool_size: 500")
+    done = described.run("ansible-playbook", "playbooks/rollback.yml", "-i", "inventory/test", "-l", "dev")
+    assert described.called, done.stdout
