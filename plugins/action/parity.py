@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ansible.utils.vars import combine_vars
 # Ansible loads an action by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from parity.compare import Member, Rules, compare, labels, rules_for, secret_digest
+from parity.compare import Member, compare, labels, rules_for, secret_digest
 from parity.report import Report
 
 # What the inventory says of a host that is no value of its environment.
@@ -103,7 +104,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             environment = environments[host]
             rules = rules_for(environment, values, arguments["places"], arguments["switches"])
             digests = self._digests(host, values[environment], labels(values), secrets)
-            rules = Rules(dict(state["identity"]), rules.words, rules.places, digests, rules.switches, rules.things)
+            rules = replace(rules, own=dict(state["identity"]), digests=digests)
             members.append(Member(host, environment, state["facts"], rules))
         rows, unused = compare(members, arguments["accepted"])
         return Report(

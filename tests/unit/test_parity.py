@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import html.parser
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,15 +46,13 @@ VALUES = {"dev": DEV, "prod": PROD}
 FILE = yaml_at("group_vars/all/parity.yml")
 
 
-def rules(environment: str, **more: Any) -> Rules:
-    made = rules_for(environment, VALUES, FILE["parity_places"], FILE["parity_switches"])
-    return Rules(**{**made.__dict__, **more}) if more else made
+def rules(environment: str) -> Rules:
+    return rules_for(environment, VALUES, FILE["parity_places"], FILE["parity_switches"])
 
 
 def member(name: str, facts: Facts, **more: Any) -> Member:
     environment = name.rstrip("0123456789")
-    kept = {key: value for key, value in rules(environment).__dict__.items() if not key.startswith("_")}
-    return Member(name, environment, facts, Rules(**{**kept, **more}))
+    return Member(name, environment, facts, replace(rules(environment), **more))
 
 
 def only(dev: str | None, *prod: str | None, section: str = "system", key: str = "fact") -> Row:

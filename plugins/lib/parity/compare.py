@@ -16,6 +16,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 Facts = Mapping[str, Mapping[str, str]]
@@ -54,18 +55,18 @@ class Rules:
     things: frozenset[str] = frozenset()
     """Variables that list things (as accounts): a line that names one may be missing elsewhere."""
 
-    def __post_init__(self) -> None:
-        """Compile the patterns: they run over every line."""
-        object.__setattr__(self, "_replace_own", replacing(self.own))
-        object.__setattr__(self, "_replace_words", replacing({**self.words, **self.digests}))
+    @cached_property
+    def plain(self) -> Callable[[str], str]:
+        """Return what takes the host's own out of a text."""
+        return replacing(self.own)
 
-    def plain(self, text: str) -> str:
-        """Return a text without what is the host's own."""
-        return self._replace_own(text)  # type: ignore[attr-defined, no-any-return]
+    @cached_property
+    def _in_words(self) -> Callable[[str], str]:
+        return replacing({**self.words, **self.digests})
 
     def named(self, text: str, where: str = "") -> str:
         """Return a line with the names of variables in the place of their values."""
-        text = self._replace_words(text)  # type: ignore[attr-defined]
+        text = self._in_words(text)
         for pattern, value, name in self.places:
             if fnmatch.fnmatchcase(where + text, pattern):
                 text = re.sub(whole(value), lambda _, name=name: name, text)  # type: ignore[misc]
