@@ -120,7 +120,10 @@ CONTENT_ELSEWHERE = (
     ("/etc/hostname", "the host's name"),
     ("/etc/hosts", "the host's name and address"),
     ("/etc/machine-id", "the host's own"),
+    ("/etc/iscsi/initiatorname.iscsi", "the host's own"),
     ("/etc/resolv.conf", "the network's"),
+    ("/etc/network/*", "the network's"),
+    ("/etc/netplan/*", "the network's"),
     ("/etc/adjtime", "the clock's"),
     ("/etc/ld.so.cache", "made from the libraries"),
     ("/etc/ssh/ssh_host_*", "the host's own"),
@@ -948,6 +951,8 @@ class Host:
         """Return the texts that are this host's own, and what they stand for."""
         found = [(socket.gethostname(), "<host>"), (socket.gethostname().partition(".")[0], "<host>")]
         found += [(address, "<address>") for address in self.addresses()]
+        cards = (text_of(f"/sys/class/net/{name}/address").strip() for name in names_in("/sys/class/net"))
+        found += [(card, "<network card>") for card in cards if card.strip("0:")]
         if self.release:
             found.append((os.path.basename(self.release), "<release>"))
         for slot, word in ((self.slot(), "<live>"), (self.other_slot(), "<idle>")):
