@@ -71,50 +71,28 @@ state:
 
 Facts = dict[str, str]
 
-# What is different on any two hosts, or changes by itself: a pattern of section/key and the reason.
-LEFT_OUT = (
-    ("sysctl/*.random.*", "random"),
-    ("sysctl/kernel.hostname", "the host's name"),
-    ("sysctl/kernel.ns_last_pid", "changes by itself"),
-    ("sysctl/kernel.pty.nr", "changes by itself"),
-    ("sysctl/kernel.cap_last_cap", "the kernel's"),
-    ("sysctl/fs.*-nr", "changes by itself"),
-    ("sysctl/fs.*-state", "changes by itself"),
-    ("sysctl/fs.aio-nr", "changes by itself"),
-    ("sysctl/kernel.perf_event_max_sample_rate", "changes by itself"),
-    ("sysctl/kernel.sched_domain.*", "the machine's processors"),
-    ("sysctl/net.*.nf_conntrack_count", "changes by itself"),
-    ("sysctl/net.ipv4.route.flush", "write-only"),
-    ("sysctl/net.ipv6.route.flush", "write-only"),
-    ("sysctl/net.ipv?.conf.*.*stable_secret", "the host's own"),
-    ("sysctl/net.ipv4.tcp_fastopen_key", "the host's own"),
-    ("sysctl/kernel.threads-max", "the kernel derives it from the memory's size"),
-    ("sysctl/fs.file-max", "the kernel derives it from the memory's size"),
-    ("sysctl/fs.epoll.max_user_watches", "the kernel derives it from the memory's size"),
-    ("sysctl/fs.inotify.max_user_watches", "the kernel derives it from the memory's size"),
-    ("sysctl/fs.fanotify.max_user_marks", "the kernel derives it from the memory's size"),
-    ("sysctl/net.ipv4.*_mem", "the kernel derives it from the memory's size"),
-    ("sysctl/net.ipv4.tcp_max_orphans", "the kernel derives it from the memory's size"),
-    ("sysctl/net.ipv4.tcp_max_tw_buckets", "the kernel derives it from the memory's size"),
-    ("sysctl/net.ipv4.tcp_max_syn_backlog", "the kernel derives it from the memory's size"),
-    ("sysctl/net.netfilter.nf_conntrack_*max", "the kernel derives it from the memory's size"),
-    ("sysctl/net.nf_conntrack_max", "the kernel derives it from the memory's size"),
-    ("sysctl/net.netfilter.nf_conntrack_buckets", "the kernel derives it from the memory's size"),
-    ("sysctl/user.max_*", "the kernel derives it from the memory's size"),
-    ("sysctl/vm.min_free_kbytes", "the kernel derives it from the memory's size"),
-    ("sysctl/vm.user_reserve_kbytes", "the kernel derives it from the memory's size"),
-    ("sysctl/vm.admin_reserve_kbytes", "the kernel derives it from the memory's size"),
-    ("sysctl/vm.lowmem_reserve_ratio", "the kernel derives it from the memory's size"),
-    ("limits/*Max processes*", "the kernel derives it from the memory's size"),
-    ("limits/*Max pending signals*", "the kernel derives it from the memory's size"),
-    ("limits/*DefaultLimitNPROC*", "the kernel derives it from the memory's size"),
-    ("limits/*DefaultLimitSIGPENDING*", "the kernel derives it from the memory's size"),
-    ("limits/*DefaultTasksMax*", "systemd derives it from the memory's size"),
-    ("files/*/__pycache__*", "compiled from the files beside it"),
-    ("files/*-", "the copy of an account file before its last change"),
-    ("files/etc/.pwd.lock", "changes by itself"),
-    ("files/etc/ssl/certs/*.*", "links to what the package ca-certificates and /usr/local/share/ca-certificates hold"),
-)
+# What is different on any two hosts, or changes by itself: the reason, and patterns of section/key.
+REASONS = {
+    "changes by itself": (
+        "sysctl/kernel.ns_last_pid sysctl/kernel.pty.nr sysctl/fs.*-nr sysctl/fs.*-state sysctl/kernel.random.* "
+        "sysctl/kernel.perf_event_max_sample_rate sysctl/net.*.nf_conntrack_count files/etc/.pwd.lock"
+    ),
+    "the host's own": "sysctl/kernel.hostname sysctl/net.*stable_secret sysctl/net.ipv4.tcp_fastopen_key",
+    "the machine's processors": "sysctl/kernel.sched_domain.*",
+    "derived from the size of the memory": (
+        "sysctl/kernel.threads-max sysctl/fs.file-max sysctl/fs.epoll.max_user_watches "
+        "sysctl/fs.inotify.max_user_watches sysctl/fs.fanotify.max_user_marks sysctl/net.ipv4.*_mem "
+        "sysctl/net.ipv4.tcp_max_orphans sysctl/net.ipv4.tcp_max_tw_buckets sysctl/net.ipv4.tcp_max_syn_backlog "
+        "sysctl/net.*nf_conntrack_*max sysctl/net.*nf_conntrack_buckets sysctl/user.max_* sysctl/vm.min_free_kbytes "
+        "sysctl/vm.user_reserve_kbytes sysctl/vm.admin_reserve_kbytes sysctl/vm.lowmem_reserve_ratio "
+        "limits/*processes limits/*signals limits/*DefaultLimitNPROC* limits/*DefaultLimitSIGPENDING* "
+        "limits/*DefaultTasksMax*"
+    ),
+    "compiled from the files beside it": "files/*/__pycache__*",
+    "an account file before its last change": "files/*-",
+    "links to what the package ca-certificates and /usr/local/share/ca-certificates hold": "files/etc/ssl/certs/*.[p0-9]*",
+}
+LEFT_OUT = [(pattern, reason) for reason, patterns in REASONS.items() for pattern in patterns.split()]
 # Files whose text is compared elsewhere, or is the host's own: here only kind, mode and owner count.
 CONTENT_ELSEWHERE = (
     ("/etc/hostname", "the host's name"),
