@@ -730,16 +730,17 @@ class Host:
 
     def units(self) -> Facts:
         """Read the text of each enabled unit and of those in /etc, with drop-ins, and systemd's own configuration."""
-        found = {}
+        found, loaded = {}, set()
         for unit in self.shown():
             paths = [unit.get("FragmentPath", ""), *unit.get("DropInPaths", "").split()]
+            loaded.update(paths)
             texts = [f"# {path}\n{lines_of(text_of(path), '[#;]')}" for path in paths if path]
             found[unit["Id"]] = self.veil.cover("\n".join(texts)) or unit.get("LoadState", "unknown")
-        for folder in ("/etc/systemd", *(f"/etc/systemd/{name}" for name in names_in("/etc/systemd"))):
-            for name in names_in(folder):
-                path = f"{folder}/{name}"
-                if name.endswith((".conf", ".network", ".link", ".netdev")) and os.path.isfile(path):
-                    found[path] = self.veil.cover(lines_of(text_of(path)))
+        for folder, _, names in os.walk("/etc/systemd"):
+            for path in (f"{folder}/{name}" for name in names):
+                # A drop-in that systemd has not read yet is here, too.
+                if path.endswith((".conf", ".network", ".link", ".netdev")) and path not in loaded:
+                    found[path] = self.veil.cover(lines_of(text_of(path), "[#;]"))
         return found
 
     def shown(self) -> list[Facts]:
@@ -760,7 +761,7 @@ class Host:
         wanted = sorted(
             name for name in names if re.fullmatch(r".+[^@]\.(service|socket|timer|path|mount|swap|target)", name)
         )
-        properties = "Id,LoadState,ActiveState,UnitFileState,NeedDaemonReload,FragmentPath,DropInPaths,MainPID"
+        properties = "Id,LoadState,ActiveState,FragmentPath,DropInPaths,MainPID"
         shown = blocks_of(run("systemctl", "show", f"--property={properties}", "--", *wanted))
         return list({unit["Id"]: unit for unit in shown if "Id" in unit}.values())
 
@@ -776,9 +777,8 @@ class Host:
         """Read which unit files are enabled, what the enabled units do, and which units failed."""
         found = dict(line.split() for line in self.unit_files())
         for unit in self.shown():
-            stale = ", changed since systemd read it" if unit.get("NeedDaemonReload") == "yes" else ""
             if unit["Id"].endswith((".service", ".socket", ".timer", ".path", ".swap")):
-                found[f"{unit['Id']} is"] = unit.get("ActiveState", "unknown") + stale
+                found[f"{unit['Id']} is"] = unit.get("ActiveState", "unknown")
         failed = run("systemctl", "list-units", "--failed", "--no-legend", "--no-pager", "--plain").splitlines()
         return {**found, "failed units": " ".join(sorted(line.split()[0] for line in failed)) or "none"}
 

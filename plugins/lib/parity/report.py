@@ -179,10 +179,12 @@ class Report:
         for row in self.of_kind("undeclared"):
             by_section.setdefault(row.section, []).append(row)
         for rows in by_section.values():
-            for row in rows[:SHOWN_IN_TERMINAL]:
+            # All of a few; of many enough to see what it is about.
+            shown = rows if len(rows) <= SHOWN_IN_TERMINAL else rows[:2]
+            for row in shown:
                 yield f"undeclared: {self.veiled(row.fact)}: {self.in_a_line(row)}"
-            if len(rows) > SHOWN_IN_TERMINAL:
-                yield f"            and {len(rows) - SHOWN_IN_TERMINAL} more of {rows[0].section}"
+            if rows[len(shown) :]:
+                yield f"undeclared: and {len(rows) - len(shown)} more of {rows[0].section}"
 
     def in_a_line(self, row: Row) -> str:
         """Return the values of a row as ``dev1, prod1: 1; prod2: 2``."""
@@ -320,5 +322,5 @@ def letter(number: int) -> str:
 
 def shortened(text: str) -> str:
     """Return a text on one line, cut to a length that a terminal has room for."""
-    line = " | ".join(part.strip() for part in text.split("\n"))
+    line = " | ".join(" ".join(part.split()) for part in text.split("\n"))
     return line if len(line) <= LONG else line[: LONG - 1] + "…"
