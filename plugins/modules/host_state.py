@@ -90,7 +90,7 @@ REASONS = {
     ),
     "compiled from the files beside it": "files/*/__pycache__*",
     "an account file before its last change": "files/*-",
-    "links to what the package ca-certificates and /usr/local/share/ca-certificates hold": "files/etc/ssl/certs/*.[p0-9]*",
+    "links to the certificates of ca-certificates": "files/etc/ssl/certs/*.[p0-9]*",
 }
 LEFT_OUT = [(pattern, reason) for reason, patterns in REASONS.items() for pattern in patterns.split()]
 # Files whose text is compared elsewhere, or is the host's own: here only kind, mode and owner count.
