@@ -73,6 +73,24 @@ def test_both_environments_need_a_word(project: Project) -> None:
     assert project.called, done.stdout
 
 
+def test_hosts_of_both_environments_may_be_compared_from_any_tree(project: Project) -> None:
+    (project.root / "app/poetry.lock").write_text("# not committed\n")
+    done = project.run("ansible-playbook", "playbooks/parity.yml", "-i", "inventory/test")
+    assert project.called, done.stdout
+    assert "finding(s)" not in done.stdout
+    assert done.returncode == 4
+
+
+def test_looking_at_both_environments_is_no_check_of_what_follows(project: Project) -> None:
+    preflight = {"ansible.builtin.import_playbook": "playbooks/preflight.yml"}
+    looking = {**preflight, "vars": {"preflight_changes": False, "preflight_any_limit": True}}
+    (project.root / "both.yml").write_text(yaml.safe_dump([looking, preflight]))
+    done = project.run("ansible-playbook", "both.yml", "-i", "inventory/test")
+    assert "no limit" in done.stdout
+    assert not project.called
+    assert done.returncode == 2
+
+
 @pytest.mark.parametrize(("arguments", "words"), [([], "no limit"), (["-l", "all"], "the limit spans dev and prod")])
 def test_one_environment_must_be_named(project: Project, arguments: list[str], words: str) -> None:
     (finding,) = refused(project, *arguments)

@@ -1,0 +1,1 @@
+"""Compares the states of hosts, and shows what came of it."""

@@ -1,0 +1,1130 @@
+#!/usr/bin/python
+"""Reads what a host is made of, so that it can be compared with other hosts; changes nothing."""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import contextlib
+import fnmatch
+import grp
+import hashlib
+import http.client
+import json
+import os
+import platform
+import pwd
+import re
+import shutil
+import socket
+import ssl
+import stat
+import subprocess
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: host_state
+short_description: Reads what a host is made of, so that it can be compared with other hosts
+description:
+  - One call reads everything, its sections beside each other, and changes nothing, in check mode or out of it.
+  - A fact is C(section / key -> text). Secrets leave the host as digests only, under a key that the run makes.
+options:
+  name:
+    description: Name of the application, as the role app has it.
+    type: str
+    required: true
+  key:
+    description: Secret. Keys the digests; hosts that are compared get the same one.
+    type: str
+    required: true
+  master_options:
+    description: >-
+      Secret. An option file of MySQL's client for the account that may read all accounts. It reaches no disk. Without
+      it, accounts and their grants are not read.
+    type: str
+    default: ""
+"""
+
+EXAMPLES = r"""
+- name: Read the state
+  host_state:
+    name: nba
+    key: "{{ a_random_key }}"
+  register: state
+"""
+
+RETURN = r"""
+state:
+  description: >-
+    JSON text of an object, C(facts) by section and key, C(gaps) with the reason for each section that could not be
+    read, C(identity) with the texts that are this host's own and what they stand for, C(left_out) with what is not
+    compared and why, C(about) for people.
+  type: str
+  returned: always
+"""
+
+Facts = dict[str, str]
+
+# What is different on any two hosts, or changes by itself: the reason, and patterns of section/key.
+REASONS = {
+    "changes by itself": (
+        "sysctl/kernel.ns_last_pid sysctl/kernel.pty.nr sysctl/fs.*-nr sysctl/fs.*-state sysctl/kernel.random.* "
+        "sysctl/kernel.perf_event_max_sample_rate sysctl/net.*.nf_conntrack_count files/etc/.pwd.lock"
+    ),
+    "the host's own": "sysctl/kernel.hostname sysctl/net.*stable_secret sysctl/net.ipv4.tcp_fastopen_key",
+    "the machine's processors": "sysctl/kernel.sched_domain.*",
+    "derived from the size of the memory": (
+        "sysctl/kernel.threads-max sysctl/fs.file-max sysctl/fs.epoll.max_user_watches "
+        "sysctl/fs.inotify.max_user_watches sysctl/fs.fanotify.max_user_marks sysctl/net.ipv4.*_mem "
+        "sysctl/net.ipv4.tcp_max_orphans sysctl/net.ipv4.tcp_max_tw_buckets sysctl/net.ipv4.tcp_max_syn_backlog "
+        "sysctl/net.*nf_conntrack_*max sysctl/net.*nf_conntrack_buckets sysctl/user.max_* sysctl/vm.min_free_kbytes "
+        "sysctl/vm.user_reserve_kbytes sysctl/vm.admin_reserve_kbytes sysctl/vm.lowmem_reserve_ratio "
+        "limits/*processes limits/*signals limits/*DefaultLimitNPROC* limits/*DefaultLimitSIGPENDING* "
+        "limits/*DefaultTasksMax*"
+    ),
+    "compiled from the files beside it": "files/*/__pycache__*",
+    "an account file before its last change": "files/*-",
+    "links to the certificates of ca-certificates": "files/etc/ssl/certs/*.[p0-9]*",
+}
+LEFT_OUT = [(pattern, reason) for reason, patterns in REASONS.items() for pattern in patterns.split()]
+# Files whose text is compared elsewhere, or is the host's own: here only kind, mode and owner count.
+CONTENT_ELSEWHERE = (
+    ("/etc/hostname", "the host's name"),
+    ("/etc/hosts", "the host's name and address"),
+    ("/etc/machine-id", "the host's own"),
+    ("/etc/iscsi/initiatorname.iscsi", "the host's own"),
+    ("/etc/resolv.conf", "the network's"),
+    ("/etc/network/*", "the network's"),
+    ("/etc/netplan/*", "the network's"),
+    ("/etc/adjtime", "the clock's"),
+    ("/etc/ld.so.cache", "made from the libraries"),
+    ("/etc/ssh/ssh_host_*", "the host's own"),
+    ("/etc/ssl/private/*", "keys: never read"),
+    ("/etc/letsencrypt/*", "keys and certificates: compared as what the server answers with"),
+    ("/etc/nginx/*", "compared line by line, in the section nginx"),
+    ("/etc/systemd/*", "compared line by line, in the section units"),
+    ("/etc/sudoers*", "compared line by line, in the section sudoers"),
+    ("/etc/passwd", "compared in the section users"),
+    ("/etc/group", "compared in the section users"),
+    ("/etc/shadow", "compared in the section users"),
+    ("/etc/gshadow", "compared in the section users"),
+    ("/etc/sub?id", "follows from the accounts"),
+    ("*/.env", "compared key by key, in the section application"),
+    ("*/.env.migrate", "compared key by key, in the section application"),
+    ("*/.mysql.cnf", "compared key by key, in the section application"),
+    ("*/<release>/release.json", "compared key by key, in the section application"),
+    ("/usr/local/lib/*/*.json", "compared key by key, in the section application"),
+)
+# Of some six hundred variables of the server, those that change what a query does, or whether there is an answer.
+SERVER_VARIABLES = (
+    "activate_all_roles_on_login authentication_policy autocommit auto_increment_increment auto_increment_offset "
+    "binlog_format binlog_row_image character_set_client character_set_database character_set_server "
+    "collation_database collation_server connect_timeout default_authentication_plugin default_storage_engine "
+    "event_scheduler explicit_defaults_for_timestamp foreign_key_checks group_concat_max_len init_connect "
+    "innodb_autoinc_lock_mode innodb_buffer_pool_size innodb_default_row_format innodb_flush_log_at_trx_commit "
+    "innodb_lock_wait_timeout innodb_strict_mode interactive_timeout local_infile lock_wait_timeout log_bin "
+    "log_bin_trust_function_creators long_query_time lower_case_table_names max_allowed_packet max_connections "
+    "max_execution_time max_user_connections net_read_timeout net_write_timeout partial_revokes password_history "
+    "read_only require_secure_transport secure_file_priv skip_name_resolve slow_query_log sql_auto_is_null sql_mode "
+    "sql_require_primary_key ssl_cipher sync_binlog system_time_zone time_zone tls_ciphersuites tls_version "
+    "transaction_isolation tx_isolation validate_password.length validate_password.policy version wait_timeout"
+)
+# Kind of thing, its columns (two for its name, then what is compared), where they are, which rows are this database's.
+SCHEMA_QUERIES = (
+    (
+        "database",
+        "'', '', default_character_set_name, default_collation_name",
+        "schemata",
+        "schema_name = DATABASE()",
+    ),
+    (
+        "table",
+        "table_name, '', table_type, engine, table_collation, create_options",
+        "tables",
+        "table_schema = DATABASE()",
+    ),
+    (
+        "column",
+        "table_name, column_name, ordinal_position, column_type, IF(is_nullable = 'YES', 'null', 'not null'), "
+        "CONCAT('default ', COALESCE(column_default, 'none')), extra, collation_name, generation_expression, "
+        "column_comment",
+        "columns",
+        "table_schema = DATABASE()",
+    ),
+    (
+        "index",
+        "table_name, index_name, IF(MAX(non_unique) = 0, 'unique', 'not unique'), index_type, "
+        "GROUP_CONCAT(COALESCE(column_name, '(expression)'), IF(sub_part IS NULL, '', CONCAT('(', sub_part, ')')), "
+        "IF(collation = 'D', ' desc', '') ORDER BY seq_in_index SEPARATOR ', ')",
+        "statistics",
+        "table_schema = DATABASE() GROUP BY table_name, index_name, index_type",
+    ),
+    (
+        "constraint",
+        "table_name, constraint_name, constraint_type",
+        "table_constraints",
+        "table_schema = DATABASE()",
+    ),
+    ("check", "constraint_name, '', check_clause", "check_constraints", "constraint_schema = DATABASE()"),
+    (
+        "reference",
+        "table_name, constraint_name, GROUP_CONCAT(column_name ORDER BY ordinal_position SEPARATOR ', '), 'to', "
+        "referenced_table_name, GROUP_CONCAT(referenced_column_name ORDER BY ordinal_position SEPARATOR ', ')",
+        "key_column_usage",
+        "table_schema = DATABASE() AND referenced_table_name IS NOT NULL "
+        "GROUP BY table_name, constraint_name, referenced_table_name",
+    ),
+    (
+        "rule",
+        "table_name, constraint_name, 'on update', update_rule, 'on delete', delete_rule",
+        "referential_constraints",
+        "constraint_schema = DATABASE()",
+    ),
+    ("view", "table_name, '', view_definition", "views", "table_schema = DATABASE()"),
+    (
+        "trigger",
+        "event_object_table, trigger_name, action_timing, event_manipulation, action_statement",
+        "triggers",
+        "trigger_schema = DATABASE()",
+    ),
+    (
+        "routine",
+        "routine_name, '', routine_type, routine_definition",
+        "routines",
+        "routine_schema = DATABASE()",
+    ),
+)
+# Words in the name of a setting that holds a secret.
+SENSITIVE = r"[\w.-]*(?:passw(?:or)?d|passphrase|secret|token(?!s)|api[_-]?key|private[_-]?key|credential)[\w.-]*"
+SECRET_SETTING = re.compile(rf"({SENSITIVE}[\"']?[ \t]*[=:][ \t]*)(\S.*)", re.IGNORECASE)
+SECRET_HEADER = re.compile(
+    r"((?:proxy_set_header|add_header|fastcgi_param|uwsgi_param|set)[ \t]+"
+    rf"\$?(?:{SENSITIVE}|[\w-]*authorization)[ \t]+)(\S.*)",
+    re.IGNORECASE,
+)
+SECRET_URL = re.compile(r"(?<=://)([^\s/@:]*):([^\s/@]+)@")
+SECONDS = 20
+LARGE_BYTES = 16 << 20
+LISTENS = 0x10000
+SESSION_FOLDERS = ("/run/user/", "/tmp/")  # noqa: S108 (looked at, not written)
+
+
+class Unreadable(Exception):
+    """Something cannot be read; the message says why."""
+
+
+class Veil:
+    """Makes digests of secrets, and finds secrets in texts."""
+
+    def __init__(self, key: str) -> None:
+        self._key = hashlib.sha256(key.encode()).digest()
+        self._known: set[str] = set()
+
+    def digest(self, content: str | bytes) -> str:
+        """Return 16 hexadecimal digits that are equal for equal contents of one run, and say nothing else."""
+        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+        return hashlib.blake2b(data, key=self._key, digest_size=8).hexdigest()
+
+    def secret(self, text: str) -> str:
+        """Return what stands for a secret in a fact."""
+        return f"<secret {self.digest(text)}>"
+
+    def content(self, data: str | bytes) -> str:
+        """Return what stands for the content of a file in a fact."""
+        return f"<content {self.digest(data)}>"
+
+    def learn(self, *secrets: str) -> None:
+        """Remember secrets of this host, so that they are found wherever they stand."""
+        self._known.update(text for text in secrets if len(text) >= 6)
+
+    def cover(self, text: str) -> str:
+        """Return a configuration's text with digests in the place of secrets."""
+        for known in sorted(self._known, key=len, reverse=True):
+            text = text.replace(known, self.secret(known))
+        text = SECRET_URL.sub(lambda found: f"{found[1]}:{self.secret(found[2])}@", text)
+        for pattern in (SECRET_SETTING, SECRET_HEADER):
+            text = pattern.sub(lambda found: found[1] + self.secret(found[2]), text)
+        return text
+
+
+# --- reading ---
+
+
+def run(*command: str, descriptors: tuple[int, ...] = ()) -> str:
+    """Run a program and return its output; raise `Unreadable` with its own words."""
+    environment = {"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    try:
+        done = subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            timeout=SECONDS,
+            pass_fds=descriptors,
+        )
+    except FileNotFoundError:
+        raise Unreadable(f"{command[0]} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise Unreadable(f"{command[0]} did not end within {SECONDS} s") from None
+    except subprocess.CalledProcessError as error:
+        words = (error.stderr or error.stdout).decode(errors="replace").strip().splitlines()[-3:]
+        raise Unreadable(f"{command[0]} ended with {error.returncode}: {' '.join(words)}") from None
+    return done.stdout.decode(errors="replace")
+
+
+def text_of(path: str) -> str:
+    """Return a file's text, nothing where there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def names_in(folder: str) -> list[str]:
+    """Return the names in a folder, sorted; nothing where there is none."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def installed(program: str) -> bool:
+    """Tell whether a program is there, also one for the administrator."""
+    return shutil.which(program, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin") is not None
+
+
+def json_at(path: str) -> dict[str, Any]:
+    """Return the JSON object in a file, an empty one where there is no file."""
+    text = text_of(path)
+    found = json.loads(text) if text else {}
+    if not isinstance(found, dict):
+        raise Unreadable(f"{path} holds no JSON object")
+    return found
+
+
+# --- parsing ---
+
+
+def lines_of(text: str, comment: str = "#") -> str:
+    """Return a configuration without comments (a pattern of how they begin), blank lines and trailing blanks."""
+    lines = (line.rstrip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line.strip() and not re.match(rf"\s*(?:{comment})", line))
+
+
+def assignments(text: str) -> Facts:
+    """Return ``NAME=value`` lines as a mapping; quotes around a value are taken off."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
+    return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}
+
+
+def dotenv_settings(text: str) -> Facts:
+    """Return the settings of a ``.env`` file as the filter `dotenv` wrote them, unquoted."""
+    found = {}
+    for line in text.splitlines():
+        key, separator, value = line.partition("=")
+        if separator and not line.startswith("#"):
+            if len(value) > 1 and value[0] == value[-1] == "'":
+                value = re.sub(r"\$\{:-([\\$])\}|\\(')", lambda found: found[1] or found[2], value[1:-1])
+            found[key] = value
+    return found
+
+
+def option_settings(text: str) -> Facts:
+    """Return the options of a client's option file as the filter `option_file` wrote them, unquoted."""
+    pairs = re.findall(r'^([\w-]+) = "(.*)"$', text, flags=re.MULTILINE)
+    return {key: re.sub(r"\\(.)", r"\1", value) for key, value in pairs}
+
+
+def kernel_family(release: str) -> str:
+    """Return the first two numbers of a kernel's release and its flavour: ``6.12 cloud-amd64``."""
+    numbers = re.match(r"\d+\.\d+", release)
+    flavour = re.search(r"-((?:rt|cloud|aws|azure|gcp|generic|amd64|arm64)[\w-]*)$", release)
+    return " ".join(part for part in (numbers[0] if numbers else release, flavour[1] if flavour else "") if part)
+
+
+def nginx_files(text: str) -> Facts:
+    """Return the files of ``nginx -T`` by path, without comments."""
+    parts = re.split(r"^# configuration file (/.*):$", text, flags=re.MULTILINE)
+    return {path: lines_of(content) for path, content in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def blocks_of(text: str) -> list[Facts]:
+    """Return the blocks of ``systemctl show`` for several units."""
+    return [assignments(block) for block in text.split("\n\n") if block.strip()]
+
+
+def sysctl_name(path: str) -> str:
+    """Return the name of a setting below /proc/sys: a dot inside of a name becomes a slash, as sysctl does it."""
+    parts = path.removeprefix("/proc/sys/").split("/")
+    return ".".join(part.replace(".", "/") for part in parts)
+
+
+def address_of(text: str) -> str:
+    """Return an address and port of /proc/net as people write it: ``0.0.0.0:80``, ``[::]:80``."""
+    address, _, port = text.partition(":")
+    words = [bytes.fromhex(address[index : index + 8])[::-1] for index in range(0, len(address), 8)]
+    packed = b"".join(words)
+    family = socket.AF_INET6 if len(packed) == 16 else socket.AF_INET
+    shown = socket.inet_ntop(family, packed)
+    return f"[{shown}]:{int(port, 16)}" if family == socket.AF_INET6 else f"{shown}:{int(port, 16)}"
+
+
+def listeners_in(text: str, protocol: str, ephemeral: range) -> Iterator[tuple[str, str]]:
+    """Yield what listens and its inode, from /proc/net/tcp, tcp6, udp or udp6."""
+    for line in text.splitlines()[1:]:
+        columns = line.split()
+        if columns[3] != ("0A" if protocol == "tcp" else "07"):
+            continue
+        address = address_of(columns[1])
+        host, _, port = address.rpartition(":")
+        if protocol == "udp" and int(port) in ephemeral:
+            address = f"{host}:<any port>"
+        yield f"{protocol} {address}", columns[9]
+
+
+def unix_listeners_in(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the paths that listen and their inodes, from /proc/net/unix; abstract and session sockets are left out."""
+    for line in text.splitlines()[1:]:
+        columns = line.split(None, 7)
+        if len(columns) < 8 or not int(columns[3], 16) & LISTENS or not columns[7].startswith("/"):
+            continue
+        if not columns[7].startswith(SESSION_FOLDERS):
+            yield f"unix {columns[7]}", columns[6]
+
+
+def accounts_in(passwd: str, shadow: str) -> Facts:
+    """Return the accounts by name: numbers, home, shell, what the password can do, and until when."""
+    states = {}
+    for line in shadow.splitlines():
+        name, password, *rest = line.split(":")
+        state = "no password" if not password else "locked" if password[0] in "!*" else "has a password"
+        expires = rest[5] if len(rest) > 5 else ""
+        states[name] = state + (f", expires on day {expires}" if expires else "")
+    found = {}
+    for line in passwd.splitlines():
+        fields = line.split(":")
+        if len(fields) == 7:
+            name, _, number, group, words, home, shell = fields
+            found[name] = (
+                f"uid {number}, gid {group}, {home}, {shell}, {states.get(name, 'no shadow entry')}, {words!r}"
+            )
+    return found
+
+
+def groups_in(text: str) -> Facts:
+    """Return the groups by name: number and members."""
+    rows = [line.split(":") for line in text.splitlines() if line.count(":") == 3]
+    return {
+        name: f"gid {number}: {', '.join(sorted(filter(None, members.split(','))))}"
+        for name, _, number, members in rows
+    }
+
+
+def without_counters(text: str) -> str:
+    """Return firewall rules without counters and the dates in comments."""
+    text = re.sub(r"packets \d+ bytes \d+", "packets * bytes *", text)
+    text = re.sub(r"^\[\d+:\d+\] ", "", text, flags=re.MULTILINE)
+    return lines_of(re.sub(r"(?<=\S) \[\d+:\d+\]$", "", text, flags=re.MULTILINE))
+
+
+def without_hash(text: str) -> str:
+    """Return an account's definition without the hash of its password, which has a salt of its own."""
+    literal = r"(?:'(?:[^'\\]|\\.|'')*'|0x[0-9A-Fa-f]+)"
+    text = re.sub(rf"\bAS {literal}", "AS <hash>", text)
+    return re.sub(rf"IDENTIFIED BY PASSWORD {literal}", "IDENTIFIED BY PASSWORD <hash>", text)
+
+
+def distributions_in(packages: str) -> dict[str, tuple[str, str]]:
+    """Return the distributions in a site-packages folder: name to version and folder."""
+    found = {}
+    for name in names_in(packages):
+        if name.endswith(".dist-info"):
+            head = text_of(os.path.join(packages, name, "METADATA")).split("\n\n", 1)[0]
+            fields = dict(re.findall(r"^(Name|Version): (.+)$", head, flags=re.MULTILINE))
+            if "Name" in fields:
+                title = re.sub(r"[-_.]+", "-", fields["Name"]).lower()
+                found[title] = (fields.get("Version", "unknown"), name)
+    return found
+
+
+# --- the sections ---
+
+# The files of a release that hold settings and secrets.
+SETTINGS = ((".env", dotenv_settings), (".env.migrate", dotenv_settings), (".mysql.cnf", option_settings))
+
+
+class Host:
+    """This host, section by section; each section is a method that returns its facts or raises `Unreadable`."""
+
+    def __init__(self, name: str, veil: Veil, master_options: str) -> None:
+        self.name, self.veil, self._master_options = name, veil, master_options
+        self.root, self.library = f"/srv/{name}", f"/usr/local/lib/{name}"
+        self.release = os.path.realpath(f"{self.root}/live/release")
+        self._asking = threading.Lock()
+        self._shown: list[Facts] | None = None
+        self.certificate_days: int | None = None
+        self.answer: dict[str, Any] = {}
+        if not os.path.isdir(self.release):
+            self.release = ""
+        self.settings = {
+            file: parse(text_of(f"{self.release}/{file}")) if self.release else {} for file, parse in SETTINGS
+        }
+        for settings in self.settings.values():
+            veil.learn(*(value for key, value in settings.items() if re.fullmatch(SENSITIVE, key, re.IGNORECASE)))
+
+    def sections(self) -> dict[str, Callable[[], Facts]]:
+        """Return the sections in the order of the report."""
+        known: dict[str, Callable[[], Facts]] = {
+            "system": self.system,
+            "packages": self.packages,
+            "python": self.python,
+            "environment": self.environment,
+            "application": self.application,
+            "schema": self.schema,
+            "database": self.database,
+            "accounts": self.accounts,
+            "nginx": self.nginx,
+            "tls": self.tls,
+            "units": self.units,
+            "enabled": self.enabled,
+            "listening": self.listening,
+            "sysctl": self.sysctl,
+            "limits": self.limits,
+            "firewall": self.firewall,
+            "users": self.users,
+            "sudoers": self.sudoers,
+            "sshd": self.sshd,
+            "files": self.files,
+        }
+        if not self._master_options:
+            del known["accounts"]  # not a gap: one host of an environment reads them for all
+        return known
+
+    def system(self) -> Facts:
+        """Read release, kernel, time zone, locale and swap."""
+        release = assignments(text_of("/etc/os-release"))
+        swaps = [line.split() for line in text_of("/proc/swaps").splitlines()[1:]]
+        return {
+            "release": release.get("PRETTY_NAME", "unknown"),
+            "point release": text_of("/etc/debian_version").strip(),
+            "kernel family": f"{platform.system()} {kernel_family(platform.release())}",
+            "architecture": platform.machine(),
+            "time zone": os.path.realpath("/etc/localtime").removeprefix("/usr/share/zoneinfo/"),
+            "time zone by name": text_of("/etc/timezone").strip() or "not set",
+            "locale": lines_of(text_of("/etc/default/locale") or text_of("/etc/locale.conf")) or "not set",
+            "locales": " ".join(run("locale", "-a").split()),
+            **{f"swap {columns[0]}": f"{columns[1]} of {int(columns[2]) // 1024} MiB" for columns in swaps},
+        }
+
+    def packages(self) -> Facts:
+        """Read each package and its version; a state other than installed is added."""
+        listing = run("dpkg-query", "--show", "--showformat=${binary:Package}\t${Version}\t${db:Status-Abbrev}\n")
+        rows = [line.split("\t") for line in listing.splitlines()]
+        return {
+            name: version + ("" if state.strip() == "ii" else f" ({state.strip()})") for name, version, state in rows
+        }
+
+    def python(self) -> Facts:
+        """Read the interpreter, Poetry and what is in Poetry's own environment."""
+        found = {"interpreter": " ".join(run("/usr/bin/python3", "-VV").split())}
+        poetry = os.path.realpath("/usr/local/bin/poetry")
+        if not os.path.exists(poetry):
+            return {**found, "poetry": "not installed"}
+        environment = os.path.dirname(os.path.dirname(poetry))
+        found["poetry's environment"] = os.path.basename(os.path.dirname(environment))
+        for name, (version, _) in self.distributions(environment).items():
+            found["poetry" if name == "poetry" else f"poetry uses {name}"] = version
+        return found
+
+    def environment(self) -> Facts:
+        """Read each distribution in the live environment, its version and a digest of its files as they are now."""
+        if not self.release:
+            return {"live release": "none"}
+        environment = os.path.realpath(f"{self.release}/.venv")
+        found = {"python": assignments(text_of(f"{environment}/pyvenv.cfg")).get("version", "unknown")}
+        for name, (version, _) in self.distributions(environment).items():
+            found[name] = version
+        for folder in self.packages_folders(environment):
+            for name in names_in(folder):
+                if name != "__pycache__":
+                    found[f"content of {name}"] = self.tree_digest(os.path.join(folder, name))
+        found["content of bin"] = self.tree_digest(f"{environment}/bin")
+        return found
+
+    @staticmethod
+    def packages_folders(environment: str) -> list[str]:
+        """Return the site-packages folders of a virtual environment."""
+        library = f"{environment}/lib"
+        return [f"{library}/{name}/site-packages" for name in names_in(library) if name.startswith("python")]
+
+    def distributions(self, environment: str) -> dict[str, tuple[str, str]]:
+        """Return the distributions of a virtual environment."""
+        folders = self.packages_folders(environment)
+        return {name: found for folder in folders for name, found in distributions_in(folder).items()}
+
+    def tree_digest(self, path: str) -> str:
+        """Return a digest of all files below a path, with their names; compiled ones are left out."""
+        parts = []
+        for folder, folders, files in os.walk(path):
+            folders[:] = sorted(set(folders) - {"__pycache__"})
+            for name in sorted(files):
+                place = os.path.join(folder, name)
+                parts.append(f"{os.path.relpath(place, path)} {self.content(place)}")
+        return self.veil.content("\n".join(parts)) if os.path.isdir(path) else self.content(path)
+
+    def content(self, path: str) -> str:
+        """Return a digest of a file's content, or a link's target; of a very large one the size stands for it."""
+        if os.path.islink(path):
+            return f"-> {os.readlink(path)}"
+        if (size := os.lstat(path).st_size) > LARGE_BYTES:
+            return f"{size} bytes"
+        with open(path, "rb") as stream:
+            return self.veil.content(stream.read())
+
+    def application(self) -> Facts:
+        """Read what is live, whether it is what answers, its digests, its settings and what the programs are told."""
+        found: Facts = {}
+        for file in ("release.json", "backup.json"):
+            for key, value in json_at(f"{self.library}/{file}").items():
+                found[f"{file}: {key}"] = value if isinstance(value, str) else json.dumps(value)
+        if not self.release:
+            return {**found, "live release": "none"}
+        facts = json_at(f"{self.release}/release.json")
+        self.answer = self.asked(found.get("release.json: version_path", "/version"))
+        live = os.path.basename(self.release)
+        found["live release"] = live
+        found["what answers"] = "the live release" if self.answer.get("release") == live else str(self.answer)
+        for key in ("artefact", "lock"):
+            found[f"digest of the {key}"] = str(facts.get(key))
+        found["commit"] = str(facts.get("commit"))
+        found["from a clean tree"] = "no" if facts.get("dirty") else "yes"
+        for file, settings in self.settings.items():
+            for key, value in settings.items():
+                found[f"{file}: {key}"] = self.veil.secret(f"{key}={value}")
+        return found
+
+    def asked(self, path: str) -> dict[str, Any]:
+        """Return what the live slot says of itself."""
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(5)
+            try:
+                stream.connect(f"{self.root}/live/socket")
+                stream.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+                answer = http.client.HTTPResponse(stream)
+                answer.begin()
+                found = json.loads(answer.read(1 << 16))
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                return {"nothing": f"{type(error).__name__}: {error}"}
+        return found if isinstance(found, dict) else {"nothing": "no JSON object"}
+
+    # --- the database ---
+
+    def ask(self, statements: str, option_file: str = "", descriptors: tuple[int, ...] = ()) -> list[list[str]]:
+        """Return the rows of statements; the account is the migrations', unless another option file is given."""
+        option_file = option_file or f"{self.release}/.mysql.cnf"
+        if not descriptors and not (self.release and os.path.exists(option_file)):
+            raise Unreadable("no release with an option file for the database is live")
+        client = "mariadb" if installed("mariadb") else "mysql"
+        out = run(
+            client, f"--defaults-file={option_file}", "--batch", "--skip-column-names",
+            "--default-character-set=utf8mb4", f"--execute={statements}",
+            descriptors=descriptors,
+        )  # fmt: skip
+        return [line.split("\t") for line in out.splitlines()]
+
+    def schema(self) -> Facts:
+        """Read the schema's head, tables, columns, indexes, constraints, views, triggers and routines."""
+        queries = [
+            f"SELECT '{kind}', {columns} FROM information_schema.{source} WHERE {condition}"  # noqa: S608 (constants)
+            for kind, columns, source, condition in SCHEMA_QUERIES
+        ]
+        found = {}
+        for kind, table, name, *words in self.ask("SET SESSION group_concat_max_len = 65536; " + "; ".join(queries)):
+            place = f"{table}.{name}".strip(".")
+            found[f"{kind} {place}".strip()] = " ".join(word for word in words if word not in ("NULL", ""))
+        head = self.ask("SELECT version_num FROM alembic_version") if "table alembic_version" in found else []
+        return {"head": " ".join(sorted(row[0] for row in head)) or "none", **found}
+
+    def database(self) -> Facts:
+        """Read the server's version, the variables that matter, and how the connection is encrypted."""
+        names = ", ".join(literal(name) for name in SERVER_VARIABLES.split())
+        rows = self.ask(
+            f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names}); "
+            "SHOW SESSION STATUS WHERE Variable_name IN ('Ssl_version', 'Ssl_cipher')"
+        )
+        return {row[0]: row[1] if len(row) > 1 else "" for row in rows}
+
+    def accounts(self) -> Facts:
+        """Read the server's accounts and their grants, as the master account; its options are in memory alone."""
+        descriptor = os.memfd_create("options")
+        try:
+            os.write(descriptor, self._master_options.encode())
+            os.fchmod(descriptor, 0o600)  # the client passes over a file that others could have written
+
+            def ask(statements: str) -> list[list[str]]:
+                return self.ask(statements, f"/proc/self/fd/{descriptor}", (descriptor,))
+
+            known = [(row[0], row[1] if len(row) > 1 else "") for row in ask("SELECT user, host FROM mysql.user")]
+            # A hash may hold any byte, unless MySQL is asked for hexadecimal digits; MariaDB passes over the request.
+            statements = ["SET @unused = 0 /*!80017 , SESSION print_identified_with_as_hex = ON */"]
+            for user, host in known:
+                name = f"{literal(user)}@{literal(host)}" if host else literal(user)
+                statements += [f"SELECT '@', {literal(f'{user}@{host}')}", f"SHOW GRANTS FOR {name}"]
+                statements += [f"SHOW CREATE USER {name}"] if host else []  # MariaDB's roles have no host
+            found: dict[str, list[str]] = {}
+            for row in ask("; ".join(statements)):
+                if row[0] == "@":
+                    lines = found.setdefault(row[1], [])
+                else:
+                    lines.append(without_hash(" ".join(row)))
+        finally:
+            os.close(descriptor)
+        # Environments may share a server; then only these tell one's accounts from the other's.
+        for name, own in (
+            ("the application's account", self.settings[".env"].get("DATABASE_USER")),
+            ("the migrations' account", self.settings[".env.migrate"].get("DATABASE_USER")),
+            ("the master account", option_settings(self._master_options).get("user")),
+        ):
+            found[name] = [line for account in known if account[0] == own for line in found["@".join(account)]]
+        return {name: "\n".join(sorted(lines)) for name, lines in found.items()}
+
+    # --- services ---
+
+    def nginx(self) -> Facts:
+        """Read the configuration that nginx has, all included files of it."""
+        if not installed("nginx"):
+            return {"nginx": "not installed"}
+        return {path: self.veil.cover(text) for path, text in nginx_files(run("nginx", "-T", "-q")).items()}
+
+    def tls(self) -> Facts:
+        """Read which protocols and ciphers nginx accepts, and what its certificate is, by shaking hands with it."""
+        if not installed("nginx"):
+            return {"nginx": "not installed"}
+        text = "\n".join(nginx_files(run("nginx", "-T", "-q")).values())
+        ports = sorted(
+            {int(port) for port in re.findall(r"^\s*listen\s+(?:\S+:)?(\d+)\b[^;]*\bssl\b", text, re.MULTILINE)}
+        )
+        names = [
+            name for line in re.findall(r"^\s*server_name\s+([^;]+);", text, re.MULTILINE) for name in line.split()
+        ]
+        name = next((name for name in names if re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", name)), "")
+        found = {} if ports else {"port": "none listens with TLS"}
+        for port in ports:
+            for key, value in handshakes(port, name).items():
+                found[f"port {port}: {key}"] = value
+            certificate = certificate_of(port, name)
+            self.certificate_days = min(
+                (days for days in (self.certificate_days, certificate.pop("days", None)) if days is not None),
+                default=None,
+            )
+            found.update({f"port {port}: certificate's {key}": str(value) for key, value in certificate.items()})
+        return found
+
+    def units(self) -> Facts:
+        """Read the text of each enabled unit and of those in /etc, with drop-ins, and systemd's own configuration."""
+        found, loaded = {}, set()
+        for unit in self.shown():
+            paths = [unit.get("FragmentPath", ""), *unit.get("DropInPaths", "").split()]
+            loaded.update(paths)
+            texts = [f"# {path}\n{lines_of(text_of(path), '[#;]')}" for path in paths if path]
+            found[unit["Id"]] = self.veil.cover("\n".join(texts)) or unit.get("LoadState", "unknown")
+        for folder, _, names in os.walk("/etc/systemd"):
+            for path in (f"{folder}/{name}" for name in names):
+                # A drop-in that systemd has not read yet is here, too.
+                if path.endswith((".conf", ".network", ".link", ".netdev")) and path not in loaded:
+                    found[path] = self.veil.cover(lines_of(text_of(path), "[#;]"))
+        return found
+
+    def shown(self) -> list[Facts]:
+        """Return what systemd says of the units that are enabled or written for this host; it is asked once."""
+        with self._asking:
+            if self._shown is None:
+                self._shown = self.ask_systemd()
+            return self._shown
+
+    def ask_systemd(self) -> list[Facts]:
+        """Ask systemd for what `shown` returns."""
+        decided = ("enabled", "linked", "masked")
+        names = {name for name, state in map(str.split, self.unit_files()) if state.startswith(decided)}
+        for folder in ("/etc/systemd/system", "/run/systemd/system"):
+            for name in names_in(folder):
+                names |= set(names_in(f"{folder}/{name}")) if name.endswith((".wants", ".requires")) else {name}
+                names |= {name.removesuffix(".d")} if name.endswith(".d") else set()
+        wanted = sorted(
+            name for name in names if re.fullmatch(r".+[^@]\.(service|socket|timer|path|mount|swap|target)", name)
+        )
+        properties = "Id,LoadState,ActiveState,FragmentPath,DropInPaths,MainPID"
+        shown = blocks_of(run("systemctl", "show", f"--property={properties}", "--", *wanted))
+        return list({unit["Id"]: unit for unit in shown if "Id" in unit}.values())
+
+    @staticmethod
+    def unit_files() -> list[str]:
+        """Return name and state of each unit file that somebody decided on."""
+        listing = run("systemctl", "list-unit-files", "--no-legend", "--no-pager", "--plain").splitlines()
+        own = ("static", "generated", "transient", "alias", "indirect")
+        pairs = [line.split()[:2] for line in listing if len(line.split()) > 1]
+        return [f"{name} {state}" for name, state in pairs if state not in own]
+
+    def enabled(self) -> Facts:
+        """Read which unit files are enabled, what the enabled units do, and which units failed."""
+        found = dict(line.split() for line in self.unit_files())
+        for unit in self.shown():
+            if unit["Id"].endswith((".service", ".socket", ".timer", ".path", ".swap")):
+                found[f"{unit['Id']} is"] = unit.get("ActiveState", "unknown")
+        failed = run("systemctl", "list-units", "--failed", "--no-legend", "--no-pager", "--plain").splitlines()
+        return {**found, "failed units": " ".join(sorted(line.split()[0] for line in failed)) or "none"}
+
+    def listening(self) -> Facts:
+        """Read what listens, and which programs hold it."""
+        holders = self.holders()
+        low, _, high = text_of("/proc/sys/net/ipv4/ip_local_port_range").partition("\t")
+        ephemeral = range(int(low or 0), int(high or -1) + 1)
+        seen: dict[str, set[str]] = {}
+        for protocol in ("tcp", "udp"):
+            for file in (f"/proc/net/{protocol}", f"/proc/net/{protocol}6"):
+                for name, inode in listeners_in(text_of(file), protocol, ephemeral):
+                    seen.setdefault(name, set()).update(holders.get(inode, ()))
+        for name, inode in unix_listeners_in(text_of("/proc/net/unix")):
+            seen.setdefault(name, set()).update(holders.get(inode, ()))
+        return {name: ", ".join(sorted(programs)) or "nobody" for name, programs in seen.items()}
+
+    @staticmethod
+    def holders() -> dict[str, set[str]]:
+        """Return the names of the programs that hold a socket, by its inode."""
+        found: dict[str, set[str]] = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):  # a process may end while it is looked at
+                program = text_of(f"/proc/{pid}/comm").strip()
+                for descriptor in os.listdir(f"/proc/{pid}/fd"):
+                    with contextlib.suppress(OSError):
+                        target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+                        if target.startswith("socket:["):
+                            found.setdefault(target[8:-1], set()).add(program)
+        return found
+
+    def sysctl(self) -> Facts:
+        """Read every setting of the kernel that can be read, those of single network interfaces left out."""
+        found = {}
+        interfaces = set(names_in("/sys/class/net")) - {"lo"}
+        for folder, folders, files in os.walk("/proc/sys"):
+            folders[:] = [name for name in folders if name not in interfaces]
+            for name in files:
+                with contextlib.suppress(OSError):  # some can only be written
+                    found[sysctl_name(f"{folder}/{name}")] = " ".join(text_of(f"{folder}/{name}").split())
+        return found
+
+    def limits(self) -> Facts:
+        """Read the limits of logins, systemd's defaults, and those of the enabled services as they run."""
+        folder = "/etc/security/limits.d"
+        paths = ["/etc/security/limits.conf", *(f"{folder}/{name}" for name in names_in(folder))]
+        found = {path: text for path in paths if (text := lines_of(text_of(path)))}
+        for name, value in assignments(run("systemctl", "show")).items():
+            if re.match("Default(Limit|Tasks|Timeout|Memory|CPU)", name):
+                found[f"systemd {name}"] = value
+        for unit in self.shown():
+            if (pid := unit.get("MainPID", "0")) != "0":
+                for line in text_of(f"/proc/{pid}/limits").splitlines()[1:]:
+                    found[f"{unit['Id']} {line[:25].strip()}"] = " ".join(line[25:].split())
+        return found
+
+    def firewall(self) -> Facts:
+        """Read the rules of nftables and iptables."""
+        found = {}
+        for name, command in (
+            ("nftables", ("nft", "list", "ruleset")),
+            ("iptables", ("iptables-save",)),
+            ("ip6tables", ("ip6tables-save",)),
+        ):
+            found[name] = (without_counters(run(*command)) or "no rules") if installed(command[0]) else "not installed"
+        return found
+
+    # --- people and files ---
+
+    def users(self) -> Facts:
+        """Read the accounts, the groups, and the keys that open the accounts."""
+        found = {
+            f"user {name}": words for name, words in accounts_in(text_of("/etc/passwd"), text_of("/etc/shadow")).items()
+        }
+        found.update({f"group {name}": words for name, words in groups_in(text_of("/etc/group")).items()})
+        for account in pwd.getpwall():
+            for file in ("authorized_keys", "authorized_keys2"):
+                for line in lines_of(text_of(f"{account.pw_dir}/.ssh/{file}")).splitlines():
+                    found[f"key of {account.pw_name} {fingerprint(line)}"] = line
+        return found
+
+    def sudoers(self) -> Facts:
+        """Read who may become root."""
+        paths = ["/etc/sudoers", *(f"/etc/sudoers.d/{name}" for name in names_in("/etc/sudoers.d"))]
+        # Only with a space or a word after it is # a comment there: #include and a user's number are none.
+        comment = r"#(?!include|\d)"
+        return {path: self.veil.cover(lines_of(text_of(path), comment)) for path in paths if os.path.isfile(path)}
+
+    def sshd(self) -> Facts:
+        """Read the configuration that sshd has."""
+        if not installed("sshd"):
+            return {"sshd": "not installed"}
+        found: dict[str, list[str]] = {}
+        for line in run("/usr/sbin/sshd", "-T").splitlines():
+            key, _, value = line.partition(" ")
+            found.setdefault(key, []).append(value)
+        return {key: "\n".join(sorted(values)) for key, values in found.items()}
+
+    def files(self) -> Facts:
+        """Read kind, mode, owner and content of what is below the folders that roles and people write to."""
+        found: Facts = {}
+        for tree in ("/etc", "/usr/local", "/opt"):
+            for folder, folders, names in os.walk(tree):
+                for name in [*folders, *names]:
+                    self.add_file(found, f"{folder}/{name}", f"{folder}/{name}")
+                # The environments' content is compared by distribution.
+                folders[:] = [name for name in folders if name not in ("venv", "__pycache__")]
+        for path in (self.root, "/var/log/nginx", f"/var/log/{self.name}", f"/run/{self.name}", "/swapfile"):
+            if os.path.lexists(path):
+                self.add_file(found, path, path)
+        for folder in (self.root, f"{self.root}/slots", f"{self.root}/slots/blue", f"{self.root}/slots/green"):
+            for name in names_in(folder):
+                if (folder, name) != (f"{self.root}/slots/{self.other_slot()}", "release"):  # history, or nothing yet
+                    self.add_file(found, f"{folder}/{name}", f"{folder}/{name}")
+        for folder, folders, names in os.walk(self.release) if self.release else ():
+            for name in [*folders, *names]:
+                path = f"{folder}/{name}"
+                self.add_file(found, path, f"{self.root}/releases/<release>{path.removeprefix(self.release)}")
+            folders[:] = [name for name in folders if name != "__pycache__"]
+        return found
+
+    def other_slot(self) -> str:
+        """Return the name of the slot that is not live, nothing where none is."""
+        return {"blue": "green", "green": "blue"}.get(self.slot(), "")
+
+    def slot(self) -> str:
+        """Return the name of the live slot, nothing where none is."""
+        try:
+            return os.path.basename(os.readlink(f"{self.root}/live"))
+        except OSError:
+            return ""
+
+    def add_file(self, found: Facts, path: str, shown: str) -> None:
+        """Add the fact of one file, directory or link."""
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            found[shown] = f"link to {os.readlink(path)}"
+            return
+        kind = "directory" if stat.S_ISDIR(status.st_mode) else "file" if stat.S_ISREG(status.st_mode) else "special"
+        words = [kind, f"{stat.S_IMODE(status.st_mode):04o}", f"{owner(status.st_uid)}:{group(status.st_gid)}"]
+        if kind == "file" and not any(fnmatch.fnmatchcase(shown, pattern) for pattern, _ in CONTENT_ELSEWHERE):
+            words.append(self.content(path))
+        found[shown] = " ".join(words)
+
+    # --- about this host ---
+
+    def identity(self) -> list[tuple[str, str]]:
+        """Return the texts that are this host's own, and what they stand for."""
+        found = [(socket.gethostname(), "<host>"), (socket.gethostname().partition(".")[0], "<host>")]
+        found += [(address, "<address>") for address in self.addresses()]
+        cards = (text_of(f"/sys/class/net/{name}/address").strip() for name in names_in("/sys/class/net"))
+        found += [(card, "<network card>") for card in cards if card.strip("0:")]
+        if self.release:
+            found.append((os.path.basename(self.release), "<release>"))
+        for slot, word in ((self.slot(), "<live>"), (self.other_slot(), "<idle>")):
+            if slot:
+                found.append((f"{self.name}@{slot}", f"{self.name}@{word}"))
+                found.append((f"slots/{slot}", f"slots/{word}"))
+                found.append((f"/run/{self.name}/{slot}.sock", f"/run/{self.name}/{word}.sock"))
+        return [(text, word) for text, word in dict(found).items() if text and text != "localhost"]
+
+    @staticmethod
+    def addresses() -> list[str]:
+        """Return this host's addresses, those of the loopback left out."""
+        trie = text_of("/proc/net/fib_trie")
+        found = set(re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", trie))
+        rows = [line.split() for line in text_of("/proc/net/if_inet6").splitlines()]
+        found |= {socket.inet_ntop(socket.AF_INET6, bytes.fromhex(row[0])) for row in rows}
+        return sorted(address for address in found if not address.startswith("127.") and address != "::1")
+
+    def about(self, facts: dict[str, Facts]) -> dict[str, Any]:
+        """Return what people want to know of this host."""
+        memory = re.search(r"MemTotal:\s+(\d+)", text_of("/proc/meminfo"))
+        disk = shutil.disk_usage("/")
+        released = json_at(f"{self.release}/release.json") if self.release else {}
+        return {
+            "system": facts.get("system", {}).get("release", "unknown"),
+            "kernel": platform.release(),
+            "processors": os.cpu_count(),
+            "memory_mib": int(memory[1]) // 1024 if memory else None,
+            "disk_used_percent": round(100 * disk.used / disk.total),
+            "uptime_seconds": int(float(text_of("/proc/uptime").split()[0])),
+            "release": os.path.basename(self.release) or None,
+            "commit": released.get("commit"),
+            "subject": released.get("subject"),
+            "answers": self.answer.get("release"),
+            "schema": facts.get("schema", {}).get("head"),
+            "python": platform.python_version(),
+            "database": facts.get("database", {}).get("version"),
+            "certificate_days": self.certificate_days,
+        }
+
+
+def literal(text: str) -> str:
+    """Return a text as a string of SQL."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def fingerprint(line: str) -> str:
+    """Return the fingerprint of a line of ``authorized_keys`` as ssh-keygen shows it."""
+    for word in line.split():
+        if word.startswith("AAAA"):
+            with contextlib.suppress(ValueError):
+                digest = hashlib.sha256(base64.b64decode(word)).digest()
+                return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+    return "unknown"
+
+
+def owner(number: int) -> str:
+    """Return an account's name, or its number where it has none."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def group(number: int) -> str:
+    """Return a group's name, or its number where it has none."""
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
+# --- TLS ---
+
+
+def shake(port: int, name: str, version: ssl.TLSVersion, ciphers: str = "") -> tuple[str, bytes]:
+    """Return the cipher and the certificate of one handshake; raise `OSError` where it is refused."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = version
+    context.set_ciphers(ciphers or "ALL:COMPLEMENTOFALL:@SECLEVEL=0")
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
+        context.wrap_socket(plain, server_hostname=name or None) as stream,
+    ):
+        cipher = stream.cipher()
+        return (cipher[0] if cipher else "none"), stream.getpeercert(binary_form=True) or b""
+
+
+def handshakes(port: int, name: str) -> Facts:
+    """Return the protocols that a port accepts; for TLS 1.2 every cipher, in the server's order."""
+    found = {}
+    for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        accepted: list[str] = []
+        with contextlib.suppress(OSError):  # refused: the end of the list
+            while True:
+                less = "".join(f":!{cipher}" for cipher in accepted)
+                cipher, _ = shake(port, name, version, f"ALL:COMPLEMENTOFALL:@SECLEVEL=0{less}")
+                if cipher in accepted:
+                    break
+                accepted.append(cipher)
+        found[version.name.replace("_", ".")] = " ".join(accepted) or "refused"
+    return found
+
+
+def certificate_of(port: int, name: str) -> dict[str, Any]:
+    """Return names, issuer and key of the certificate that a port shows, and the days until it ends."""
+    try:
+        _, certificate = shake(port, name, ssl.TLSVersion.TLSv1_3)
+    except OSError:
+        try:
+            _, certificate = shake(port, name, ssl.TLSVersion.TLSv1_2)
+        except OSError as error:
+            raise Unreadable(f"nothing shakes hands on port {port}: {error}") from None
+    done = subprocess.run(
+        ["openssl", "x509", "-inform", "DER", "-noout", "-issuer", "-enddate", "-text"],
+        input=certificate,
+        capture_output=True,
+        check=True,
+    )
+    return certificate_facts(done.stdout.decode(errors="replace"), time.time())
+
+
+def certificate_facts(text: str, now: float) -> dict[str, Any]:
+    """Return the facts in the words of ``openssl x509``; ``now`` is in seconds since 1970."""
+    ends = re.search(r"^notAfter=(.+)$", text, re.MULTILINE)
+    names = re.search(r"Subject Alternative Name:.*\n\s*(.+)", text)
+    issuer = re.search(r"^issuer=(.+)$", text, re.MULTILINE)
+    key = re.search(r"Public Key Algorithm: (\S+)\n\s*Public-Key: \((.+?)\)", text)
+    return {
+        "names": names[1].strip() if names else "none",
+        "issuer": issuer[1].strip() if issuer else "none",
+        "key": f"{key[1]}, {key[2]}" if key else "unknown",
+        "days": int((ssl.cert_time_to_seconds(ends[1]) - now) // 86400) if ends else None,
+    }
+
+
+# --- all of it ---
+
+
+def kept(section: str, facts: Facts) -> Facts:
+    """Return the facts of a section without those that are not compared."""
+    patterns = [pattern for pattern, _ in LEFT_OUT if pattern.startswith(f"{section}/")]
+    return {
+        key: value
+        for key, value in facts.items()
+        if not any(fnmatch.fnmatchcase(f"{section}/{key.lstrip('/')}", pattern) for pattern in patterns)
+    }
+
+
+def read(host: Host) -> dict[str, Any]:
+    """Read all sections beside each other; return the state."""
+    sections = host.sections()
+    facts: dict[str, Facts] = {}
+    gaps: dict[str, str] = {}
+    with concurrent.futures.ThreadPoolExecutor(len(sections)) as pool:
+        waiting = {name: pool.submit(method) for name, method in sections.items()}
+        for name, result in waiting.items():
+            try:
+                facts[name] = kept(name, result.result())
+            except (Unreadable, OSError, ValueError, subprocess.SubprocessError) as error:
+                gaps[name] = host.veil.cover(f"{error}")
+    return {
+        "facts": facts,
+        "gaps": gaps,
+        "identity": host.identity(),
+        "left_out": left_out(),
+        "about": host.about(facts),
+    }
+
+
+def left_out() -> list[tuple[str, str]]:
+    """Return what is not compared, and why."""
+    return [*LEFT_OUT, *((f"content of {pattern}", reason) for pattern, reason in CONTENT_ELSEWHERE)]
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"required": True},
+            "key": {"required": True, "no_log": True},
+            "master_options": {"default": "", "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    warnings.simplefilter("ignore", DeprecationWarning)  # that old protocols are refused is what is to be seen
+    options: Iterable[str] = option_settings(module.params["master_options"]).values()
+    veil = Veil(module.params["key"])
+    veil.learn(*(value for value in options if len(value) >= 12))
+    state = read(Host(module.params["name"], veil, module.params["master_options"]))
+    module.exit_json(changed=False, state=json.dumps(state))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,325 @@
+"""The module that reads what a host is made of: its parsers, and that no secret leaves it."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import hashlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+from parity.compare import secret_digest
+
+from tests.support import AWKWARD, module_at
+
+host_state = module_at("plugins/modules/host_state.py")
+filters = module_at("plugins/filter/waffle.py")
+
+PRINTABLE = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=40)
+
+
+@pytest.fixture
+def veil() -> Any:
+    return host_state.Veil("a key of this run")
+
+
+# --- secrets ---
+
+
+def test_a_digest_is_equal_for_equal_secrets_of_one_run_alone(veil: Any) -> None:
+    again, other = host_state.Veil("a key of this run"), host_state.Veil("the key of another run")
+    assert veil.secret(AWKWARD) == again.secret(AWKWARD) != other.secret(AWKWARD)
+    assert veil.secret(AWKWARD) != veil.secret(AWKWARD + " ")
+    assert AWKWARD not in veil.secret(AWKWARD)
+
+
+@given(PRINTABLE)
+def test_the_control_node_makes_the_same_digest(text: str) -> None:
+    assert host_state.Veil("key").secret(text) == secret_digest("key", text)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Environment=DATABASE_PASSWORD=hunter2-hunter2",
+        'Environment="API_TOKEN=hunter2-hunter2"',
+        "secret_key: hunter2-hunter2",
+        '        proxy_set_header Authorization "Basic hunter2-hunter2";',
+        "proxy_set_header X-Api-Key hunter2-hunter2;",
+        "set $client_secret hunter2-hunter2;",
+        "proxy_pass http://user:hunter2-hunter2@backend/;",
+        'SetCredential="passphrase:hunter2-hunter2"',
+    ],
+)
+def test_what_looks_like_a_secret_is_covered(veil: Any, line: str) -> None:
+    covered = veil.cover(f"one\n{line}\ntwo")
+    assert "hunter2" not in covered
+    assert covered.startswith("one\n")
+    assert covered.endswith("\ntwo")
+    assert covered == veil.cover(f"one\n{line}\ntwo") != veil.cover(f"one\n{line.replace('2', '3')}\ntwo")
+
+
+@pytest.mark.parametrize("line", ["server_tokens off;", "ExecStart=/bin/ask-password --watch", "passwd:", "a=b"])
+def test_what_does_not_is_left_alone(veil: Any, line: str) -> None:
+    assert veil.cover(line) == line
+
+
+def test_a_secret_of_the_host_is_found_in_any_text(veil: Any) -> None:
+    veil.learn("correct horse battery", "short")
+    assert "horse" not in veil.cover("# the word is correct horse battery, they say")
+    assert veil.cover("a short word") == "a short word"
+
+
+# --- the files that the project writes ---
+
+
+@given(st.dictionaries(st.from_regex(r"[A-Z][A-Z_]{0,9}", fullmatch=True), PRINTABLE, max_size=4))
+def test_settings_come_back_from_the_filter_s_quoting(settings: dict[str, str]) -> None:
+    assert host_state.dotenv_settings(filters.dotenv(settings)) == settings
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z][a-z-]{0,9}", fullmatch=True), PRINTABLE.filter(bool), max_size=4))
+def test_options_come_back_from_the_filter_s_quoting(options: dict[str, str]) -> None:
+    assert host_state.option_settings(filters.option_file(options)) == options
+
+
+# --- parsers ---
+
+
+@pytest.mark.parametrize(
+    ("release", "family"),
+    [
+        ("6.12.41+deb13-amd64", "6.12 amd64"),
+        ("6.12.41+deb13-cloud-amd64", "6.12 cloud-amd64"),
+        ("6.8.0-1031-aws", "6.8 aws"),
+        ("6.1.0-9-rt-amd64", "6.1 rt-amd64"),
+        ("6.18.5", "6.18"),
+        ("odd", "odd"),
+    ],
+)
+def test_the_family_of_a_kernel(release: str, family: str) -> None:
+    assert host_state.kernel_family(release) == family
+
+
+def test_the_files_of_nginx() -> None:
+    text = (
+        "# configuration file /etc/nginx/nginx.conf:\nuser a;  \n\n  # a comment\nhttp {\n}\n\n"
+        "# configuration file /etc/nginx/b.conf:\n# nothing\n"
+    )
+    assert host_state.nginx_files(text) == {"/etc/nginx/nginx.conf": "user a;\nhttp {\n}", "/etc/nginx/b.conf": ""}
+
+
+def test_what_listens() -> None:
+    head = "  sl  local_address rem_address   st tx rx tr tm retrnsmt   uid  timeout inode\n"
+    tcp = head + (
+        "   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 101 1\n"
+        "   1: 0100007F:0CEA 0100007F:1234 01 00000000:00000000 00:00000000 00000000 0 0 102 1\n"
+    )
+    tcp6 = head + "   0: 00000000000000000000000001000000:0016 0:0 0A 0:0 0:0 0 0 0 103 1\n"
+    udp = head + "   0: 00000000:0044 0:0 07 0:0 0:0 0 0 0 104 1\n   1: 00000000:9000 0:0 07 0:0 0:0 0 0 0 105 1\n"
+    ephemeral = range(32768, 61000)
+    assert list(host_state.listeners_in(tcp, "tcp", ephemeral)) == [("tcp 0.0.0.0:80", "101")]
+    assert list(host_state.listeners_in(tcp6, "tcp", ephemeral)) == [("tcp [::1]:22", "103")]
+    assert list(host_state.listeners_in(udp, "udp", ephemeral)) == [
+        ("udp 0.0.0.0:68", "104"),
+        ("udp 0.0.0.0:<any port>", "105"),
+    ]
+    unix = (
+        "Num       RefCount Protocol Flags    Type St Inode Path\n"
+        "00000000: 00000002 00000000 00010000 0001 01 201 /run/nba/blue.sock\n"
+        "00000000: 00000002 00000000 00010000 0001 01 202 @abstract\n"
+        "00000000: 00000002 00000000 00010000 0001 01 203 /run/user/1000/bus\n"
+        "00000000: 00000003 00000000 00000000 0001 03 204 /run/connected\n"
+        "00000000: 00000003 00000000 00000000 0001 03 205\n"
+    )
+    assert list(host_state.unix_listeners_in(unix)) == [("unix /run/nba/blue.sock", "201")]
+
+
+def test_accounts_and_groups() -> None:
+    passwd = (
+        "root:x:0:0:root:/root:/bin/bash\nnba:x:998:998::/srv/nba:/usr/sbin/nologin\nbob:x:1:1:Bob:/home/bob:/bin/sh\n"
+    )
+    found = host_state.accounts_in(passwd, "root:*:1:0:9:7:::\nnba:!:1::::::\nbob:$y$hash:1:0:9:7::20000:\n")
+    assert found["nba"] == "uid 998, gid 998, /srv/nba, /usr/sbin/nologin, locked, ''"
+    assert "has a password, expires on day 20000" in found["bob"]
+    assert "hash" not in found["bob"]
+    assert "no password" in host_state.accounts_in(passwd, "root::1:0:9:7:::\n")["root"]
+    assert host_state.groups_in("sudo:x:27:b,a\n") == {"sudo": "gid 27: a, b"}
+
+
+def test_firewall_rules_have_no_counters() -> None:
+    nft = "table inet f {\n chain i {\n  tcp dport 22 counter packets 12 bytes 720 accept\n }\n}\n"
+    assert host_state.without_counters(nft) == host_state.without_counters(nft.replace("12", "99"))
+    saved = "# Generated by iptables-save on Monday\n*filter\n:INPUT ACCEPT [9:9]\n[3:4] -A INPUT -j ACCEPT\nCOMMIT\n"
+    assert host_state.without_counters(saved) == "*filter\n:INPUT ACCEPT\n-A INPUT -j ACCEPT\nCOMMIT"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE USER `a`@`%` IDENTIFIED WITH 'caching_sha2_password' AS 'SALT\\'and''hash' REQUIRE SSL",
+        "CREATE USER `a`@`%` IDENTIFIED WITH 'caching_sha2_password' AS 0x53414C54 REQUIRE SSL",
+        "GRANT USAGE ON *.* TO `a`@`%` IDENTIFIED BY PASSWORD '*SALT' REQUIRE SSL",
+    ],
+)
+def test_an_account_has_no_hash(text: str) -> None:
+    shown = host_state.without_hash(text)
+    assert "SALT" not in shown
+    assert "53414C54" not in shown
+    assert shown.endswith("<hash> REQUIRE SSL")
+
+
+def test_sysctl_names() -> None:
+    assert host_state.sysctl_name("/proc/sys/vm/swappiness") == "vm.swappiness"
+    assert host_state.sysctl_name("/proc/sys/net/ipv4/conf/eth0.5/mtu") == "net.ipv4.conf.eth0/5.mtu"
+
+
+def test_a_key_has_the_fingerprint_that_ssh_shows() -> None:
+    key = base64.b64encode(b"\0\0\0\x0bssh-ed25519 and more").decode()
+    digest = base64.b64encode(hashlib.sha256(base64.b64decode(key)).digest()).decode().rstrip("=")
+    assert host_state.fingerprint(f'from="10.0.0.1" ssh-ed25519 {key} me@home') == f"SHA256:{digest}"
+
+
+def test_distributions_by_their_metadata(tmp_path: Path) -> None:
+    folder = tmp_path / "Foo_Bar-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: Foo_Bar\nVersion: 1.0\n\nName: no header\n")
+    assert host_state.distributions_in(str(tmp_path)) == {"foo-bar": ("1.0", folder.name)}
+
+
+# --- the whole ---
+
+
+def test_comments_of_sudoers_are_not_its_directives() -> None:
+    text = "# a comment\n#includedir /etc/sudoers.d\n#1000 ALL=(ALL) ALL\n#comment\n"
+    assert host_state.lines_of(text, r"#(?!include|\d)") == "#includedir /etc/sudoers.d\n#1000 ALL=(ALL) ALL"
+
+
+def test_files_have_mode_owner_and_content(tmp_path: Path, veil: Any) -> None:
+    host, found = host_state.Host("nba", veil, ""), dict[str, str]()
+    path = tmp_path / "a"
+    path.write_text("content")
+    path.chmod(0o640)
+    host.add_file(found, str(path), "a")
+    before = found["a"]
+    assert before.startswith("file 0640 ")
+    for change in (lambda: path.chmod(0o644), lambda: path.write_text("other")):
+        change()
+        host.add_file(found, str(path), "a")
+        assert found["a"] != before
+        before = found["a"]
+    (tmp_path / "b").symlink_to("a")
+    host.add_file(found, str(tmp_path / "b"), "b")
+    assert found["b"] == "link to a"
+    host.add_file(found, str(path), "/srv/nba/releases/<release>/.env")
+    assert "<content" not in found["/srv/nba/releases/<release>/.env"]
+
+
+def test_a_changed_file_changes_the_digest_of_its_folder(tmp_path: Path, veil: Any) -> None:
+    host = host_state.Host("nba", veil, "")
+    (tmp_path / "package/__pycache__").mkdir(parents=True)
+    (tmp_path / "package/a.py").write_text("1")
+    before = host.tree_digest(str(tmp_path))
+    (tmp_path / "package/__pycache__/a.pyc").write_text("compiled")
+    assert host.tree_digest(str(tmp_path)) == before
+    (tmp_path / "package/a.py").write_text("2")
+    assert host.tree_digest(str(tmp_path)) != before
+
+
+def test_a_section_that_cannot_be_read_is_a_gap(veil: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> dict[str, str]:
+        raise host_state.Unreadable("no such luck")
+
+    host = host_state.Host("nba", veil, "")
+    monkeypatch.setattr(host, "sections", lambda: {"a": refuse, "sysctl": lambda: {"vm.x": "1", "fs.file-nr": "9"}})
+    state = host_state.read(host)
+    assert state["gaps"] == {"a": "no such luck"}
+    assert state["facts"] == {"sysctl": {"vm.x": "1"}}
+    assert ("sysctl/fs.*-nr", "changes by itself") in state["left_out"]
+    assert json.loads(json.dumps(state))["about"]["uptime_seconds"] > 0
+
+
+def test_accounts_are_read_only_with_the_master_s_options(veil: Any) -> None:
+    assert "accounts" not in host_state.Host("nba", veil, "").sections()
+    assert "accounts" in host_state.Host("nba", veil, "[client]\n").sections()
+
+
+# --- TLS ---
+
+
+@pytest.fixture
+def tls_port(tmp_path: Path) -> Iterator[int]:
+    """Return a port that speaks TLS 1.2 with one cipher, and TLS 1.3."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=30, hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("nba.example.com")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "server.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    pem.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                plain, _ = server.accept()
+            except OSError:
+                return
+            try:
+                context.wrap_socket(plain, server_side=True).close()
+            except OSError:
+                plain.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield server.getsockname()[1]
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join(timeout=5)
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_protocols_ciphers_and_certificate(tls_port: int) -> None:
+    found = host_state.handshakes(tls_port, "nba.example.com")
+    assert found["TLSv1"] == found["TLSv1.1"] == "refused"
+    assert found["TLSv1.2"] == "ECDHE-ECDSA-AES128-GCM-SHA256"
+    assert found["TLSv1.3"].startswith("TLS_")
+    certificate = host_state.certificate_of(tls_port, "nba.example.com")
+    assert certificate["names"] == "DNS:nba.example.com"
+    assert certificate["days"] == 30
+    assert certificate["key"].startswith("id-ecPublicKey, 256 bit")
+    assert "Test authority" in certificate["issuer"]
+
+
+def test_a_command_that_is_not_there_is_named() -> None:
+    with pytest.raises(host_state.Unreadable, match="no-such-program is not installed"):
+        host_state.run("no-such-program")
+    with pytest.raises(host_state.Unreadable, match="ended with 1"):
+        host_state.run("false")
