@@ -197,7 +197,7 @@ def report(findings: list[dict[str, str]], checked: Mapping[str, str]) -> str:
     if not lines:
         lines.append("all is well")
     looked = [f"  {area}: {words}" for area, words in checked.items() if words]
-    return "\n".join([*lines, "checked:", *looked])
+    return "\n".join([*lines, *(["checked:"] if looked else []), *looked])
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

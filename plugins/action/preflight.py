@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from ansible import context
 from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
@@ -141,12 +142,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     Arguments:
         contract: name and form of each variable that an environment must set.
+        any_limit: whether the run may span several environments, or have no limit: it changes nothing.
 
     Fails with every finding at once: names, files and commands, never values.
     """
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("contract",))
+    _VALID_ARGS = frozenset(("contract", "any_limit"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the findings as a task result."""
@@ -165,7 +167,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
         environments, unplaced = self._environments(variables["ansible_play_hosts_all"], root)
         findings += unplaced
-        findings += self._limit_findings(variables, sorted(environments))
+        if not boolean(self._task.args.get("any_limit", False)):
+            findings += self._limit_findings(variables, sorted(environments))
         for environment in environments.values():
             vault = list(environment.vault_findings())
             findings += vault or list(environment.value_findings(contract))

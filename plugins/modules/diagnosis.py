@@ -62,12 +62,12 @@ def examine(options: dict[str, Any], ahead: float) -> dict[str, Any]:
         machinery.append(bare.add("bare", "not converged yet", f"ansible-playbook site.yml {target}"))
     else:
         config = json.loads(Path(library).read_text())
-        _, release = service.live_release(Path(config["root"]))
+        slot, release = service.live_release(Path(config["root"]))
         with ThreadPoolExecutor() as pool:
             parts = (
                 pool.submit(database.examine, options["database"], options["accounts"], target, release, program),
                 pool.submit(service.examine, config, program, target),
-                pool.submit(web.examine, config, release, target),
+                pool.submit(web.examine, config, slot, release, target),
             )
             data, application, (edge, configuration) = (part.result() for part in parts)
         machinery += [data, application, edge, web.examine_certificates(configuration, target)]

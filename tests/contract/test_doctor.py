@@ -16,7 +16,7 @@ all:
   vars: {{database_host: db.example.com}}
   children:
     dev: {{hosts: {{dev1: {{ansible_user: admin, {way}}}}}}}
-    prod: {{hosts: {{prod1: {{ansible_host: 192.0.2.2}}}}}}
+    prod: {{hosts: {{prod1: {{ansible_host: 127.0.0.1, ansible_port: 2}}}}}}
 """
 
 
@@ -162,3 +162,11 @@ def test_an_inventory_of_aws_that_cannot_be_read(
     assert done.returncode == 1, done.stdout
     first_warning = done.stdout.partition("Failed to parse inventory with ")[2].splitlines()[0]
     assert first_warning.startswith(f"'ec2_hosts' plugin: {words}"), done.stdout
+
+
+def test_a_work_tree_that_could_not_be_deployed_keeps_nobody_from_looking(project: Project) -> None:
+    (project.root / "app/poetry.lock").write_text("# not committed\n")
+    set_way(project, "ansible_host: 127.0.0.1")
+    for playbook in ("doctor", "status"):
+        done = project.run("ansible-playbook", f"playbooks/{playbook}.yml", "-i", "inventory/test", "-l", "prod")
+        assert "ssh: 127.0.0.1, port 2: " in done.stdout, done.stdout
