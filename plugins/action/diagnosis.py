@@ -218,16 +218,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         given = context.CLIARGS.get("inventory") or ()
         options = command_options(str(arguments.pop("environment")), self._named(given))
         found: dict[str, Any] = {"findings": [], "checked": {}, "facts": {}}
-        host = variables.get("inventory_hostname", "")
         is_ssh = self._connection.transport == "ssh" and not self._connection.get_option("password")
-        door = self._knock(str(variables.get("ansible_host", host)), variables) if is_ssh else []
+        door = self._knock(str(self._connection.get_option("host")), variables) if is_ssh else []
         found["reached"] = not any(one["key"].startswith("ssh.") for one in door)
         if found["reached"] and not any(one["key"] == "host.python" for one in door):
             arguments.update(target=options, now=time.time())
             door += self._examined(arguments, variables, found, door)
-        found["findings"] = door + [
-            one for one in found["findings"] if one["key"] not in {each["key"] for each in door}
-        ]
+        seen = {one["key"] for one in door}
+        found["findings"] = door + [one for one in found["findings"] if one["key"] not in seen]
         if found["reached"] and is_ssh:
             found["checked"] = {"ssh": "name, port, host key, login, sudo", **found["checked"]}
         found["report"] = report(found["findings"], found["checked"])
