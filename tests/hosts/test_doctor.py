@@ -342,14 +342,14 @@ def test_certificates_and_the_clock(here: World, converged: Converged) -> None:
     """A certificate that has expired, and one that soon will; and then a control node whose clock is an hour behind."""
     files = "/run/doctor.pem /etc/nginx/conf.d/doctor.conf"
     try:
-        for host, days in (("dev1", -3), ("bare1", 5)):
+        for host, days in (("dev1", -3), ("prod1", 5)):
             here.write(host, "/run/doctor.pem", certificate(days))
             here.write(host, "/etc/nginx/conf.d/doctor.conf", TLS_SITE)
         expired = "certificate: the certificate /run/doctor.pem expired on "
         expires = "certificate: the certificate /run/doctor.pem expires in 5 days"
-        named_first(doctor(here, "-l", "dev"), {"dev1": expired, "bare1": expires})
+        named_first(doctor(here, "-l", "dev1,prod1"), {"dev1": expired, "prod1": expires})
     finally:
-        everywhere(here, {"dev1": f"rm {files}", "bare1": f"rm {files}"})
+        everywhere(here, {"dev1": f"rm {files}", "prod1": f"rm {files}"})
     with here.edited("plugins/action/diagnosis.py", lambda text: text.replace("time.time()", "time.time() - 3600")):
         named_first(doctor(here, "-l", "prod1"), {"prod1": "host: its clock is 36"})
 
