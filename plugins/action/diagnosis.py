@@ -35,6 +35,7 @@ if [ "$(id -u)" = 0 ] || said=$(sudo -n true 2>&1); then echo 'sudo: yes'; else 
 command -v {python} >/dev/null && echo 'python: yes'
 df -Pk / /tmp | awk 'NR > 1 && $4 < 1024 {{ print "full: " $6 }}'
 df -Pi / /tmp | awk 'NR > 1 && $2 > 0 && $4 < 10 {{ print "inodes: " $6 }}'
+date '+clock: %s'
 echo 'door: open'"""
 
 
@@ -179,6 +180,13 @@ def about_door(out: str, target: Target, sudo: bool, python: str) -> list[dict[s
     return found
 
 
+def ahead_of(out: str, begin: float, end: float) -> float:
+    """Return by how many seconds a host's clock is ahead of this machine's, by what it said between two moments."""
+    said = re.search(r"^clock: (\d+)$", out, re.MULTILINE)
+    there = float(said[1]) if said else begin
+    return there - end if there > end else min(0.0, there + 1 - begin)
+
+
 def command_options(environment: str, sources: Iterable[str]) -> str:
     """Return the options with which the next command, in the same folder, reaches the same hosts."""
     here = f"{Path.cwd()}/"
@@ -203,12 +211,13 @@ def report(findings: list[dict[str, str]], checked: Mapping[str, str]) -> str:
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Asks the ssh client first, then runs the module of the same name; nothing is changed anywhere.
 
-    Arguments are the module's, without ``now`` and ``target``; ``environment`` is the group for the next command.
+    Arguments are the module's, without ``ahead`` and ``target``; ``environment`` is the group for the next command.
 
     Returns the module's result, and ``report`` for people; a host that cannot be reached is a finding, no failure.
     """
 
     TRANSFERS_FILES = False
+    _ahead = 0.0
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return what was found as a task result."""
@@ -222,7 +231,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         door = self._knock(str(self._connection.get_option("host")), variables) if is_ssh else []
         found["reached"] = not any(one["key"].startswith("ssh.") for one in door)
         if found["reached"] and not any(one["key"] == "host.python" for one in door):
-            arguments.update(target=options, now=time.time())
+            arguments.update(target=options, ahead=self._ahead)
             door += self._examined(arguments, variables, found, door)
         seen = {one["key"] for one in door}
         found["findings"] = door + [one for one in found["findings"] if one["key"] not in seen]
@@ -264,7 +273,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             int(connection.get_option("port") or 22),
             str(connection.get_option("private_key_file") or ""),
         )
+        begin = time.time()
         _, out, said = self._ssh(host, {}, f"sh -c {shlex.quote(script)}")
+        self._ahead = ahead_of(out, begin, time.time())
         if "door: open" not in out.splitlines():
             with ThreadPoolExecutor() as pool:
                 users = [user for user in IMAGE_ACCOUNTS if user != target.user and "Permission denied" in said]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ options:
   database: {type: dict, required: true, description: "C(host), C(port), C(name), C(tls_ca); a release has its own."}
   accounts: {type: dict, default: {}, description: Privileges that each account of the database needs.}
   minutes: {type: int, default: 15, description: How far back requests are counted.}
-  now: {type: float, required: true, description: The control node's clock; the action plugin sets it.}
+  ahead: {type: float, default: 0, description: "Seconds that the host's clock is before the control node's."}
 """
 
 EXAMPLES = r"""
@@ -51,11 +50,11 @@ facts: {description: "Release, schema, health, requests, disk, certificate.", ty
 """
 
 
-def examine(options: dict[str, Any], ahead: float) -> dict[str, Any]:
-    """Return what is wrong on this host, and what is known of it; ``ahead`` is its clock before the control node's."""
+def examine(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what is wrong on this host, and what is known of it."""
     name, target = options["project"], options["target"]
     library, program = f"/usr/local/lib/{name}/release.json", f"/usr/local/sbin/{name}-release"
-    machinery = [machine.examine(name, options["supported"], ahead)]
+    machinery = [machine.examine(name, options["supported"], options["ahead"])]
     facts: dict[str, Any] = {"requests": web.recent_requests(options["minutes"])}
     if not (os.path.exists(library) and os.path.exists(program)):
         bare = Area("application")
@@ -82,7 +81,6 @@ def examine(options: dict[str, Any], ahead: float) -> dict[str, Any]:
 
 def main() -> None:
     """Run as an Ansible module."""
-    begun = time.time()
     module = AnsibleModule(
         argument_spec={
             "project": {"type": "str", "required": True},
@@ -91,11 +89,11 @@ def main() -> None:
             "database": {"type": "dict", "required": True},
             "accounts": {"type": "dict", "default": {}},
             "minutes": {"type": "int", "default": 15},
-            "now": {"type": "float", "required": True},
+            "ahead": {"type": "float", "default": 0.0},
         },
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, **examine(module.params, begun - module.params["now"]))
+    module.exit_json(changed=False, **examine(module.params))
 
 
 if __name__ == "__main__":

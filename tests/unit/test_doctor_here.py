@@ -139,6 +139,14 @@ def test_the_doorstep(out: str, sudo: bool, keys: list[str]) -> None:
     assert [one["key"] for one in plugin.about_door(out, TARGET, sudo, "/usr/bin/python3")] == keys
 
 
+@pytest.mark.parametrize(
+    ("there", "ahead"), [(1000, 0), (999, 0), (1005, 0), (990, -9), (1100, 95), (None, 0)], ids=str
+)
+def test_a_slow_answer_is_no_wrong_clock(there: int | None, ahead: float) -> None:
+    """The host is asked at 1000 and has answered by 1005."""
+    assert plugin.ahead_of("" if there is None else f"x\nclock: {there}\n", 1000.0, 1005.0) == ahead
+
+
 def test_sudo_that_asks_is_told_from_sudo_that_refuses() -> None:
     asks, refuses = (
         plugin.about_door(f"{said}\npython: yes\n", TARGET, True, "/usr/bin/python3")[0]
