@@ -80,7 +80,7 @@ def test_systems(text: str, found: int) -> None:
 
 def disk(**told: int) -> Any:
     sizes = {"f_frsize": 4096, "f_blocks": 10_000_000, "f_bavail": 5_000_000, "f_flag": 0}
-    return SimpleNamespace(**{**sizes, **told})
+    return SimpleNamespace(**{"f_bfree": told.get("f_bavail", sizes["f_bavail"]), **sizes, **told})
 
 
 @pytest.mark.parametrize(

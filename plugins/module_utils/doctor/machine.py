@@ -52,7 +52,7 @@ def disks(paths: Iterable[str]) -> tuple[list[dict[str, Any]], list[Finding]]:
             continue
         seen.add(device)
         told = os.statvfs(path)
-        used = round(100 * (1 - told.f_bavail / max(1, told.f_blocks)))
+        used = round(100 - 100 * told.f_bavail / max(1, room(told)))
         inodes = round(100 * (1 - told.f_favail / told.f_files)) if told.f_files else 0
         usage.append({"path": path, "used_percent": used, "free_bytes": told.f_bavail * told.f_frsize})
         findings += disk(path, told)
@@ -67,13 +67,18 @@ def disks(paths: Iterable[str]) -> tuple[list[dict[str, Any]], list[Finding]]:
     return usage, findings
 
 
+def room(told: os.statvfs_result) -> int:
+    """Return the blocks that files may take, as `df` reckons: without those that are kept for root."""
+    return told.f_blocks - told.f_bfree + told.f_bavail
+
+
 def disk(path: str, told: os.statvfs_result) -> list[Finding]:
     """Return a finding where a file system is full or cannot be written to."""
     free = told.f_bavail * told.f_frsize
     if told.f_flag & os.ST_RDONLY:
         words = f"the file system of {path} can only be read; the kernel does that after an error of the disk"
         return [Finding("host.disk", words, "on the host: dmesg | grep -i 'error\\|remount'; then restart the machine")]
-    if told.f_blocks and (free < FREE_BYTES or free * 100 < told.f_blocks * told.f_frsize * FREE_PERCENT):
+    if told.f_blocks and (free < FREE_BYTES or told.f_bavail * 100 < room(told) * FREE_PERCENT):
         words = f"the file system of {path} is full: {free >> 20} MiB are free"
         return [
             Finding("host.disk", words, f"on the host: du -xh {path} | sort -h | tail; journalctl --vacuum-size=100M")
