@@ -1,0 +1,161 @@
+"""The application: its release, its unit, its socket, and what it says of its health."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.doctor.findings import Area, call, properties
+
+SECONDS = 6.0
+SLOTS = ("blue", "green")
+# What makes a process end or not start, wherever it comes from.
+RESOURCES = ("host.disk", "host.inodes", "host.memory")
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket's path."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def get(connection: http.client.HTTPConnection, path: str, host: str = "localhost") -> tuple[int, str]:
+    """Send one GET; return status and body, or 0 and why there was no answer."""
+    try:
+        connection.request("GET", path, headers={"Host": host, "Connection": "close"})
+        answer = connection.getresponse()
+        return answer.status, answer.read(1 << 16).decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return 0, str(error) or type(error).__name__
+    finally:
+        connection.close()
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """Return the JSON object in a text; nothing where there is none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def live_release(root: Path) -> tuple[str, Path | None]:
+    """Return the slot that gets the public requests and the folder of its release; nothing where there is none."""
+    try:
+        slot = (root / "live").readlink().name
+        release = root / "releases" / (root / "slots" / slot / "release").readlink().name
+    except OSError:
+        return "", None
+    return (slot, release) if slot in SLOTS and release.is_dir() else ("", None)
+
+
+def unit(area: Area, shown: Mapping[str, str], name: str, slot: str, target: str) -> bool:
+    """Note what is wrong with a unit by its properties; tell whether it runs."""
+    service = f"{name}@{slot}.service"
+    repair, log = f"ansible-playbook site.yml {target}", f"on the host: journalctl -n 50 -t {name}-{slot}"
+    state = shown.get("ActiveState", "unknown")
+    reasons = {
+        "oom-kill": "it was killed for want of memory: raise memory_max in group_vars/<environment>/vars.yml",
+        "timeout": "it did not start in time",
+        "exit-code": f"it ended with {shown.get('ExecMainStatus', 'an error')}",
+        "signal": "it was killed",
+        "core-dump": "it crashed",
+    }
+    reason = reasons.get(shown.get("Result", ""), "")
+    if shown.get("UnitFileState", "").startswith("masked"):
+        area.add("service", f"{service} is masked, so nothing can start it", repair)
+    elif state == "active":
+        return True
+    elif reason:
+        area.add("service", f"{service} is {state}: {reason}", f"{log}; then: {repair}", follows=RESOURCES)
+    else:
+        area.add("service", f"{service} is {state}", repair, follows=RESOURCES)
+    return False
+
+
+def sockets(area: Area, name: str, slot: str, target: str) -> bool:
+    """Note what is wrong with a slot's socket; tell whether it can be connected to."""
+    path, repair = f"/run/{name}/{slot}.sock", f"ansible-playbook site.yml {target}"
+    state = properties(f"{name}@{slot}.socket", "ActiveState").get("ActiveState", "unknown")
+    try:
+        there = stat.S_ISSOCK(Path(path).stat().st_mode)
+    except OSError:
+        there = False
+    if there and state == "active":
+        return True
+    what = f"{name}@{slot}.socket is {state}" if state != "active" else f"its socket {path} is gone"
+    area.add("socket", f"the service runs, and {what}", repair)
+    return False
+
+
+def answers(area: Area, config: Mapping[str, Any], slot: str, release: str, target: str) -> None:
+    """Note what the release on the socket says of itself: its version and its health."""
+    path = f"{config['root']}/slots/{slot}/socket"
+    repair = f"ansible-playbook site.yml {target}"
+    status, body = get(UnixConnection(path), config["version_path"])
+    version = parsed(body)
+    answering = str(version.get("release", ""))
+    if status == 0:
+        command = f"on the host: journalctl -n 50 -t {config['name']}-{slot}; then: {repair}"
+        area.add("silent", f"the service runs, and does not answer on its socket: {body}", command, follows=RESOURCES)
+        return
+    if answering != release:
+        words = f"{answering or f'no release (HTTP {status})'} answers where {release} is live"
+        area.add("release", words, repair)
+        return
+    area.facts.update(schema=version.get("schema"), release_since=version.get("started_at"))
+    status, body = get(UnixConnection(path), config["ready_path"])
+    reason = str(parsed(body).get("reason") or body[:200])
+    area.facts["health"] = "ready" if status == 200 else reason or f"HTTP {status or 'nothing'}"
+    if status != 200:
+        words = f"{config['ready_path']} answers {status or 'nothing'}: {reason}"
+        log = f"on the host: journalctl -n 50 -t {config['name']}-{slot}"
+        area.add("health", words, log, follows=("database", *RESOURCES) if "database" in reason else RESOURCES)
+
+
+def examine(config: Mapping[str, Any], program: str, target: str) -> Area:
+    """Return what is wrong with the application, from its release to its answer.
+
+    Args:
+        config: what the release program was told (release.json).
+        program: path of the release program.
+        target: options for the next command, such as ``-l dev``.
+    """
+    area, name = Area("application"), str(config["name"])
+    slot, release = live_release(Path(config["root"]))
+    status = parsed(call(program, "status").out)
+    known: dict[str, Any] = next(
+        (one for one in status.get("releases", []) if release and one.get("id") == release.name), {}
+    )
+    area.facts = {
+        "release": release.name if release else "",
+        "slot": slot,
+        "commit": str(known.get("commit") or "")[:8],
+        "subject": str(known.get("subject") or ""),
+        "since": known.get("at"),
+        "running": status.get("running") or "",
+    }
+    if release is None:
+        return area.add("live", "no release is live", f"ansible-playbook playbooks/deploy.yml {target}")
+    shown = properties(f"{name}@{slot}.service", "ActiveState", "UnitFileState", "Result", "ExecMainStatus")
+    if unit(area, shown, name, slot, target) and sockets(area, name, slot, target):
+        answers(area, config, slot, release.name, target)
+    if not area.findings:
+        for problem in status.get("problems", []):
+            area.add("state", problem, f"ansible-playbook site.yml {target}", urgent=False)
+    area.checked = [f"release {release.name} in {slot}", "its service, socket and health"]
+    return area
