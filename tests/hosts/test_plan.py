@@ -96,7 +96,7 @@ def test_connections_that_do_not_fit_stop_a_release(here: World, converged: Conv
     before = here.status("dev1")["live"]
     here.sql("mysql", "SET GLOBAL wait_timeout = 200")
     try:
-        with here.edited(VALUES, lambda text: text.replace("database_pool_size: 5", "database_pool_size: 90")):
+        with here.edited(VALUES, lambda text: text.replace("database_pool_size: 3", "database_pool_size: 90")):
             refused = here.ansible("playbooks/deploy.yml", "-l", "dev1")
     finally:
         here.sql("mysql", "SET GLOBAL wait_timeout = DEFAULT")

@@ -468,7 +468,7 @@ def test_connections_that_do_not_fit_stop_it_before_the_database_is_touched(
     assert touched == [] and host.live is None
     assert host.state("r1")["state"] == "prepared"
     host.activate(order, Course(), program.SchemaChange(migrate=True, workers=1))
-    assert touched == ["r1"] and host.live.release == "r1"
+    assert (touched, host.status()["live"]) == (["r1"], "r1")
 
 
 def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
