@@ -1,0 +1,97 @@
+"""All that the roles manage is damaged by hand: drift.yml names it, site.yml repairs it, and nothing is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.hosts.conftest import PROD, Converged, Summary
+from tests.hosts.mutations import BY_HAND, ROUNDS, Mutation, managed, of_files, state_of
+from tests.hosts.world import UNPROVEN, Run, World
+
+pytestmark = pytest.mark.lab
+DRIFT = 3
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMineMineMineMineMineMineMineMineMineMineMine ada"
+LOGINS = ("-e", json.dumps({"login_accounts": [{"name": "ada", "keys": [KEY], "sudo": True}]}))
+TOGETHER = ("-l", "prod", *LOGINS, *UNPROVEN)
+
+
+@pytest.fixture
+def with_a_login(here: World, converged: Converged) -> Iterator[None]:
+    """Give prod a login account, and take it away again."""
+    try:
+        here.ansible("site.yml", *TOGETHER).succeeded()
+        yield
+    finally:
+        here.ansible("site.yml", "-l", "prod", *UNPROVEN)
+        for host in PROD:
+            here.shell(
+                host, "userdel --remove ada; rm -rf /root/aside-*; apt-mark unhold default-mysql-client", check=False
+            )
+
+
+def look(here: World, *extra: str) -> tuple[Run, list[dict[str, Any]]]:
+    """Run drift.yml and return what it said, and its records."""
+    report = here.root / ".drift.json"
+    run = here.ansible("playbooks/drift.yml", *TOGETHER, *extra, "-e", f"drift_json={report}")
+    return run, json.loads(report.read_text())["drift"] if report.exists() else []
+
+
+def states(here: World, host: str, paths: list[str]) -> list[str]:
+    """Return what stands at each path."""
+    return here.shell(host, "; echo @@; ".join(state_of(path) for path in paths)).split("@@\n")
+
+
+def do(here: World, host: str, mutations: list[Mutation]) -> None:
+    """Damage a host; every script must have worked."""
+    scripts = [f"(set -e; {one.script}) >/dev/null || echo 'did not work: {one.what} {one.kind}'" for one in mutations]
+    said = here.shell(host, "\n".join(script for script in scripts), check=False)
+    assert "did not work" not in said, said
+    for one in mutations:
+        if one.sql:
+            here.sql("nba_prod", one.sql)
+
+
+def names(mutation: Mutation, host: str, records: list[dict[str, Any]]) -> bool:
+    """Tell whether a record names what was damaged."""
+    return any(
+        record["host"] == host
+        and (mutation.what in record["resource"] or mutation.what == record["task"])
+        and mutation.task in record["task"]
+        for record in records
+    )
+
+
+def test_everything_that_people_change_is_named_and_repaired(here: World, with_a_login: None, summary: Summary) -> None:
+    poetry = here.shell("prod1", "ls -d /opt/poetry-*").strip()
+    paths = [path for path, _ in managed(poetry)]
+    run, records = look(here)
+    assert (run.code, records) == (0, []), run.output[-3000:]
+    total, missed, left = 0, [], []
+    for number in range(ROUNDS):
+        before = {host: states(here, host, paths) for host in PROD}
+        damaged = {host: [*BY_HAND[index, number], *of_files(poetry, index, number)] for index, host in enumerate(PROD)}
+        for host in PROD:
+            do(here, host, damaged[host])
+        hurt = {host: states(here, host, paths) for host in PROD}
+        run, records = look(here)
+        assert run.code == DRIFT, run.output[-6000:]
+        assert {host: states(here, host, paths) for host in PROD} == hurt, "drift.yml changed something"
+        here.ansible("site.yml", *TOGETHER).succeeded()
+        again = here.ansible("site.yml", *TOGETHER).succeeded()
+        assert again.changed() == dict.fromkeys(PROD, 0), again.output[-6000:]
+        for host in PROD:
+            after = dict(zip(paths, zip(before[host], states(here, host, paths), strict=True), strict=True))
+            for one in damaged[host]:
+                total += 1
+                where = f"round {number + 1}, {host}: {one.what} ({one.kind})"
+                missed += [] if names(one, host, records) else [where]
+                was, now = after.get(one.what, ("", ""))
+                script = f"({one.restored}) >/dev/null 2>&1 && echo well"
+                mended = was == now and here.shell(host, script, check=False).endswith("well\n")
+                left += [] if mended else [f"{where}: {was} -> {now}"]
+    summary("what people change by hand", f"{total - len(missed)} of {total} caught, {total - len(left)} repaired")
+    assert not missed and not left, "\n".join(["not named:", *missed, "not repaired:", *left])
