@@ -145,10 +145,11 @@ def added(path: str, text: str = "# by hand", mode: str = "0644", what: str = ""
     return Mutation(what or path, "added", script, f"test ! -e '{path}'")
 
 
-def package(name: str, kind: str = "removed") -> Mutation:
-    """Return a package that somebody removed."""
+def package(name: str, task: str) -> Mutation:
+    """Return a package that somebody removed, and the task that notices it."""
     gone = f"DEBIAN_FRONTEND=noninteractive apt-get remove -y -q {name}"
-    return Mutation(name, kind, gone, f"dpkg-query -W -f '${{db:Status-Status}}' {name} | grep -qx installed")
+    there = f"dpkg-query -W -f '${{db:Status-Status}}' {name} | grep -qx installed"
+    return Mutation(name, "removed", gone, there, task)
 
 
 # A package of a lower version than the one that is there, without files, made on the host.
@@ -191,7 +192,7 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         Mutation("nba", "groups", "usermod -aG adm nba", "! id -nG nba | grep -qw adm", "service account"),
         Mutation("the group nba has members", "member added", "usermod -aG nba games", "! id -nG games | grep -qw nba"),
         Mutation("ada", "groups", "usermod -aG adm ada", "! id -nG ada | grep -qw adm", "login accounts"),
-        package("default-mysql-client"),
+        package("default-mysql-client", "Install the MySQL client"),
         added("/etc/nginx/snippets/mine.conf"), added("/etc/nginx/modules-enabled/99-mine.conf"),
         added("/etc/systemd/journald.conf.d/99-mine.conf", "[Journal]"),
         added("/home/ada/.ssh/authorized_keys2", "ssh-ed25519 AAAA mine"),
@@ -200,14 +201,15 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         added("/srv/nba/releases/copy/note", what="copy is no release"),
     ],
     (0, 1): [
-        Mutation("nginx", "masked", "systemctl mask nginx", "! systemctl is-enabled nginx | grep -q masked"),
+        Mutation("nginx", "masked", "systemctl mask nginx", "! systemctl is-enabled nginx | grep -q masked",
+                 "Run nginx"),
         Mutation("/etc/systemd/system/nba@", "masked", f"systemctl mask nba@{SLOT}.service", RUNS),
         Mutation("the virtual environment of", "venv file deleted",
                  f"rm $(ls {LIVE}/release/.venv/lib/python3*/site-packages/fastapi/applications.py)", WELL),
         Mutation("systemd-journald.service is older", "process older than its files",
                  "touch /etc/systemd/journald.conf.d"),
         Mutation("nba-migrate", "shell", "usermod -s /bin/sh nba-migrate",
-                 "getent passwd nba-migrate | grep -q nologin"),
+                 "getent passwd nba-migrate | grep -q nologin", "migration account"),
         Mutation("/home/ada/.ssh/authorized_keys", "key added",
                  "echo ssh-ed25519 AAAA me >>/home/ada/.ssh/authorized_keys",
                  "! grep -q AAAA.me /home/ada/.ssh/authorized_keys"),
@@ -226,7 +228,8 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         Mutation("added.py was added", "release file added", f"echo >{LIVE}/release/nba/added.py",
                  f"test ! -e {LIVE}/release/nba/added.py"),
         Mutation("default-mysql-client is 0.1", "downgraded", TAKEN_BACK,
-                 "test $(dpkg-query -W -f '${Version}' default-mysql-client) = $(cat /root/version)"),
+                 "test $(dpkg-query -W -f '${Version}' default-mysql-client) = $(cat /root/version)",
+                 "See that no package"),
         Mutation("nginx.service is older", "process older than its files", "touch /etc/nginx/mime.types"),
         added("/etc/systemd/system/nginx.service.d/mine.conf", "[Service]\nNice=5", what="nginx.service.d"),
         added("/run/systemd/system/nba@blue.service.d/mine.conf", "[Service]\nNice=5", what="nba@blue.service.d"),
@@ -239,7 +242,10 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         Mutation("nginx.service is older", "process older than its files", "touch /etc/nginx/mime.types"),
     ],
     (1, 2): [
-        package("nginx"), package("systemd-timesyncd"), package("python3-venv"), package("python3-pymysql"),
+        package("nginx", "Install nginx"),
+        package("systemd-timesyncd", "Install the base packages"),
+        package("python3-venv", "Install Python"),
+        package("python3-pymysql", "Install the MySQL client"),
         added("/etc/sudoers.d/98-mine", mode="0440"),
     ],
 }  # fmt: skip
