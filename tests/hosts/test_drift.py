@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -65,33 +66,49 @@ def names(mutation: Mutation, host: str, records: list[dict[str, Any]]) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How many things were damaged in a round, those that were not named, and those that were not repaired."""
+
+    total: int
+    missed: list[str]
+    left: list[str]
+
+
+def one_round(here: World, number: int, poetry: str) -> Outcome:
+    """Damage both hosts, look, repair, and see that nothing is left to do."""
+    paths = [path for path, _ in managed(poetry)]
+    before = {host: states(here, host, paths) for host in PROD}
+    damaged = {host: [*BY_HAND[index, number], *of_files(poetry, index, number)] for index, host in enumerate(PROD)}
+    for host in PROD:
+        do(here, host, damaged[host])
+    hurt = {host: states(here, host, paths) for host in PROD}
+    run, records = look(here)
+    assert run.code == DRIFT, run.output[-6000:]
+    assert {host: states(here, host, paths) for host in PROD} == hurt, "drift.yml changed something"
+    here.ansible("site.yml", *TOGETHER).succeeded()
+    again = here.ansible("site.yml", *TOGETHER).succeeded()
+    assert again.changed() == dict.fromkeys(PROD, 0), again.output[-6000:]
+    missed, left = [], []
+    for host in PROD:
+        after = dict(zip(paths, zip(before[host], states(here, host, paths), strict=True), strict=True))
+        scripts = [f"({one.restored}) >/dev/null 2>&1 && echo well || echo bad" for one in damaged[host]]
+        well = here.shell(host, "\n".join(scripts)).split()
+        for one, said in zip(damaged[host], well, strict=True):
+            where = f"round {number + 1}, {host}: {one.what} ({one.kind})"
+            was, now = after.get(one.what, ("", ""))
+            missed += [] if names(one, host, records) else [where]
+            left += [] if was == now and said == "well" else [f"{where}: {was} -> {now}"]
+    return Outcome(sum(map(len, damaged.values())), missed, left)
+
+
 def test_everything_that_people_change_is_named_and_repaired(here: World, with_a_login: None, summary: Summary) -> None:
     poetry = here.shell("prod1", "ls -d /opt/poetry-*").strip()
-    paths = [path for path, _ in managed(poetry)]
     run, records = look(here)
     assert (run.code, records) == (0, []), run.output[-3000:]
-    total, missed, left = 0, [], []
-    for number in range(ROUNDS):
-        before = {host: states(here, host, paths) for host in PROD}
-        damaged = {host: [*BY_HAND[index, number], *of_files(poetry, index, number)] for index, host in enumerate(PROD)}
-        for host in PROD:
-            do(here, host, damaged[host])
-        hurt = {host: states(here, host, paths) for host in PROD}
-        run, records = look(here)
-        assert run.code == DRIFT, run.output[-6000:]
-        assert {host: states(here, host, paths) for host in PROD} == hurt, "drift.yml changed something"
-        here.ansible("site.yml", *TOGETHER).succeeded()
-        again = here.ansible("site.yml", *TOGETHER).succeeded()
-        assert again.changed() == dict.fromkeys(PROD, 0), again.output[-6000:]
-        for host in PROD:
-            after = dict(zip(paths, zip(before[host], states(here, host, paths), strict=True), strict=True))
-            for one in damaged[host]:
-                total += 1
-                where = f"round {number + 1}, {host}: {one.what} ({one.kind})"
-                missed += [] if names(one, host, records) else [where]
-                was, now = after.get(one.what, ("", ""))
-                script = f"({one.restored}) >/dev/null 2>&1 && echo well"
-                mended = was == now and here.shell(host, script, check=False).endswith("well\n")
-                left += [] if mended else [f"{where}: {was} -> {now}"]
+    rounds = [one_round(here, number, poetry) for number in range(ROUNDS)]
+    total = sum(one.total for one in rounds)
+    missed = [line for one in rounds for line in one.missed]
+    left = [line for one in rounds for line in one.left]
     summary("what people change by hand", f"{total - len(missed)} of {total} caught, {total - len(left)} repaired")
     assert not missed and not left, "\n".join(["not named:", *missed, "not repaired:", *left])
