@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.hosts.conftest import PROD, Converged, Summary
-from tests.hosts.mutations import BY_HAND, ROUNDS, Mutation, managed, of_files, state_of
+from tests.hosts.mutations import BY_HAND, ROUNDS, STATES, Mutation, managed, of_files
 from tests.hosts.world import UNPROVEN, Run, World
 
 pytestmark = pytest.mark.lab
@@ -41,9 +41,10 @@ def look(here: World, *extra: str) -> tuple[Run, list[dict[str, Any]]]:
     return run, json.loads(report.read_text())["drift"] if report.exists() else []
 
 
-def states(here: World, host: str, paths: list[str]) -> list[str]:
+def states(here: World, host: str, paths: list[str]) -> dict[str, Any]:
     """Return what stands at each path."""
-    return here.shell(host, "; echo @@; ".join(state_of(path) for path in paths)).split("@@\n")
+    found: dict[str, Any] = json.loads(here.execute(host, "python3", "-c", STATES, *paths))
+    return found
 
 
 def do(here: World, host: str, mutations: list[Mutation]) -> None:
@@ -89,14 +90,15 @@ def one_round(here: World, number: int, poetry: str) -> Outcome:
     here.ansible("site.yml", *TOGETHER).succeeded()
     again = here.ansible("site.yml", *TOGETHER).succeeded()
     assert again.changed() == dict.fromkeys(PROD, 0), again.output[-6000:]
-    missed, left = [], []
+    missed: list[str] = []
+    left: list[str] = []
     for host in PROD:
-        after = dict(zip(paths, zip(before[host], states(here, host, paths), strict=True), strict=True))
+        after = states(here, host, paths)
         scripts = [f"({one.restored}) >/dev/null 2>&1 && echo well || echo bad" for one in damaged[host]]
         well = here.shell(host, "\n".join(scripts)).split()
         for one, said in zip(damaged[host], well, strict=True):
             where = f"round {number + 1}, {host}: {one.what} ({one.kind})"
-            was, now = after.get(one.what, ("", ""))
+            was, now = before[host].get(one.what), after.get(one.what)
             missed += [] if names(one, host, records) else [where]
             left += [] if was == now and said == "well" else [f"{where}: {was} -> {now}"]
     return Outcome(sum(map(len, damaged.values())), missed, left)
