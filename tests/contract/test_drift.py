@@ -40,6 +40,7 @@ NOT_DAMAGED = {
     "Use the swap file": "a container has no swap of its own",
     "Look whether Poetry is as it was installed": "it looks, and the task after it acts",
     "Ask the host for its backups": "it looks",
+    "Read the units": "follows from the task before it",
 }
 MUTATIONS = [mutation for mutations in BY_HAND.values() for mutation in mutations]
 

@@ -191,7 +191,7 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         Mutation("Create the account nba_prod", "grant revoked", "", sql="REVOKE DELETE ON nba_prod.* FROM nba_prod"),
         Mutation("Create the account nba_prod_migrate", "grant added", "",
                  sql="GRANT PROCESS ON *.* TO nba_prod_migrate"),
-        Mutation("install", "Poetry's venv edited", f"echo '# by hand' >>$(ls {POETRY}/poetry/__main__.py)",
+        Mutation("install", "Poetry edited", f"echo '# by hand' >>$(ls {POETRY}/poetry/__main__.py)",
                  f"! grep 'by hand' {POETRY}/poetry/__main__.py", "Install Poetry in"),
         added("/etc/nginx/conf.d/mine.conf"), added("/etc/nginx/sites-enabled/mine"),
         added("/etc/sudoers.d/99-mine", mode="0440"), added("/etc/cron.d/mine"), added("/srv/nba/notes.txt"),

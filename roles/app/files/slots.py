@@ -82,12 +82,6 @@ def ask(connection: http.client.HTTPConnection, path: str, host: str = "localhos
         connection.close()
 
 
-def shown(unit: str, *properties: str) -> dict[str, str]:
-    """Return properties of a unit as systemd has them."""
-    out = run("systemctl", "show", unit, "--property", ",".join(properties)).stdout
-    return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
-
-
 @dataclass
 class Slot:
     """One of the two places that a release can run in."""
@@ -120,11 +114,8 @@ class Slot:
 
     def show(self, *properties: str) -> dict[str, str]:
         """Return properties of the service as systemd has them."""
-        return shown(self.service, *properties)
-
-    def show_socket(self, *properties: str) -> dict[str, str]:
-        """Return properties of the socket as systemd has them."""
-        return shown(self.socket_unit, *properties)
+        out = run("systemctl", "show", self.service, "--property", ",".join(properties)).stdout
+        return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
 
     def ask(self, path: str, timeout: float = 5) -> tuple[int, str]:
         """Send one GET through the slot's socket."""
