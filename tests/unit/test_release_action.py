@@ -134,7 +134,6 @@ def test_a_preview_goes_on_where_the_program_is_what_would_be_mended(monkeypatch
     assert host.run(command=["status"], bare={"live": ""})["failed"] is True
 
 
-
 def test_a_file_is_sent_first_and_removed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch)
     host.run(command=["prepare", "r1"], upload="/cache/0f.tar")
