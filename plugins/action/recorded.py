@@ -18,8 +18,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     Returns ``records``, a list in the order of the run, over all hosts. Each has
 
     - ``kind``: ``change``, ``failed`` or ``unreachable``;
-    - ``host``, ``role`` (empty outside of one), ``task``, ``module``, and whether it is a ``handler``;
-    - ``resource``: the path, package, unit, account or item; empty where the task hides it (``no_log``);
+    - ``host``, ``role`` (empty outside of one), ``file`` (the task file's name), ``task``, ``module``;
+    - ``handler``: whether it is one, and only follows from another;
+    - ``resource``: the path, package, unit, account or item, or a problem in words; empty where the task hides it
+      (``no_log``);
     - ``text``: the diff, or the words of a failure; secrets are masked, and hidden or ``diff: false`` tasks have none.
     """
 

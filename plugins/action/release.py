@@ -67,12 +67,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._remove_tmp_path(self._connection._shell.tmpdir)
         if done["rc"] == NO_SUCH_PROGRAM and "bare" in arguments:
             return {**result, "changed": False, **arguments["bare"]}
+        if done["rc"] != 0 and self._task.check_mode and "bare" in arguments:
+            # Its files were changed, and the run without --check would mend them first.
+            words = f"cannot be asked: {(done['stderr'] or done['stdout']).strip()}"
+            bare = dict(arguments["bare"])
+            return {**result, **bare, "changed": True, "unasked": True, "problems": [words]}
         if done["rc"] != 0:
             words = (done["stderr"] or done["stdout"]).strip()
             result.update(failed=not together, rc=done["rc"], msg=words, refused=words)
         answer = self._answer(done["stdout"])
         self._keep(answer, str(arguments.get("receipts", "")), str((task_vars or {}).get("inventory_hostname", "")))
-        return {"changed": not reads, **answer, **result}
+        # What is wrong with what is live would be mended: a preview counts that as a change.
+        mended = self._task.check_mode and bool(answer.get("problems"))
+        return {"changed": not reads or mended, **answer, **result}
 
     def _execute(self, command: list[str], arguments: dict[str, Any]) -> dict[str, Any]:
         if upload := str(arguments.get("upload") or ""):

@@ -71,6 +71,9 @@ def resources(result: Mapping[str, Any], arguments: Mapping[str, Any], label: st
     """Yield name and diff of each thing that a task would change; for packages, what apt says it would do."""
     found = result.get("diff") or []
     diffs = [diff for diff in ([found] if isinstance(found, Mapping) else found) if diff]
+    if problems := result.get("problems"):
+        yield from ((str(problem), "") for problem in problems)
+        return
     if paths := result.get("changed_paths"):
         by_path = {str(diff.get("before_header")): unified(diff) for diff in diffs}
         yield from ((str(path), by_path.get(str(path), "")) for path in paths)
@@ -147,6 +150,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             "kind": kind,
             "host": host.name,
             "role": task._role.get_name() if task._role else "",
+            "file": Path(str(task.get_path()).rpartition(":")[0]).name,
             "task": task.name,
             "handler": isinstance(task, Handler),
             "module": task.action,

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import array
 import errno
+import fcntl
+import fnmatch
 import grp
 import os
 import pwd
 import shutil
 import stat
+import subprocess
 import tempfile
 import time
 from typing import Any, NoReturn
@@ -25,7 +29,7 @@ description:
   - A file is written aside and renamed, so it is whole or not there. When C(validate) fails, everything that this call
     changed is put back.
   - Whatever stands in the way (a directory where a file belongs, a foreign entry in a purged directory) is moved
-    to C(/var/backups/waffle-iron), never deleted.
+    to C(/var/backups/waffle-iron), never deleted. Immutable bits and access control lists are taken off.
   - Pass secrets under C(no_log), as in any other module.
 options:
   entries:
@@ -38,14 +42,30 @@ options:
       state: {type: str, choices: [file, directory, link, absent], default: file, description: What it must be.}
       content: {type: str, description: The whole content of a file.}
       target: {type: str, description: What a link points to.}
-      owner: {type: str, default: root, description: Name of the owner.}
-      group: {type: str, default: root, description: Name of the group.}
+      owner: {type: str, default: root, description: Name or number of the owner.}
+      group: {type: str, default: root, description: Name or number of the group.}
       mode: {type: str, description: "Octal, quoted; default 0644 for files and 0755 for directories."}
   purge:
-    description: Directories that hold nothing but what C(entries) name in them.
+    description: Directories that hold nothing but what C(entries) name in them, or below.
     type: list
     elements: path
     default: []
+  keep:
+    description: Paths in purged directories that stay, with the wildcards of a shell.
+    type: list
+    elements: str
+    default: []
+  keep_packaged:
+    description: Whether that which a package brought stays in purged directories; so does a link to such a file.
+    type: bool
+    default: false
+  readers:
+    description:
+      - Services, and the folder that each reads when it starts or reloads. One whose processes are older than something
+        in its folder counts as a change, C(<service> is older than <folder>), so that handlers reload it. That is how a
+        file is told which somebody mended by hand and nobody reloaded.
+    type: dict
+    default: {}
   validate:
     description: A command, run without a shell after something changed. If it fails, the changes are undone.
     type: list
@@ -71,6 +91,9 @@ changed_paths:
 """
 
 BACKUP_ROOT = "/var/backups/waffle-iron"
+# From linux/fs.h: to read and set a file's flags, and the two that keep root from changing it.
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FROZEN = 0x80086601, 0x40086602, 0x10 | 0x20
+ACCESS_LISTS = ("system.posix_acl_access", "system.posix_acl_default")
 DEFAULT_MODE = {"file": "0644", "directory": "0755"}
 
 
@@ -102,10 +125,98 @@ def describe(path: str) -> dict[str, Any]:
     if kind in ("file", "directory"):
         status = os.lstat(path)
         state.update(uid=status.st_uid, gid=status.st_gid, mode=stat.S_IMODE(status.st_mode))
+        state.update(frozen=bool(flags_of(path) & FROZEN), lists=access_lists(path))
     if kind == "file":
         with open(path, "rb") as stream:
             state["content"] = stream.read()
     return state
+
+
+def flags_of(path: str, wanted: int | None = None) -> int:
+    """Return the flags of a file (``lsattr`` shows them), after setting them where ``wanted`` is given."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        flags = array.array("l", [0])
+        fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, flags)
+        if wanted is not None:
+            flags[0] = wanted
+            fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, flags)
+        return int(flags[0])
+    except OSError as error:
+        if wanted is None and error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            return 0  # a filesystem without flags
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def thaw(path: str) -> None:
+    """Take off what keeps root from changing a file or directory; that which is not there needs nothing."""
+    if kind_of(path) in ("file", "directory"):
+        flags = flags_of(path)
+        if flags & FROZEN:
+            flags_of(path, flags & ~FROZEN)
+
+
+def access_lists(path: str) -> list[str]:
+    """Return the access control lists that a file has beside its mode."""
+    try:
+        return [name for name in ACCESS_LISTS if name in os.listxattr(path, follow_symlinks=False)]
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return []
+        raise
+
+
+def packaged(paths: list[str]) -> set[str]:
+    """Return those of ``paths`` that a package brought, or that are links to something that one did."""
+    if not paths or not shutil.which("dpkg-query"):
+        return set()
+    done = subprocess.run(
+        ["dpkg-query", "--search", *{name for path in paths for name in (path, os.path.realpath(path))}],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True, check=False,
+    )  # fmt: skip
+    known = {line.partition(": ")[2] for line in done.stdout.splitlines()}
+    return {path for path in paths if path in known or os.path.realpath(path) in known}
+
+
+def started(process: str) -> float:
+    """Return when a process began, in seconds since 1970."""
+    with open(f"/proc/{process}/stat") as stream:
+        ticks = int(stream.read().rpartition(")")[2].split()[19])
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def reading_since(service: str) -> float | None:
+    """Return when the processes of a service read their files: the oldest worker's start, or the service's own.
+
+    A worker that only finishes its last requests does not count. None where the service does not run.
+    """
+    shown = subprocess.run(
+        ["systemctl", "show", "--property=MainPID", "--value", service],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True, check=False,
+    ).stdout.strip()  # fmt: skip
+    if shown in ("", "0"):
+        return None
+    try:
+        with open(f"/proc/{shown}/task/{shown}/children") as stream:
+            workers = stream.read().split()
+        lines = {}
+        for worker in workers:
+            with open(f"/proc/{worker}/cmdline") as stream:
+                lines[worker] = stream.read()
+        serving = [worker for worker, line in lines.items() if "worker process" in line and "shutting down" not in line]
+        return min(started(process) for process in serving or [shown])
+    except (FileNotFoundError, ProcessLookupError):
+        return None  # it ended while this looked
+
+
+def newest_change(folder: str) -> float:
+    """Return when something in or below a folder last changed, in seconds since 1970; 0 where there is no folder."""
+    times = [os.lstat(folder).st_ctime] if kind_of(folder) == "directory" else []
+    for place, folders, files in os.walk(folder):
+        times += [os.lstat(os.path.join(place, name)).st_ctime for name in (*folders, *files)]
+    return max(times, default=0)
 
 
 class Tree:
@@ -132,18 +243,31 @@ class Tree:
         self._undo.append((path, before, aside))
         self._write(path, wanted)
 
-    def purge(self, directory: str, kept: set[str]) -> None:
-        """Move away what ``directory`` holds beside ``kept`` (absolute paths)."""
+    def purge(self, directory: str, kept: set[str], patterns: list[str], keep_packaged: bool) -> None:
+        """Move away what ``directory`` holds beside ``kept`` (absolute paths), those above them, and ``patterns``."""
         if kind_of(directory) != "directory":
             return
-        for name in sorted(os.listdir(directory)):
-            path = os.path.join(directory, name)
-            if path in kept:
+        places = [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
+        foreign = [
+            path
+            for path in places
+            if not any(known == path or known.startswith(path + "/") for known in kept)
+            and not any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+        ]
+        of_packages = packaged(foreign) if keep_packaged else set()
+        for path in foreign:
+            if path in of_packages or path in self.changed:
                 continue
             before = describe(path)
             self._note(path, before, {"kind": "absent"})
             if not self.check_mode:
                 self._undo.append((path, before, self._set_aside(path)))
+
+    def compare_reader(self, service: str, folder: str) -> None:
+        """Note a service whose processes are older than something in the folder that it reads."""
+        since = reading_since(service)
+        if since is not None and newest_change(folder) > since:
+            self.changed.append(f"{service} is older than {folder}")
 
     def undo(self) -> None:
         """Put back everything that was changed, last change first."""
@@ -167,11 +291,14 @@ class Tree:
             wanted["mode"] = int(entry["mode"] or DEFAULT_MODE[kind], 8)
             wanted["uid"] = self._id(entry, "owner", lambda name: pwd.getpwnam(name).pw_uid)
             wanted["gid"] = self._id(entry, "group", lambda name: grp.getgrnam(name).gr_gid)
+            wanted.update(frozen=False, lists=[])
         if kind == "file":
             wanted["content"] = entry["content"].encode()
         return wanted
 
     def _id(self, entry: dict[str, Any], key: str, look_up: Any) -> int | None:
+        if entry[key].isdecimal():
+            return int(entry[key])
         try:
             return int(look_up(entry[key]))
         except KeyError:
@@ -188,14 +315,22 @@ class Tree:
         while kind_of(aside) != "absent":
             number += 1
             aside = f"{aside.rsplit('~', 1)[0]}~{number}"
+        thaw(os.path.dirname(path))
+        thaw(path)
         shutil.move(path, aside)
         return aside
 
     def _write(self, path: str, wanted: dict[str, Any]) -> None:
         kind = wanted["kind"]
+        if kind != "absent":
+            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+            thaw(os.path.dirname(path))
+            thaw(path)
         if kind == "directory":
             if kind_of(path) == "absent":
                 os.mkdir(path, 0o700)
+            for name in access_lists(path):
+                os.removexattr(path, name)
             os.chown(path, wanted["uid"], wanted["gid"])
             os.chmod(path, wanted["mode"])
         elif kind == "absent":
@@ -240,8 +375,11 @@ def render(state: dict[str, Any]) -> str:
     if state["kind"] == "link":
         return f"link to {state.get('target')}\n"
     mode: int | None = state.get("mode")
+    extras = (" immutable" if state.get("frozen") else "") + "".join(f" {name}" for name in state.get("lists", ()))
     head: str = (
-        f"{state['kind']} mode={mode:04o} uid={state.get('uid')} gid={state.get('gid')}\n" if mode is not None else ""
+        f"{state['kind']} mode={mode:04o} uid={state.get('uid')} gid={state.get('gid')}{extras}\n"
+        if mode is not None
+        else ""
     )
     content: bytes = state.get("content", b"")
     return head + content.decode(errors="replace")
@@ -275,6 +413,9 @@ def main() -> None:
                 "required_if": [("state", "file", ["content"]), ("state", "link", ["target"])],
             },
             "purge": {"type": "list", "elements": "path", "default": []},
+            "keep": {"type": "list", "elements": "str", "default": []},
+            "keep_packaged": {"type": "bool", "default": False},
+            "readers": {"type": "dict", "default": {}},
             "validate": {"type": "list", "elements": "str"},
         },
         supports_check_mode=True,
@@ -285,7 +426,9 @@ def main() -> None:
             tree.apply(item)
         kept = {item["path"] for item in module.params["entries"] if item["state"] != "absent"}
         for directory in module.params["purge"]:
-            tree.purge(directory, kept)
+            tree.purge(directory, kept, module.params["keep"], module.params["keep_packaged"])
+        for service, folder in module.params["readers"].items():
+            tree.compare_reader(service, folder)
     except (Conflict, OSError, ValueError) as error:
         fail(module, tree, f"nothing was changed: {error}")
     if tree.changed and module.params["validate"] and not module.check_mode:

@@ -17,6 +17,7 @@ from tests.hosts.world import CHECKOUT, Run, World, await_true, world
 PROD = ("prod1", "prod2")
 RESULTS = CHECKOUT / ".results/probe.jsonl"
 REPORTS = pytest.StashKey[list[Report]]()
+SUMMARIES = pytest.StashKey[dict[str, str]]()
 
 
 @pytest.fixture(scope="session")
@@ -124,9 +125,19 @@ def probe_prod(here: World, reports: list[Report], case: str, lossy: bool = Fals
     assert lossy or not failed, f"{found}: {failed[:5]}"
 
 
+Summary = Callable[[str, str], None]
+
+
+@pytest.fixture
+def summary(request: pytest.FixtureRequest) -> Summary:
+    """Return ``summary(what, result)``: a line that the end of the run shows."""
+    return request.config.stash[SUMMARIES].__setitem__
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Begin with no reports."""
     config.stash[REPORTS] = []
+    config.stash[SUMMARIES] = {}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -135,3 +146,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("requests while releases were switched and faults happened")
         for line in table(reports):
             terminalreporter.write_line(line)
+    for what, result in config.stash[SUMMARIES].items():
+        terminalreporter.section(what)
+        terminalreporter.write_line(result)

@@ -8,7 +8,10 @@ import grp
 import json
 import os
 import pwd
+import shutil
+import struct
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -264,3 +267,83 @@ def test_a_new_file_has_an_empty_before(root: Path, capsys: pytest.CaptureFixtur
     diff = call(capsys, entry(root / "file", "new\n"), check=True)["diff"][0]
     assert diff["before"] == ""
     assert diff["after"].endswith("\nnew\n")
+
+
+def test_an_immutable_file_is_found_and_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "file").write_text("text")
+    (root / "file").chmod(0o644)
+    try:
+        managed_files.flags_of(str(root / "file"), managed_files.flags_of(str(root / "file")) | 0x10)
+        managed_files.flags_of(str(root), managed_files.flags_of(str(root)) | 0x10)
+    except OSError as error:
+        pytest.skip(f"this filesystem, or this account, has no such bit: {error}")
+    try:
+        found = call(capsys, entry(root / "file", "text"), check=True)
+        assert found["changed"] and "immutable" in found["diff"][0]["before"]
+        assert call(capsys, entry(root / "file", "other"))["changed"]
+        assert (root / "file").read_text() == "other"
+        assert not call(capsys, entry(root / "file", "other"))["changed"]
+    finally:
+        for path in (root / "file", root):
+            managed_files.thaw(str(path))
+
+
+def test_an_access_list_is_found_and_removed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "d").mkdir(mode=0o755)
+    entries = ((1, 7, -1), (2, 7, 4711), (4, 5, -1), (16, 7, -1), (32, 5, -1))
+    listed = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", tag, mode, who & 0xFFFFFFFF) for tag, mode, who in entries
+    )
+    try:
+        os.setxattr(root / "d", "system.posix_acl_access", listed)
+    except OSError as error:
+        pytest.skip(f"this filesystem has no access lists: {error}")
+    assert call(capsys, entry(root / "d", state="directory"))["changed"]
+    assert os.listxattr(root / "d") == []
+    assert not call(capsys, entry(root / "d", state="directory"))["changed"]
+
+
+def test_missing_folders_above_are_made(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, entry(root / "a/b/file", "text"))["changed"]
+    assert (root / "a/b/file").read_text() == "text"
+
+
+def test_a_purge_keeps_what_was_asked_for(
+    root: Path, backups: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ours", "kept-1", "packaged", "foreign"):
+        (root / name).write_text(name)
+    (root / "above").mkdir()
+    monkeypatch.setattr(managed_files, "packaged", lambda paths: {str(root / "packaged")})
+    options = {"purge": [str(root)], "keep": [str(root / "kept-*")]}
+    known = [entry(root / "ours", "ours", mode="0644"), entry(root / "above/below", "text")]
+    found = call(capsys, *known, **options, keep_packaged=True, check=True)
+    assert str(root / "foreign") in found["changed_paths"] and str(root / "packaged") not in found["changed_paths"]
+    call(capsys, *known, **options, keep_packaged=True)
+    assert {path.name for path in root.iterdir()} == {"ours", "kept-1", "packaged", "above"}
+    call(capsys, *known, **options)
+    assert {path.name for path in root.iterdir()} == {"ours", "kept-1", "above"}
+
+
+def test_what_a_package_brought_is_known_also_behind_a_link(root: Path) -> None:
+    if not shutil.which("dpkg-query"):
+        pytest.skip("no dpkg here")
+    (root / "link").symlink_to("/usr/bin/dpkg")
+    (root / "mine").touch()
+    assert managed_files.packaged([str(root / "link"), str(root / "mine")]) == {str(root / "link")}
+
+
+def test_a_service_that_is_older_than_its_files_is_a_change(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since = managed_files.started(str(os.getpid()))
+    assert time.time() - 3600 < since < time.time()
+    monkeypatch.setattr(managed_files, "reading_since", lambda service: since)
+    (root / "file").write_text("text")
+    (root / "file").chmod(0o644)
+    found = call(capsys, entry(root / "file", "text"), readers={"x.service": str(root)})
+    assert found["changed_paths"] == [f"x.service is older than {root}"]
+    monkeypatch.setattr(managed_files, "reading_since", lambda service: time.time() + 1)
+    assert not call(capsys, entry(root / "file", "text"), readers={"x.service": str(root)})["changed"]
+    monkeypatch.setattr(managed_files, "reading_since", lambda service: None)
+    assert not call(capsys, entry(root / "file", "text"), readers={"x.service": str(root)})["changed"]

@@ -151,14 +151,14 @@ def host(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return program.Host(program.Config.load())
 
 
-def put(host: Any, name: str, venv: str = "", **state: Any) -> Path:
+def put(host: Any, name: str, venv: str = "venv", **state: Any) -> Path:
     """Make a finished release."""
     folder: Path = host.folder(name)
     folder.mkdir()
     (folder / ".env").write_text("A=1\n")
-    if venv:
-        (host.config.root / "venvs" / venv).mkdir(exist_ok=True)
-        (folder / ".venv").symlink_to(host.config.root / "venvs" / venv)
+    (host.config.root / "venvs" / venv).mkdir(exist_ok=True)
+    (host.config.root / "venvs" / venv / ".complete").touch()
+    (folder / ".venv").symlink_to(host.config.root / "venvs" / venv)
     host.remember(name, **{"state": "prepared", "at": 0, **state})
     return folder
 
@@ -184,7 +184,8 @@ def deploy(host: Any, name: str, stop: str = "") -> None:
 
 def test_a_bare_host(host: Any, systemd: Systemd) -> None:
     status = host.status()
-    nothing = {"live": "", "slot": "", "problems": ["no release is live"], "running": "", "releases": []}
+    assert status.pop("problems") == ["no release is live"]
+    nothing = {"live": "", "slot": "", "damaged": False, "running": "", "releases": []}
     assert status == {**nothing, "settings": {}, "workers": host.workers()}
 
 
@@ -218,7 +219,7 @@ def test_problems_are_found_and_repaired(host: Any, systemd: Systemd, damage: An
     assert words in problem
     if "socket of" in words:  # the socket unit of a real systemd would make it again
         (systemd.root / "slots/blue/socket").symlink_to("anywhere")
-    host.repair()
+    host.repair(Course())
     assert host.problems() == []
 
 
@@ -235,7 +236,7 @@ def test_a_repair_that_fails_says_so(host: Any, systemd: Systemd) -> None:
     systemd.active.clear()
     systemd.broken.add("r1")
     with pytest.raises(program.ReleaseError, match="main process ended"):
-        host.repair()
+        host.repair(Course())
 
 
 # --- preparing ---
@@ -688,7 +689,7 @@ def test_a_run_that_was_torn_after_its_switch_is_completed_by_a_repair(host: Any
     deploy(host, "r1")
     host.remember("r1", state="prepared")
     systemd.active.add("nba@green.service")
-    host.repair()
+    host.repair(Course())
     assert (host.state("r1")["state"], host.problems()) == ("good", [])
 
 

@@ -115,9 +115,23 @@ def test_a_bare_host_is_no_failure_where_one_is_expected(monkeypatch: pytest.Mon
 
 def test_a_preview_reads_and_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch, out='{"live": "r1"}')
-    assert host.run(check=True, command=["status"])["live"] == "r1"
+    assert host.run(check=True, command=["status"]) == {"changed": False, "live": "r1"}
     assert host.run(check=True, command=["activate", "r2"]) == {"changed": True, "msg": "would run: activate r2"}
     assert host.commands == [f"{PROGRAM} status"]
+
+
+def test_a_preview_calls_what_would_be_mended_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Connection(monkeypatch, out='{"live": "r1", "problems": ["it is off"]}')
+    assert host.run(check=True, command=["status"])["changed"] is True
+    assert host.run(command=["status"])["changed"] is False
+
+
+def test_a_preview_goes_on_where_the_program_is_what_would_be_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Connection(monkeypatch, code=1, err="SyntaxError")
+    answer = host.run(check=True, command=["status"], bare={"live": "", "problems": []})
+    assert (answer["changed"], answer["unasked"], answer["live"]) == (True, True, "")
+    assert answer["problems"] == ["cannot be asked: SyntaxError"]
+    assert host.run(command=["status"], bare={"live": ""})["failed"] is True
 
 
 def test_a_file_is_sent_first_and_removed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +15,8 @@ from typing import IO, Any
 HALF_APPLIED = "state/half-applied.json"
 # In a release: how MySQL's own programs reach the database as the migration account.
 OPTION_FILE = ".mysql.cnf"
+
+BACKUP_ROOT = Path("/var/backups/waffle-iron")
 
 
 class ReleaseError(Exception):
@@ -52,11 +56,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def replace_link(link: Path, target: str | Path) -> None:
-    """Point ``link`` to ``target`` atomically."""
+    """Point ``link`` to ``target`` atomically; a folder that somebody put in its place is moved away."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
+    if link.is_dir() and not link.is_symlink():
+        set_aside(link)
     temporary.rename(link)
+
+
+def set_aside(path: Path) -> Path:
+    """Move away what a person may have made; nothing is deleted. Return its new place."""
+    folder = BACKUP_ROOT / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    aside = folder / str(path).strip("/").replace("/", "__")
+    number = 0
+    while aside.exists() or aside.is_symlink():
+        number += 1
+        aside = aside.with_name(f"{aside.name.rsplit('~', 1)[0]}~{number}")
+    shutil.move(str(path), str(aside))
+    return aside
 
 
 def digest_of(file: Path | IO[bytes]) -> str:

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from activation import Abandoned, Course, Order, Run
-from basics import OPTION_FILE, ReleaseError, digest_of, parsed, read_json, replace_link, run, write_whole
+from basics import OPTION_FILE, ReleaseError, digest_of, parsed, read_json, replace_link, run, set_aside, write_whole
 from connections import Pool, Server, fit
+from integrity import Integrity, exchange, in_words, unknown
 from parcel import Parcel
 from records import Mask, Records, settings_changed
 from schema import Schema
@@ -66,13 +67,18 @@ class Host:
         return Records(self.config.name, self.config.root)
 
     @property
+    def integrity(self) -> Integrity:
+        """Return what compares this host with what it was made to be."""
+        return Integrity(self.config.root, self.config.user, self.config.migration_user)
+
+    @property
     def live(self) -> Slot | None:
         """Return the slot that gets the public requests."""
         try:
-            name = (self.config.root / "live").readlink().name
+            target = (self.config.root / "live").readlink()
         except OSError:
             return None
-        return self.slot(name) if name in SLOTS else None
+        return next((slot for slot in map(self.slot, SLOTS) if slot.folder == target), None)
 
     @property
     def idle(self) -> Slot:
@@ -97,6 +103,11 @@ class Host:
         path = self.config.root / "state" / f"{release}.json"
         write_whole(path, json.dumps({**self.state(release), **facts}, indent=1) + "\n")
 
+    def forget(self, release: str) -> None:
+        """Keep nothing of a release that is gone."""
+        (self.config.root / "state" / f"{release}.json").unlink(missing_ok=True)
+        self.integrity.forget(self.folder(release))
+
     def releases(self) -> list[str]:
         """Return the ids of all finished releases, the one used last first."""
         folder = self.config.root / "releases"
@@ -113,8 +124,23 @@ class Host:
             return ["no release is live"]
         if not (live.folder / "release" / ".env").is_file():
             return [f"the live slot {live.name} points to a release that is not there: {live.release or 'none'}"]
+        found = self.service_problems(live)
+        found += self.changes_by_hand(live.release)
+        if not alone and self.activation.active():
+            return found
+        if self.idle.show("ActiveState").get("ActiveState") == "active" or "enabled" in self.idle.at_boot().values():
+            found.append(f"{self.idle.service} still runs or is enabled, though it is not live")
+        if self.state(live.release).get("state") != "good":
+            found.append(f"the live release {live.release} is not recorded as a good one")
+        good = [name for name in self.releases() if self.state(name).get("state") == "good"]
+        if good and good[0] != live.release:
+            found.append(f"the release {good[0]} was made live last, and {live.release} is live")
+        return found
+
+    def service_problems(self, live: Slot) -> list[str]:
+        """Return what is wrong with the units and the processes of the live slot, in words."""
         found = []
-        shown = live.show("ActiveState", "NeedDaemonReload")
+        shown = live.show("ActiveState", "NeedDaemonReload", "MainPID", "FragmentPath", "DropInPaths")
         found += [f"{unit} is {state}, not enabled" for unit, state in live.at_boot().items() if state != "enabled"]
         if shown.get("NeedDaemonReload") == "yes":
             found.append(f"{live.service} was changed since systemd read it")
@@ -124,11 +150,25 @@ class Host:
             found.append(f"the socket of {live.socket_unit} is gone")
         elif (answering := live.answering()) != live.release:
             found.append(f"{answering or 'nothing'} answers where {live.release} is live")
-        if not alone and self.activation.active():
-            return found
-        if self.idle.show("ActiveState").get("ActiveState") == "active" or "enabled" in self.idle.at_boot().values():
-            found.append(f"{self.idle.service} still runs or is enabled, though it is not live")
+        else:
+            found += self.integrity.process_problems(live, shown)
         return found
+
+    def changes_by_hand(self, live: str) -> list[str]:
+        """Return what somebody changed in releases and what they need, in words."""
+        found = self.integrity.account_problems(self.folder(live))
+        if changes := self.integrity.changes(self.folder(live)):
+            found.append(f"release {live}: {in_words(changes)}")
+        if changes := self.integrity.venv_changes(self.folder(live)):
+            found.append(f"the virtual environment of {live}: {in_words(changes)}")
+        return found + [f"{path} is no release that could be gone back to" for path in self.unusable(live)]
+
+    def unusable(self, live: str) -> list[Path]:
+        """Return what is no release, and those that somebody changed and nobody may go back to; never the live one."""
+        folder = self.config.root / "releases"
+        made = {name for name in self.releases() if self.state(name)}
+        changed = {name for name in made - {live} if self.integrity.changes(self.folder(name))}
+        return unknown(folder, made - changed | {live})
 
     def status(self) -> dict[str, Any]:
         """Return what is live, what is wrong with it, and the other releases."""
@@ -137,6 +177,7 @@ class Host:
             "live": live.release if live else "",
             "slot": live.name if live else "",
             "problems": self.problems(),
+            "damaged": bool(live and live.release and self.integrity.changes(self.folder(live.release))),
             "running": self.activation.holder(),
             "workers": self.workers(),
             # Keyed hashes: what a plan compares with those of the release that is to come.
@@ -208,10 +249,17 @@ class Host:
         target = self.folder(release)
         with self.only_one_prepares():
             # Looked at inside the lock: another run may have made it while this one waited.
-            if target.is_dir():
+            if target.is_dir() and not self.integrity.changes(target):
                 return
             with self.made_aside(release, parcel) as partial:
+                if os.path.lexists(target):
+                    # Somebody changed it: the same release once more takes its place, maybe under running requests.
+                    exchange(partial, target)
+                    self.integrity.remember(target)
+                    set_aside(partial)
+                    return
                 partial.rename(target)
+            self.integrity.remember(target)
             facts = {key: value for key, value in parcel.facts.items() if key not in ("release", "settings")}
             self.remember(release, state="prepared", at=time.time(), **facts)
 
@@ -248,6 +296,7 @@ class Host:
             finally:
                 for venv in set(venvs.iterdir()) - known:
                     shutil.rmtree(venv)
+                    self.integrity.forget(venv)
 
     def outlook(self, release: str, workers: int) -> dict[str, Any]:
         """Return the migrations of a release, and whether its connections fit; each problem is a text."""
@@ -278,16 +327,38 @@ class Host:
 
     def link_venv(self, folder: Path) -> None:
         """Make the virtual environment for the release's lock file, unless there is one, and link it."""
+        venv = self.venv_for(folder)
+        (folder / ".venv").symlink_to(venv)
+        run(venv / "bin" / "python", "-m", "compileall", "-q", "-x", r"/\.venv/", folder)
+
+    def venv_for(self, folder: Path) -> Path:
+        """Return the virtual environment for a release's lock file, made where there is none that is as it was made.
+
+        One that somebody changed stays beside the new one for those who still run from it; `clean_up` removes it.
+        """
         version = run(self.config.python, "-VV").stdout
         key = hashlib.sha256((folder / "poetry.lock").read_bytes() + version.encode()).hexdigest()[:16]
-        venv = self.config.root / "venvs" / key
+        number, venv = 0, self.config.root / "venvs" / key
+        while (venv / ".complete").is_file() and self.integrity.changes(venv):
+            number += 1
+            venv = venv.with_name(f"{key}.{number}")
         if not (venv / ".complete").is_file():
             shutil.rmtree(venv, ignore_errors=True)
             run(self.config.python, "-m", "venv", "--without-pip", venv)
             self.install(folder, venv)
             (venv / ".complete").touch()
-        (folder / ".venv").symlink_to(venv)
-        run(venv / "bin" / "python", "-m", "compileall", "-q", "-x", r"/\.venv/", folder)
+            self.integrity.remember(venv)
+        return venv
+
+    def replace_venv(self, release: str) -> None:
+        """Give a release, and all that share its virtual environment, one that is as it was made."""
+        with self.only_one_prepares(), self.step("make the virtual environment anew"):
+            old = os.path.realpath(self.folder(release) / ".venv")
+            venv = self.venv_for(self.folder(release))
+            for name in {release, *self.releases()}:
+                link = self.folder(name) / ".venv"
+                if name == release or os.path.realpath(link) == old:
+                    replace_link(link, venv)
 
     def install(self, folder: Path, venv: Path) -> None:
         """Install exactly what poetry.lock names into ``venv``."""
@@ -588,20 +659,48 @@ class Host:
                 )
             time.sleep(0.1)
 
-    def repair(self) -> None:
-        """Bring the live slot back to what it should be: running, enabled, answering; the idle one stopped."""
+    def renew(self, live: Slot, course: Course) -> None:
+        """Start the live release anew in the other slot and switch to that, so that no request is lost."""
+        release = live.release
+        try:
+            self.start(self.idle, release, lasting=False)
+            self.switch(live, self.idle, release, course)
+        finally:
+            # It served before, and it serves now, whatever kept it from starting once more.
+            self.remember(release, state="good")
+
+    def repair(self, course: Course, renewed: bool = False) -> None:
+        """Bring the live slot back to what it should be: unchanged, running, enabled, answering; the idle one stopped.
+
+        Args:
+            course: how far this may go by itself.
+            renewed: whether the release has to start anew even where it answers: something that it had been
+                started with is gone.
+        """
         live = self.live
         if live is None:
             raise ReleaseError("no release is live; deploy one")
+        self.integrity.mend_accounts([self.folder(name) for name in self.releases()])
+        for path in self.unusable(live.release):
+            set_aside(path)
+            self.forget(path.name)
+        if self.integrity.venv_changes(live.folder / "release"):
+            self.replace_venv(live.release)
         run("systemctl", "daemon-reload")
         run("systemctl", "unmask", "--quiet", live.service, live.socket_unit)
         live.enable()
         if not (live.folder / "socket").is_socket():
             run("systemctl", "stop", live.service, live.socket_unit)
         run("systemctl", "start", live.socket_unit)
-        run("systemctl", "restart" if live.answering() != live.release else "start", live.service)
-        self.await_ready(live, live.release)
-        self.idle.stop()
+        answers = live.answering() == live.release
+        shown = live.show("MainPID", "FragmentPath", "DropInPaths")
+        if answers and (renewed or self.integrity.process_problems(live, shown)):
+            self.renew(live, course)
+            live = self.live or live
+        else:
+            run("systemctl", "start" if answers else "restart", live.service)
+            self.await_ready(live, live.release)
+            self.idle.stop()
         # A run that was torn after its switch left it live and not yet called good.
         if self.state(live.release).get("state") != "good":
             self.call_good(live)
@@ -620,12 +719,13 @@ class Host:
         for name in names:
             if name not in kept:
                 shutil.rmtree(self.folder(name))
-                (self.config.root / "state" / f"{name}.json").unlink(missing_ok=True)
+                self.forget(name)
         used = {os.path.realpath(self.folder(name) / ".venv") for name in kept if name}
         with self.only_one_prepares():
             for venv in (self.config.root / "venvs").iterdir():
                 if os.path.realpath(venv) not in used:
-                    shutil.rmtree(venv)
+                    shutil.rmtree(venv) if venv.is_dir() and not venv.is_symlink() else venv.unlink()
+                    self.integrity.forget(venv)
             for leftover in (self.config.root / "releases").glob(".*.partial"):
                 shutil.rmtree(leftover)
 

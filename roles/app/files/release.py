@@ -50,7 +50,7 @@ def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, An
     """Start the unit, or join the one at work, and follow it as far as was asked for; return how far it came."""
     order = Order(options.kind, options.release, options.by)
     arguments = ["--in-unit", command, order.release, f"--kind={order.kind}", f"--by={order.by}"]
-    arguments += [f"--{name}" for name in ("migrate", "no-backup") if getattr(options, name.replace("-", "_"))]
+    arguments += [f"--{name}" for name in ("migrate", "no-backup", "renew") if getattr(options, name.replace("-", "_"))]
     arguments += [
         f"--{name}={value}" for name in ("workers", "downgrade", "override") if (value := getattr(options, name))
     ]
@@ -122,7 +122,7 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
     change = SchemaChange(options.migrate, options.downgrade, not options.no_backup, options.workers)
     actions: dict[str, Callable[[], None]] = {
         "activate": lambda: host.activate(order, course, change),
-        "repair": host.repair,
+        "repair": lambda: host.repair(course, options.renew),
         "migrate": lambda: host.bring_schema(options.release, change.backup),
         "restore": lambda: host.restore(options.release),
     }
@@ -174,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
         torn.add_argument("--migrate", action="store_true", help="bring the database to the release's schema first")
         torn.add_argument("--workers", type=int, default=0, help="those of all hosts: see that their connections fit")
         torn.add_argument("--downgrade", default="", metavar="REVISION", help="take the schema back before the switch")
+        torn.add_argument("--renew", action="store_true", help="(repair) start the live release anew, without a loss")
         torn.add_argument("--no-backup", action="store_true", help="make none before the schema is changed")
         torn.add_argument(
             "--override", default="", metavar="REASON", help="why it comes without proof; for the receipt"

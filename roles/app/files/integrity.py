@@ -1,0 +1,189 @@
+"""What a release and a virtual environment were when they were finished, and what somebody changed in them since."""
+
+from __future__ import annotations
+
+import ctypes
+import grp
+import hashlib
+import json
+import os
+import pwd
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from basics import run, write_whole
+from slots import Slot
+
+NAMED = 3  # so many changed files are named, the others counted
+# From linux/fs.h and linux/fcntl.h: renameat2 exchanges two names, so that neither is ever missing.
+RENAME_EXCHANGE, AT_FDCWD = 2, -100
+
+
+def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield each file and link in a folder with what `lstat` says; a virtual environment in it is not its own."""
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = f"{place}/{name}"
+            status = os.lstat(path)
+            relative = path[len(str(folder)) + 1 :]
+            if relative != ".venv" and not stat.S_ISDIR(status.st_mode):
+                yield relative, status
+
+
+def digest(path: Path) -> str:
+    """Return what a link points to, or the digest of a file's content."""
+    return str(path.readlink()) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def take(folder: Path) -> dict[str, list[Any]]:
+    """Return mode, owner, time of change (ns) and digest of each file in a folder."""
+    return {
+        name: [status.st_mode, status.st_uid, status.st_ctime_ns, digest(folder / name)]
+        for name, status in walk(folder)
+    }
+
+
+def compare(folder: Path, known: dict[str, list[Any]]) -> list[str]:
+    """Return the files that are not what they were, in words. Only those are read whose time of change is another."""
+    left, found = dict(known), []
+    for name, status in walk(folder):
+        if name not in left:
+            # Python keeps what it compiled; root may have run something.
+            found += [] if name.endswith(".pyc") else [f"{name} was added"]
+            continue
+        mode, owner, changed, content = left.pop(name)
+        if status.st_ctime_ns == changed:
+            continue
+        if (status.st_mode, status.st_uid) != (mode, owner) or digest(folder / name) != content:
+            found.append(f"{name} was changed")
+    return sorted(found + [f"{name} is gone" for name in left])
+
+
+def in_words(changes: list[str]) -> str:
+    """Return the first of many changes."""
+    more = f" and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
+    return ", ".join(changes[:NAMED]) + more
+
+
+def exchange(new: Path, old: Path) -> None:
+    """Give two folders each other's names at one moment."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.renameat2(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(old), RENAME_EXCHANGE)
+    if done != 0:
+        raise OSError(ctypes.get_errno(), "renameat2", str(old))
+
+
+def boot() -> float:
+    """Return when this machine started, in seconds since 1970, by today's clock."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Integrity:
+    """Compares what is on the host with what it was made to be."""
+
+    def __init__(self, root: Path, user: str, migration_user: str) -> None:
+        self.root, self.user, self.migration_user = root, user, migration_user
+
+    def manifest(self, folder: Path) -> Path:
+        """Return the file that keeps what a release or a virtual environment was."""
+        return self.root / "state" / f"{folder.parent.name}-{folder.name}.files"
+
+    def remember(self, folder: Path) -> None:
+        """Keep what a folder is now, that it was just finished."""
+        write_whole(self.manifest(folder), json.dumps(take(folder)))
+
+    def forget(self, folder: Path) -> None:
+        """Keep nothing of a folder that is gone."""
+        self.manifest(folder).unlink(missing_ok=True)
+
+    def changes(self, folder: Path) -> list[str]:
+        """Return what somebody changed in a folder; of one that no list was kept of, whether it is there."""
+        if folder.is_symlink() or not folder.is_dir():
+            return ["it is gone" if not os.path.lexists(folder) else "it is not the folder that it was"]
+        try:
+            known = json.loads(self.manifest(folder).read_text())
+        except FileNotFoundError:
+            return []
+        except ValueError:
+            return ["the list of its files was changed"]
+        return compare(folder, known)
+
+    def venv_changes(self, release: Path) -> list[str]:
+        """Return what is wrong with a release's virtual environment."""
+        link = release / ".venv"
+        venv = Path(os.path.realpath(link))
+        if not link.is_symlink() or venv.parent != Path(os.path.realpath(self.root / "venvs")):
+            return [".venv is not a link to one"]
+        return self.changes(venv) or ([] if (venv / ".complete").is_file() else ["it is not complete"])
+
+    def account_problems(self, release: Path) -> list[str]:
+        """Return what is wrong with the groups that may read a release's secrets."""
+        found = []
+        try:
+            members = sorted(set(grp.getgrnam(self.user).gr_mem) - {self.migration_user})
+            groups = {".env": grp.getgrnam(self.user).gr_gid, ".env.migrate": grp.getgrnam(self.migration_user).gr_gid}
+        except KeyError:
+            return []  # the role creates the accounts, and says so
+        if members:
+            found.append(f"the group {self.user} has members that may read its secrets: {', '.join(members)}")
+        for name, group in groups.items():
+            if (release / name).is_file() and (release / name).stat().st_gid != group:
+                found.append(f"{release / name} belongs to another group")
+        return found
+
+    def mend_accounts(self, releases: list[Path]) -> None:
+        """Take strangers out of the service's group, and give every release's secrets to the groups that read them."""
+        try:
+            service, migration = grp.getgrnam(self.user), grp.getgrnam(self.migration_user)
+        except KeyError:
+            return
+        for member in set(service.gr_mem) - {self.migration_user}:
+            run("gpasswd", "--delete", member, self.user)
+        for release in releases:
+            for name, group in (
+                (".env", service.gr_gid),
+                (".env.migrate", migration.gr_gid),
+                (".mysql.cnf", migration.gr_gid),
+            ):
+                if (release / name).is_file() and (release / name).stat().st_gid != group:
+                    os.chown(release / name, 0, group)
+
+    def process_problems(self, slot: Slot, shown: dict[str, str]) -> list[str]:
+        """Return why the main process of a slot is not what its files say: it is older, or runs as another account."""
+        pid, release = shown.get("MainPID", "0"), slot.folder / "release"
+        try:
+            words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            account = pwd.getpwnam(self.user)
+        except (OSError, KeyError):
+            return []
+        owner = next(line.split()[1] for line in lines if line.startswith("Uid:"))
+        if owner != str(account.pw_uid):
+            return [f"{slot.service} runs as the account {owner}, and {self.user} is {account.pw_uid}"]
+        began = boot() + int(words[19]) / os.sysconf("SC_CLK_TCK")
+        units = [shown.get("FragmentPath", ""), *shown.get("DropInPaths", "").split()]
+        socket = run("systemctl", "show", slot.socket_unit, "--property=FragmentPath", "--value").stdout.strip()
+        files = [Path(name) for name in (*units, socket) if name]
+        files += [release / name for name in (".env", "release.json")]
+        venv = Path(os.path.realpath(release / ".venv"))
+        for folder in (Path(os.path.realpath(release)), venv):
+            try:
+                files += [folder / name for name in json.loads(self.manifest(folder).read_text())]
+            except (OSError, ValueError):
+                continue
+        for path in files:
+            try:
+                changed = os.lstat(path).st_ctime
+            except OSError:
+                continue
+            if changed > began:
+                return [f"{slot.service} runs since before {path} was changed"]
+        return []
+
+
+def unknown(folder: Path, known: set[str]) -> list[Path]:
+    """Return what a folder holds beside what is known; what begins with a dot is still being made."""
+    return sorted(path for path in folder.iterdir() if path.name not in known and not path.name.startswith("."))

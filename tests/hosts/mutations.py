@@ -1,0 +1,266 @@
+"""What people do to hosts by hand, one by one: the material of test_drift.py.
+
+The files come from the roles themselves, so a file that a role gets later is damaged here, too. What is no file has its
+damage written down in `BY_HAND`; tests/contract/test_drift.py holds that the tasks of the roles are all there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support import ROOT, yaml_at
+
+ENTRY_KEYS = {"path", "state", "mode", "content", "target", "owner", "group"}
+# How the variables of the paths read on a host of prod; the digest of Poetry's pins is looked up there.
+NAMES = {
+    "__app_root": "/srv/nba",
+    "__app_library": "/usr/local/lib/nba",
+    "__app_command": "/usr/local/sbin/nba-release",
+    "__app_backup_command": "/usr/local/sbin/nba-backup",
+    "app_name": "nba",
+    "nginx_site": "nba",
+    "item.home": "/home/ada",
+}
+# Made for a release and removed again, or looked at by its task alone.
+PASSING = ("/incoming/",)
+FILE_KINDS = ("content", "mode", "owner", "deleted", "link", "directory")
+# The program that answers what is live: what would keep it from answering is damaged in the last round alone.
+ANSWERING_KINDS = ("content", "mode", "owner", "immutable")
+LINK_KINDS = ("target", "deleted", "file", "directory")
+DIRECTORY_KINDS = ("mode", "owner", "immutable")
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One thing that somebody did to one host.
+
+    Attributes:
+        what: the resource, as drift.yml must name it: a part of a record's resource.
+        kind: what was done to it.
+        script: how, as a shell script that root runs on the host.
+        restored: a shell script that succeeds when site.yml has repaired it.
+        task: the part of the task's name that notices it; empty where any may.
+        sql: statements for the database instead of the script.
+    """
+
+    what: str
+    kind: str
+    script: str
+    restored: str = "true"
+    task: str = ""
+    sql: str = ""
+
+
+def entries_in(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield everything in a YAML document that reads as an entry of managed_files."""
+    if isinstance(node, dict):
+        if "path" in node and set(node) <= ENTRY_KEYS and ("content" in node or "state" in node):
+            yield node
+        for value in node.values():
+            yield from entries_in(value)
+    elif isinstance(node, list):
+        for item in node:
+            yield from entries_in(item)
+
+
+def managed(poetry: str) -> list[tuple[str, str]]:
+    """Return path and state of everything that the roles' calls of managed_files make on a host."""
+    found: dict[str, str] = {}
+    names = {**NAMES, "__python_poetry": poetry}
+    for path in sorted([*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("roles/*/vars/*.yml")]):
+        for entry in entries_in(yaml_at(path)):
+            text = str(entry["path"])
+            for name, value in names.items():
+                text = text.replace("{{ " + name + " }}", value)
+            state = entry.get("state", "file")
+            if state != "absent" and not any(part in f"{text}/" for part in PASSING) and "swapfile" not in text:
+                found[text] = state
+    assert not [path for path in found if "{{" in path], found
+    return sorted(found.items())
+
+
+# Prints all that a damage may change of the paths in its arguments: kind and mode, owner, content or target, flags.
+STATES = """
+import array, fcntl, hashlib, json, os, stat, sys
+def state(path):
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    flags = array.array("l", [0])
+    if stat.S_ISLNK(status.st_mode):
+        content = os.readlink(path)
+    else:
+        fcntl.ioctl(os.open(path, os.O_RDONLY), 0x80086601, flags)
+        content = hashlib.sha256(open(path, "rb").read()).hexdigest() if stat.S_ISREG(status.st_mode) else ""
+    return [oct(status.st_mode), status.st_uid, status.st_gid, content, flags[0] & 0x30]
+print(json.dumps({path: state(path) for path in sys.argv[1:]}))
+"""
+# As `chattr +i`, which a small image does not have.
+FREEZE = (
+    'python3 -c \'import array,fcntl,os,sys; fd=os.open(sys.argv[1], os.O_RDONLY); flags=array.array("l",[0]); '
+    "fcntl.ioctl(fd, 0x80086601, flags); flags[0]|=0x10; fcntl.ioctl(fd, 0x40086602, flags)'"
+)
+
+
+def damage(path: str, kind: str) -> str:
+    """Return a shell script that damages a file, link or directory in a way."""
+    aside = f"mv '{path}' '/root/aside-'$(echo '{path}' | tr / _)"
+    return {
+        "content": f"printf '\\n' >>'{path}'",
+        "mode": f"chmod g+w,o+x '{path}'",
+        "owner": f"chown daemon '{path}'",
+        "deleted": f"rm '{path}'",
+        "link": f"{aside} && ln -s '/root/aside-'$(echo '{path}' | tr / _) '{path}'",
+        "directory": f"rm '{path}' && mkdir '{path}'",
+        "file": f"rm '{path}' && echo by hand >'{path}'",
+        "target": f"ln -sfn /root/elsewhere '{path}'",
+        "immutable": f"{FREEZE} '{path}'",
+    }[kind]
+
+
+def of_files(poetry: str, host: int, number: int) -> list[Mutation]:
+    """Return the damage to files of one host (0 or 1) in one round: every file, each time in another way."""
+    found = []
+    taken = {mutation.what for mutation in BY_HAND[host, number]}
+    silenced = (host, number) == (1, ROUNDS - 1)
+    for index, (path, state) in enumerate(managed(poetry)):
+        if path in taken:
+            continue
+        if path == NAMES["__app_command"]:
+            if silenced:
+                found.append(Mutation(path, "file", damage(path, "file")))
+            continue
+        answering = path.startswith(NAMES["__app_library"]) and "backup" not in path and not silenced
+        kinds = {"link": LINK_KINDS, "directory": DIRECTORY_KINDS}.get(state, FILE_KINDS)
+        if answering and state == "file":
+            kinds = ANSWERING_KINDS
+        kind = kinds[(index + host * ROUNDS + number) % len(kinds)]
+        found.append(Mutation(path, kind, damage(path, kind)))
+    # A folder that is immutable would keep the others from their damage.
+    return sorted(found, key=lambda one: one.kind == "immutable")
+
+
+POETRY = "/opt/poetry-*/venv/lib/python3*/site-packages"
+LIVE = "$(readlink -f /srv/nba/live)"
+SLOT = "$(basename $(readlink /srv/nba/live))"
+OTHER = "$(readlink /srv/nba/live | grep -q blue && echo green || echo blue)"
+RUNS = f"systemctl is-active --quiet nba@{SLOT}.service && systemctl is-enabled --quiet nba@{SLOT}.service"
+WELL = "nba-release status | python3 -c 'import json,sys; sys.exit(bool(json.load(sys.stdin)[\"problems\"]))'"
+NOT_THERE = "test ! -e {0} -a ! -L {0}"
+
+
+def added(path: str, text: str = "# by hand", mode: str = "0644", what: str = "") -> Mutation:
+    """Return a file that somebody added beside those of the roles."""
+    script = f"mkdir -p '{Path(path).parent}' && echo '{text}' >'{path}' && chmod {mode} '{path}'"
+    return Mutation(what or path, "added", script, f"test ! -e '{path}'")
+
+
+def package(name: str, task: str) -> Mutation:
+    """Return a package that somebody removed, and the task that notices it."""
+    gone = f"DEBIAN_FRONTEND=noninteractive apt-get remove -y -q {name}"
+    there = f"dpkg-query -W -f '${{db:Status-Status}}' {name} | grep -qx installed"
+    return Mutation(name, "removed", gone, there, task)
+
+
+# A package of a lower version than the one that is there, without files, made on the host.
+TAKEN_BACK = """
+cd "$(mktemp -d)" && mkdir -p old/DEBIAN && dpkg-query -W -f '${Version}' default-mysql-client >/root/version
+printf 'Package: default-mysql-client\\nVersion: 0.1\\nArchitecture: all\\nMaintainer: me\\nDescription: old\\n' \
+  >old/DEBIAN/control
+dpkg-deb --build old >/dev/null && dpkg -i --force-downgrade old.deb && apt-mark hold default-mysql-client
+"""
+
+# By host (0: the environment's first) and round.
+BY_HAND: dict[tuple[int, int], list[Mutation]] = {
+    (0, 0): [
+        Mutation("nginx", "stopped", "systemctl stop nginx", "systemctl is-active --quiet nginx", "Run nginx"),
+        Mutation("systemd-timesyncd", "disabled", "systemctl disable systemd-timesyncd",
+                 "systemctl is-enabled --quiet systemd-timesyncd", "Synchronise the clock"),
+        Mutation("service is inactive", "stopped", f"systemctl stop nba@{SLOT}.socket nba@{SLOT}.service", RUNS),
+        Mutation("frontend/index.html was changed", "release edited",
+                 f"echo >>{LIVE}/release/frontend/index.html", WELL),
+        Mutation("nba", "shell", "usermod -s /bin/bash nba", "getent passwd nba | grep -q nologin", "service account"),
+        Mutation("nba-migrate", "groups", "usermod -aG adm nba-migrate", "! id -nG nba-migrate | grep -qw adm",
+                 "migration account"),
+        Mutation("ada", "shell", "usermod -s /bin/sh ada", "getent passwd ada | grep -q /bin/bash", "login accounts"),
+        Mutation("Create the account nba_prod", "grant revoked", "", sql="REVOKE DELETE ON nba_prod.* FROM nba_prod"),
+        Mutation("Create the account nba_prod_migrate", "grant added", "",
+                 sql="GRANT PROCESS ON *.* TO nba_prod_migrate"),
+        Mutation("install", "Poetry edited", f"echo '# by hand' >>$(ls {POETRY}/poetry/__main__.py)",
+                 f"! grep 'by hand' {POETRY}/poetry/__main__.py", "Install Poetry in"),
+        added("/etc/nginx/conf.d/mine.conf"), added("/etc/nginx/sites-enabled/mine"),
+        added("/etc/sudoers.d/99-mine", mode="0440"), added("/etc/cron.d/mine"), added("/srv/nba/notes.txt"),
+        added("/etc/systemd/system/nba@.service.d/mine.conf", "[Service]\nNice=5", what="nba@.service.d"),
+    ],
+    (1, 0): [
+        Mutation("nginx", "disabled", "systemctl disable nginx", "systemctl is-enabled --quiet nginx", "Run nginx"),
+        Mutation("systemd-timesyncd", "masked", "systemctl mask systemd-timesyncd",
+                 "systemctl is-enabled --quiet systemd-timesyncd", "Synchronise the clock"),
+        Mutation("service is disabled", "disabled", f"systemctl disable nba@{SLOT}.service", RUNS),
+        Mutation("the virtual environment of", "venv edited",
+                 f"echo >>$(ls {LIVE}/release/.venv/lib/python3*/site-packages/sqlalchemy/__init__.py)", WELL),
+        Mutation("nba", "groups", "usermod -aG adm nba", "! id -nG nba | grep -qw adm", "service account"),
+        Mutation("the group nba has members", "member added", "usermod -aG nba games", "! id -nG games | grep -qw nba"),
+        Mutation("ada", "groups", "usermod -aG adm ada", "! id -nG ada | grep -qw adm", "login accounts"),
+        package("default-mysql-client", "Install the MySQL client"),
+        added("/etc/nginx/snippets/mine.conf"), added("/etc/nginx/modules-enabled/99-mine.conf"),
+        added("/etc/systemd/journald.conf.d/99-mine.conf", "[Journal]"),
+        added("/home/ada/.ssh/authorized_keys2", "ssh-ed25519 AAAA mine"),
+        added("/var/spool/cron/crontabs/nba", "# by hand", "0600"),
+        added("/run/systemd/system.control/nginx.service.d/mine.conf", "[Service]\nNice=5", what="nginx.service.d"),
+        added("/srv/nba/releases/copy/note", what="copy is no release"),
+    ],
+    (0, 1): [
+        Mutation("nginx", "masked", "systemctl mask nginx", "! systemctl is-enabled nginx | grep -q masked",
+                 "Run nginx"),
+        Mutation("/etc/systemd/system/nba@", "masked", f"systemctl mask nba@{SLOT}.service", RUNS),
+        Mutation("the virtual environment of", "venv file deleted",
+                 f"rm $(ls {LIVE}/release/.venv/lib/python3*/site-packages/fastapi/applications.py)", WELL),
+        Mutation("systemd-journald.service is older", "process older than its files",
+                 "touch /etc/systemd/journald.conf.d"),
+        Mutation("nba-migrate", "shell", "usermod -s /bin/sh nba-migrate",
+                 "getent passwd nba-migrate | grep -q nologin", "migration account"),
+        Mutation("/home/ada/.ssh/authorized_keys", "key added",
+                 "echo ssh-ed25519 AAAA me >>/home/ada/.ssh/authorized_keys",
+                 "! grep -q AAAA.me /home/ada/.ssh/authorized_keys"),
+        Mutation("Create the account nba_prod_migrate", "password changed", "",
+                 sql="ALTER USER nba_prod_migrate IDENTIFIED WITH caching_sha2_password BY 'Other-word-1'"),
+        Mutation("Create the account nba_prod", "TLS no longer required", "", sql="ALTER USER nba_prod REQUIRE NONE"),
+        added("/etc/systemd/system.conf.d/99-mine.conf", "[Manager]"), added("/etc/cron.daily/mine", mode="0755"),
+        added("/var/spool/cron/crontabs/root", "# by hand", "0600"), added("/usr/local/lib/nba/mine.py"),
+        added("/srv/nba/slots/blue/mine"),
+    ],
+    (1, 1): [
+        Mutation("socket is disabled", "disabled", f"systemctl disable nba@{SLOT}.socket", RUNS),
+        Mutation("runs as the account", "uid changed",
+                 "sed -i \"s/^nba:x:[0-9]*:/nba:x:$((6000 + $$ % 1000)):/\" /etc/passwd",
+                 f"grep -q \"^Uid:.$(id -u nba)\" /proc/$(systemctl show -P MainPID nba@{SLOT}.service)/status"),
+        Mutation("added.py was added", "release file added", f"echo >{LIVE}/release/nba/added.py",
+                 f"test ! -e {LIVE}/release/nba/added.py"),
+        Mutation("default-mysql-client is 0.1", "downgraded", TAKEN_BACK,
+                 "test $(dpkg-query -W -f '${Version}' default-mysql-client) = $(cat /root/version)",
+                 "See that no package"),
+        Mutation("nginx.service is older", "process older than its files", "touch /etc/nginx/mime.types"),
+        added("/etc/systemd/system/nginx.service.d/mine.conf", "[Service]\nNice=5", what="nginx.service.d"),
+        added("/run/systemd/system/nba@blue.service.d/mine.conf", "[Service]\nNice=5", what="nba@blue.service.d"),
+        added("/srv/nba/slots/mine"),
+    ],
+    (0, 2): [
+        Mutation("no release is live", "live link replaced", "rm /srv/nba/live && mkdir /srv/nba/live", WELL),
+        Mutation("Create the account nba_prod", "account locked", "", sql="ALTER USER nba_prod ACCOUNT LOCK"),
+        Mutation("Create the account nba_prod_migrate", "account dropped", "", sql="DROP USER nba_prod_migrate"),
+        Mutation("nginx.service is older", "process older than its files", "touch /etc/nginx/mime.types"),
+    ],
+    (1, 2): [
+        package("nginx", "Install nginx"),
+        package("systemd-timesyncd", "Install the base packages"),
+        package("python3-venv", "Install Python"),
+        package("python3-pymysql", "Install the MySQL client"),
+        added("/etc/sudoers.d/98-mine", mode="0440"),
+    ],
+}  # fmt: skip

@@ -1,0 +1,116 @@
+"""All that the roles manage is damaged by hand: drift.yml names it, site.yml repairs it, and nothing is left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.hosts.conftest import PROD, Converged, Summary
+from tests.hosts.mutations import BY_HAND, ROUNDS, STATES, Mutation, managed, of_files
+from tests.hosts.world import UNPROVEN, Run, World
+
+pytestmark = pytest.mark.lab
+DRIFT = 3
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMineMineMineMineMineMineMineMineMineMineMine ada"
+LOGINS = ("-e", json.dumps({"login_accounts": [{"name": "ada", "keys": [KEY], "sudo": True}]}))
+TOGETHER = ("-l", "prod", *LOGINS, *UNPROVEN)
+
+
+@pytest.fixture
+def with_a_login(here: World, converged: Converged) -> Iterator[None]:
+    """Give prod a login account, and take it away again."""
+    try:
+        here.ansible("site.yml", *TOGETHER).succeeded()
+        yield
+    finally:
+        here.ansible("site.yml", "-l", "prod", *UNPROVEN)
+        for host in PROD:
+            here.shell(
+                host, "userdel --remove ada; rm -rf /root/aside-*; apt-mark unhold default-mysql-client", check=False
+            )
+
+
+def look(here: World, *extra: str) -> tuple[Run, list[dict[str, Any]]]:
+    """Run drift.yml and return what it said, and its records."""
+    report = here.root / ".drift.json"
+    run = here.ansible("playbooks/drift.yml", *TOGETHER, *extra, "-e", f"drift_json={report}")
+    return run, json.loads(report.read_text())["drift"] if report.exists() else []
+
+
+def states(here: World, host: str, paths: list[str]) -> dict[str, Any]:
+    """Return what stands at each path."""
+    found: dict[str, Any] = json.loads(here.execute(host, "python3", "-c", STATES, *paths))
+    return found
+
+
+def do(here: World, host: str, mutations: list[Mutation]) -> None:
+    """Damage a host; every script must have worked."""
+    scripts = [f"(set -e; {one.script}) >/dev/null || echo 'did not work: {one.what} {one.kind}'" for one in mutations]
+    said = here.shell(host, "\n".join([*scripts, "echo done"]), check=False)
+    assert said == "done\n", said
+    for one in mutations:
+        if one.sql:
+            here.sql("nba_prod", one.sql)
+
+
+def names(mutation: Mutation, host: str, records: list[dict[str, Any]]) -> bool:
+    """Tell whether a record names what was damaged."""
+    return any(
+        record["host"] == host
+        and (mutation.what in record["resource"] or mutation.what == record["task"])
+        and mutation.task in record["task"]
+        for record in records
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many things were damaged in a round, those that were not named, and those that were not repaired."""
+
+    total: int
+    missed: list[str]
+    left: list[str]
+
+
+def one_round(here: World, number: int, poetry: str) -> Outcome:
+    """Damage both hosts, look, repair, and see that nothing is left to do."""
+    paths = [path for path, _ in managed(poetry)]
+    before = {host: states(here, host, paths) for host in PROD}
+    damaged = {host: [*BY_HAND[index, number], *of_files(poetry, index, number)] for index, host in enumerate(PROD)}
+    for host in PROD:
+        do(here, host, damaged[host])
+    hurt = {host: states(here, host, paths) for host in PROD}
+    run, records = look(here)
+    assert run.code == DRIFT, run.output[-6000:]
+    assert {host: states(here, host, paths) for host in PROD} == hurt, "drift.yml changed something"
+    here.ansible("site.yml", *TOGETHER).succeeded()
+    again = here.ansible("site.yml", *TOGETHER).succeeded()
+    assert again.changed() == dict.fromkeys(PROD, 0), again.output[-6000:]
+    missed: list[str] = []
+    left: list[str] = []
+    for host in PROD:
+        after = states(here, host, paths)
+        scripts = [f"({one.restored}) >/dev/null 2>&1 && echo well || echo bad" for one in damaged[host]]
+        well = here.shell(host, "\n".join(scripts)).split()
+        for one, said in zip(damaged[host], well, strict=True):
+            where = f"round {number + 1}, {host}: {one.what} ({one.kind})"
+            was, now = before[host].get(one.what), after.get(one.what)
+            missed += [] if names(one, host, records) else [where]
+            left += [] if was == now and said == "well" else [f"{where}: {was} -> {now}"]
+    return Outcome(sum(map(len, damaged.values())), missed, left)
+
+
+def test_everything_that_people_change_is_named_and_repaired(here: World, with_a_login: None, summary: Summary) -> None:
+    poetry = here.shell("prod1", "ls -d /opt/poetry-*").strip()
+    run, records = look(here)
+    assert (run.code, records) == (0, []), run.output[-3000:]
+    rounds = [one_round(here, number, poetry) for number in range(ROUNDS)]
+    total = sum(one.total for one in rounds)
+    missed = [line for one in rounds for line in one.missed]
+    left = [line for one in rounds for line in one.left]
+    summary("what people change by hand", f"{total - len(missed)} of {total} caught, {total - len(left)} repaired")
+    assert not missed and not left, "\n".join(["not named:", *missed, "not repaired:", *left])

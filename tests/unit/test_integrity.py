@@ -1,0 +1,213 @@
+"""What a release and a virtual environment were, and what somebody changed in them since."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit.test_release import Course, Systemd, deploy, host, program, put, root, systemd
+
+__all__ = ["host", "root", "systemd"]  # fixtures
+
+# The ones that the program itself imported.
+basics, integrity = sys.modules["basics"], sys.modules["integrity"]
+
+
+@pytest.fixture(autouse=True)
+def backups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(basics, "BACKUP_ROOT", tmp_path / "backups")
+    return tmp_path / "backups"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "made"
+    (made / "sub").mkdir(parents=True)
+    (made / "a.py").write_text("a = 1\n")
+    (made / "sub/b.py").write_text("b = 1\n")
+    (made / "link").symlink_to("a.py")
+    return made
+
+
+def edit_of_the_same_size_and_time(folder: Path) -> None:
+    status = (folder / "a.py").stat()
+    (folder / "a.py").write_text("a = 2\n")
+    os.utime(folder / "a.py", ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def compiled(folder: Path) -> None:
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__/a.cpython-313.pyc").write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: None, []),
+        (edit_of_the_same_size_and_time, ["a.py was changed"]),
+        (lambda folder: (folder / "a.py").chmod(0o666), ["a.py was changed"]),
+        (lambda folder: (folder / "a.py").unlink(), ["a.py is gone"]),
+        (lambda folder: (folder / "sub/c.py").write_text(""), ["sub/c.py was added"]),
+        (lambda folder: ((folder / "link").unlink(), (folder / "link").symlink_to("sub")), ["link was changed"]),
+        (lambda folder: (folder / "a.py").touch(), []),
+        (compiled, []),
+    ],
+)
+def test_what_was_changed_is_told(folder: Path, change: Any, words: list[str]) -> None:
+    known = integrity.take(folder)
+    change(folder)
+    assert integrity.compare(folder, known) == words
+
+
+def test_many_changes_are_counted() -> None:
+    assert integrity.in_words(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+    assert integrity.in_words(["a"]) == "a"
+
+
+def test_two_folders_exchange_their_names_at_once(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    integrity.exchange(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old/new").exists() and (tmp_path / "new/old").exists()
+    with pytest.raises(OSError, match="renameat2"):
+        integrity.exchange(tmp_path / "nowhere", tmp_path / "old")
+
+
+def live(host: Any, name: str = "r1") -> Path:
+    """Make a release live and remember what it is."""
+    folder = put(host, name)
+    host.integrity.remember(folder)
+    host.integrity.remember((folder / ".venv").resolve())
+    deploy(host, name)
+    assert host.problems() == []
+    return folder
+
+
+def test_an_edited_release_is_damaged(host: Any, systemd: Systemd) -> None:
+    folder = live(host)
+    (folder / ".env").write_text("A=2\n")
+    assert host.status()["damaged"]
+    assert host.problems() == ["release r1: .env was changed"]
+
+
+def test_a_release_that_is_a_link_is_damaged(host: Any, systemd: Systemd) -> None:
+    folder = live(host)
+    folder.rename(folder.with_name(".elsewhere"))
+    folder.symlink_to(".elsewhere")
+    assert host.problems() == ["release r1: it is not the folder that it was"]
+
+
+def test_an_edited_environment_is_replaced_for_all_that_share_it(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = live(host), put(host, "r0", state="good")
+    host.integrity.remember(other)
+    venv = (folder / ".venv").resolve()
+    (venv / "added.py").touch()
+    (problem,) = host.problems()
+    assert problem == "the virtual environment of r1: added.py was added"
+    made = venv.with_name("anew")
+
+    def anew(_: Any, __: Path) -> Path:
+        made.mkdir()
+        (made / ".complete").touch()
+        return made
+
+    monkeypatch.setattr(program.Host, "venv_for", anew)
+    host.repair(Course())
+    assert [(path / ".venv").resolve() for path in (folder, other)] == [made, made]
+    assert host.problems() == []
+
+
+def test_what_is_no_release_is_moved_away(host: Any, systemd: Systemd, backups: Path) -> None:
+    folder = live(host)
+    copy = folder.with_name("copy")
+    copy.mkdir()
+    edited = put(host, "r0", state="good")
+    host.integrity.remember(edited)
+    (edited / "more").touch()
+    assert host.problems() == [f"{path} is no release that could be gone back to" for path in (copy, edited)]
+    host.repair(Course())
+    assert host.problems() == [] and host.releases() == ["r1"]
+    assert len(list(backups.glob("*/*"))) == 2
+
+
+def test_the_release_that_was_made_live_last_is_the_one_that_should_be(host: Any, systemd: Systemd) -> None:
+    live(host, "r1")
+    live(host, "r2")
+    systemd.active.add("nba@blue.service")
+    systemd.enabled.update(("nba@blue.service", "nba@blue.socket"))
+    (host.config.root / "live").unlink()
+    (host.config.root / "live").symlink_to(host.slot("blue").folder)
+    assert "the release r2 was made live last, and r1 is live" in host.problems()
+
+
+@pytest.fixture
+def process(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Let a real process be the live slot's."""
+    monkeypatch.setattr(integrity.pwd, "getpwnam", lambda name: SimpleNamespace(pw_uid=os.getuid()))
+    monkeypatch.setattr(integrity, "run", systemd.run)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        yield str(child.pid)
+        child.communicate(b"\n")
+
+
+def test_a_process_that_is_older_than_its_files_is_found(host: Any, systemd: Systemd, process: str) -> None:
+    folder = live(host)
+    slot, unit = host.live, host.config.root / "unit"
+    time.sleep(0.05)  # the kernel counts in hundredths
+    unit.touch()
+    (found,) = host.integrity.process_problems(slot, {"MainPID": process, "FragmentPath": str(unit)})
+    assert found == f"nba@blue.service runs since before {unit} was changed"
+    assert folder.is_dir()
+
+
+def test_a_process_of_another_account_is_found(
+    host: Any, systemd: Systemd, process: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live(host)
+    account = SimpleNamespace(pw_uid=pwd.getpwuid(os.getuid()).pw_uid + 1)
+    monkeypatch.setattr(integrity.pwd, "getpwnam", lambda name: account)
+    (found,) = host.integrity.process_problems(host.live, {"MainPID": process})
+    assert "runs as the account" in found
+
+
+def test_strangers_leave_the_service_s_group(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = live(host)
+    members = ["nba-migrate", "ada"]
+    monkeypatch.setattr(
+        integrity.grp,
+        "getgrnam",
+        lambda name: SimpleNamespace(gr_gid=os.getgid(), gr_mem=members if name == "nba" else []),
+    )
+    called: list[tuple[object, ...]] = []
+    monkeypatch.setattr(integrity, "run", lambda *command, **options: called.append(command))
+    assert host.integrity.account_problems(folder) == ["the group nba has members that may read its secrets: ada"]
+    host.integrity.mend_accounts([folder])
+    assert called == [("gpasswd", "--delete", "ada", "nba")]
+
+
+def test_a_release_starts_anew_in_the_other_slot(host: Any, systemd: Systemd) -> None:
+    live(host)
+    host.repair(Course(), renewed=True)
+    assert (host.live.name, host.live.release, host.problems()) == ("green", "r1", [])
+    assert host.state("r1")["state"] == "good"
+
+
+def test_a_folder_in_the_place_of_the_link_is_moved_away(host: Any, systemd: Systemd, backups: Path) -> None:
+    live(host)
+    (host.config.root / "live").unlink()
+    (host.config.root / "live").mkdir()
+    assert host.problems() == ["no release is live"]
+    deploy(host, "r1")
+    assert host.live.release == "r1" and len(list(backups.glob("*/*"))) == 1
