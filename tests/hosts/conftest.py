@@ -46,7 +46,7 @@ def converged(here: World) -> Converged:
     """Preview and plan bare hosts, converge dev, look at prod, converge prod."""
     preview = here.ansible("site.yml", "-l", "dev", "--check", "--diff")
     plan = here.ansible("playbooks/plan.yml", "-l", "dev")
-    before_dev = here.shell("dev1", "ls -A /srv /usr/local/lib/nba /etc/nginx 2>/dev/null || :")
+    before_dev = here.shell("dev1", "ls -A /srv; ls -d /usr/local/lib/nba /opt/poetry-* /etc/nginx 2>/dev/null || :")
     with command_lines_of(here, "dev1") as seen:
         dev = here.ansible("site.yml", "-l", "dev", "--diff", "-vvv")
     untouched = here.shell(
