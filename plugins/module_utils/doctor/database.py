@@ -193,7 +193,7 @@ def speak(server: Server) -> tuple[str, int, str]:
                 return "tls", 0, "the server offers none"
             return begin_tls(server, connection)
     except (OSError, ValueError, IndexError, struct.error) as error:
-        return "port", 0, str(error) or type(error).__name__
+        return "port", 0, getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def begin_tls(server: Server, connection: socket.socket) -> tuple[str, int, str]:
