@@ -233,7 +233,7 @@ class Veil:
 
     def secret(self, text: str) -> str:
         """Return what stands for a secret in a fact."""
-        return f"<secret {self.digest(text)}>"
+        return f"<hidden {self.digest(text)}>"
 
     def content(self, data: str | bytes) -> str:
         """Return what stands for the content of a file in a fact."""

@@ -25,8 +25,10 @@ BY_HAND = (
         "packages/extra",
     ),
     (
-        "cat /proc/sys/net/ipv4/tcp_fin_timeout >/root/before; echo 42 >/proc/sys/net/ipv4/tcp_fin_timeout",
-        "cat /root/before >/proc/sys/net/ipv4/tcp_fin_timeout; rm /root/before",
+        "mount -o remount,bind,rw /proc/sys; cd /proc/sys/net/ipv4; cat tcp_fin_timeout >/root/before; "
+        "echo 42 >tcp_fin_timeout; mount -o remount,bind,ro /proc/sys",
+        "mount -o remount,bind,rw /proc/sys; cp /root/before /proc/sys/net/ipv4/tcp_fin_timeout; rm /root/before; "
+        "mount -o remount,bind,ro /proc/sys",
         "sysctl/net.ipv4.tcp_fin_timeout",
     ),
     (
@@ -65,7 +67,7 @@ BY_HAND = (
         "enabled/extra.timer",
     ),
     (
-        "echo 'client_header_timeout 99s;' >/etc/nginx/conf.d/extra.conf",
+        "echo 'map_hash_max_size 4096;' >/etc/nginx/conf.d/extra.conf",
         "rm /etc/nginx/conf.d/extra.conf",
         "nginx/etc/nginx/conf.d/extra.conf",
     ),
@@ -76,7 +78,7 @@ BY_HAND = (
     ),
     (
         "sed -i.before 's/^DATABASE_POOL_SIZE=.*/DATABASE_POOL_SIZE=11/' /srv/nba/live/release/.env",
-        "cat /srv/nba/live/release/.env.before >/srv/nba/live/release/.env; rm /srv/nba/live/release/.env.before",
+        "mv /srv/nba/live/release/.env.before /srv/nba/live/release/.env",
         "application/.env: DATABASE_POOL_SIZE",
     ),
     (

@@ -336,7 +336,7 @@ def test_the_terminal_shows_counts_and_the_first_differences(report: Report) -> 
     assert "undeclared: packages/b: dev1: 1; prod1: 2" in text
     assert "declared by: memory_max (1)" in text
     assert "accepted, but there is no such difference: gone/*" in text
-    assert "undeclared: application/.env: PASSWORD: dev1: secret A; prod1: secret B" in text
+    assert "undeclared: application/.env: PASSWORD: dev1: hidden A; prod1: hidden B" in text
     assert report.problems() == ["2 undeclared differences: packages/b, application/.env: PASSWORD"]
 
 

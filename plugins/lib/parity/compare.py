@@ -23,13 +23,13 @@ Facts = Mapping[str, Mapping[str, str]]
 # Shorter values stand for themselves in too many places.
 WORD_LENGTH = 5
 NAMED = re.compile(r"\{\{ (\w+(?: or \w+)*) \}\}")
-VEILED = re.compile(r"<(secret|content) ([0-9a-f]{16})>")
+VEILED = re.compile(r"<(hidden|content) ([0-9a-f]{16})>")
 
 
 def secret_digest(key: str, text: str) -> str:
     """Return what stands for a secret in a fact: the same as the module `host_state` makes of it under this key."""
     keyed = hashlib.blake2b(text.encode(), key=hashlib.sha256(key.encode()).digest(), digest_size=8)
-    return f"<secret {keyed.hexdigest()}>"
+    return f"<hidden {keyed.hexdigest()}>"
 
 
 def whole(text: str) -> str:
