@@ -151,7 +151,9 @@ class Environment:
 
     def plan(self, records: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the plan, with the basis that it holds for."""
-        changes, migrations = changes_in(records), self.migrations()
+        # Hosts answer in any order, and the plan of the same changes must be the same.
+        in_order = [record for host in self.status for record in records if record["host"] == host]
+        changes, migrations = changes_in(in_order), self.migrations()
         basis = {
             "live": {host: known["live"] for host, known in self.status.items()},
             "release": self.planned["release"],

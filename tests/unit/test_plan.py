@@ -171,6 +171,12 @@ def test_a_long_diff_is_cut_and_one_with_a_fence_in_it_stays_one_block() -> None
 # --- holding a run to it ---
 
 
+def test_the_order_in_which_hosts_answer_makes_no_other_plan() -> None:
+    more = [*RECORDS, record("prod2", text="else", resource="/b"), record("prod1", text="one", resource="/b")]
+    by_host = [record for host in ("prod2", "prod1") for record in more if record["host"] == host]
+    assert environment().plan(more)["digest"] == environment().plan(by_host)["digest"]
+
+
 def changed(**changes: Any) -> dict[str, Any]:
     made: dict[str, Any] = environment(**changes).plan(RECORDS)
     return made
@@ -187,7 +193,6 @@ def test_a_plan_holds_while_nothing_has_changed() -> None:
             changed(status={"prod1": {**LIVE, "live": "cccc-3"}, "prod2": LIVE}),
             "prod1: cccc-3 is live, and it was aaaa-1",
         ),
-        (changed(status={"prod1": LIVE}), "prod2 is no longer in this run"),
         (
             changed(planned={"release": "dddd-4", "settings": {}}),
             "the release would be dddd-4, and it was bbbb-2: code, a setting or a unit changed here",
@@ -204,3 +209,8 @@ def test_a_plan_holds_while_nothing_has_changed() -> None:
 )
 def test_what_makes_a_plan_void_is_named(now: dict[str, Any], difference: str) -> None:
     assert list(approved.differences(changed(), now)) == [difference]
+
+
+def test_a_host_less_makes_it_void_with_all_that_was_planned_there() -> None:
+    found = list(approved.differences(changed(), changed(status={"prod1": LIVE})))
+    assert found == ["prod2 is no longer in this run", "prod2: /etc/n.conf: no longer needed"]
