@@ -67,7 +67,7 @@ BY_HAND = (
         "enabled/extra.timer",
     ),
     (
-        "echo 'map_hash_max_size 4096;' >/etc/nginx/conf.d/extra.conf",
+        "echo 'server { listen 127.0.0.1:8124; }' >/etc/nginx/conf.d/extra.conf",
         "rm /etc/nginx/conf.d/extra.conf",
         "nginx/etc/nginx/conf.d/extra.conf",
     ),
