@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.doctor import database, machine, service, web
-from ansible.module_utils.doctor.findings import Area, Finding, arranged, call
+from ansible.module_utils.doctor.findings import Area, Done, Finding, arranged, call
 
 from tests.support import AWKWARD, module_at
 
@@ -210,6 +210,36 @@ def test_the_settings_of_a_release_are_read_back(tmp_path: Path) -> None:
     (tmp_path / ".env.migrate").write_text("DATABASE_USER=migrate\n")
     assert database.settings_of(tmp_path, ".env") == {"DATABASE_PASSWORD": AWKWARD, "DATABASE_USER": "app"}
     assert database.settings_of(tmp_path, ".env", ".env.migrate")["DATABASE_USER"] == "migrate"
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "key", "urgent"),
+    [
+        (0, '{"current": "1", "head": "1", "pending": []}', "", True),
+        (0, '{"current": "1", "head": "2", "pending": [{"revision": "2"}]}', "database.schema", True),
+        (1, "", "database.schema", True),
+        (124, "", "database.busy", False),
+    ],
+)
+def test_schemas(monkeypatch: pytest.MonkeyPatch, code: int, out: str, key: str, urgent: bool) -> None:
+    monkeypatch.setattr(database, "call", lambda *_, **__: Done(code, out, "said"))
+    area = Area("database")
+    database.schema(area, SERVER, "nba-release", "r1")
+    assert [(one.key, one.urgent) for one in area.findings] == ([(key, urgent)] if key else [])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "2026/11/23 09:00:00 [emerg] 7#7: unknown directive in /a:1\nnginx: configuration file test failed",
+        "nginx: [emerg] unknown directive in /a:1",
+    ],
+)
+def test_what_nginx_refuses_is_said_without_its_numbers(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setattr(web, "call", lambda *_: Done(1, "", said))
+    monkeypatch.setattr(web, "properties", lambda *_: {})
+    area, _ = web.examine(CONFIG, "blue", None, "-l dev")
+    assert [one.words for one in area.findings] == ["nginx refuses its configuration: unknown directive in /a:1"]
 
 
 def packet(body: bytes) -> bytes:

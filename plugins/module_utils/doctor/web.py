@@ -131,7 +131,7 @@ def examine(config: Mapping[str, Any], slot: str, release: Path | None, target: 
         return area.add("package", "nginx is not installed", web), ""
     if tested.code != 0:
         said = [line for line in tested.err.splitlines() if "[emerg]" in line] or [tested.last]
-        refused = said[0].partition("[emerg] ")[2] or said[0]
+        refused = re.sub(r"^.*\[emerg\] (\d+#\d+: )?", "", said[0])
         area.add("configuration", f"nginx refuses its configuration: {refused}", f"on the host: nginx -t; then: {web}")
         # What runs may go on with the configuration that it has read; only a restart would end it.
         if properties("nginx.service", "ActiveState").get("ActiveState") != "active":
