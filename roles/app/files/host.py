@@ -150,9 +150,7 @@ class Host:
             found.append(f"the socket of {live.socket_unit} is gone")
         elif (answering := live.answering()) != live.release:
             found.append(f"{answering or 'nothing'} answers where {live.release} is live")
-        else:
-            found += self.integrity.process_problems(live, shown)
-        return found
+        return found + self.integrity.process_problems(live, shown)
 
     def changes_by_hand(self, live: str) -> list[str]:
         """Return what somebody changed in releases and what they need, in words."""
