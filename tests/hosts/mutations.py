@@ -236,7 +236,7 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         added("/srv/nba/slots/blue/mine"),
     ],
     (1, 1): [
-        Mutation("socket is disabled", "disabled", f"systemctl disable nba@{SLOT}.socket", RUNS),
+        Mutation(".socket is ", "disabled", f"systemctl disable nba@{SLOT}.socket", RUNS),
         Mutation("runs as the account", "uid changed",
                  "sed -i \"s/^nba:x:[0-9]*:/nba:x:$((6000 + $$ % 1000)):/\" /etc/passwd",
                  f"grep -q \"^Uid:.$(id -u nba)\" /proc/$(systemctl show -P MainPID nba@{SLOT}.service)/status"),

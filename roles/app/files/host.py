@@ -150,9 +150,7 @@ class Host:
             found.append(f"the socket of {live.socket_unit} is gone")
         elif (answering := live.answering()) != live.release:
             found.append(f"{answering or 'nothing'} answers where {live.release} is live")
-        else:
-            found += self.integrity.process_problems(live, shown)
-        return found
+        return found + self.integrity.process_problems(live, shown)
 
     def changes_by_hand(self, live: str) -> list[str]:
         """Return what somebody changed in releases and what they need, in words."""
@@ -169,6 +167,12 @@ class Host:
         made = {name for name in self.releases() if self.state(name)}
         changed = {name for name in made - {live} if self.integrity.changes(self.folder(name))}
         return unknown(folder, made - changed | {live})
+
+    def set_unusable_aside(self, live: str) -> None:
+        """Move away what nobody may go back to."""
+        for path in self.unusable(live):
+            set_aside(path)
+            self.forget(path.name)
 
     def status(self) -> dict[str, Any]:
         """Return what is live, what is wrong with it, and the other releases."""
@@ -681,9 +685,7 @@ class Host:
         if live is None:
             raise ReleaseError("no release is live; deploy one")
         self.integrity.mend_accounts([self.folder(name) for name in self.releases()])
-        for path in self.unusable(live.release):
-            set_aside(path)
-            self.forget(path.name)
+        self.set_unusable_aside(live.release)
         if self.integrity.venv_changes(live.folder / "release"):
             self.replace_venv(live.release)
         run("systemctl", "daemon-reload")
@@ -709,6 +711,8 @@ class Host:
 
     def clean_up(self) -> None:
         """Remove old releases and virtual environments; what a slot points to and the newest good ones stay."""
+        if live := self.live:
+            self.set_unusable_aside(live.release)
         pointed = {self.slot(name).release for name in SLOTS}
         names = self.releases()
         good = [name for name in names if self.state(name).get("state") == "good"]
