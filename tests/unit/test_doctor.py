@@ -420,7 +420,8 @@ def test_answers_of_nginx(
 
 def test_certificates_are_found_once_each() -> None:
     text = "  ssl_certificate /a.pem;\n  ssl_certificate_key /a.key;\nssl_certificate /a.pem;\n ssl_certificate $x;\n"
-    assert web.certificates_in(text) == ["/a.pem"]
+    text += "server { listen 1; ssl_certificate /b.pem; }\n"
+    assert web.certificates_in(text) == ["/a.pem", "/b.pem"]
 
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

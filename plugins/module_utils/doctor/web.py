@@ -64,7 +64,7 @@ def listeners(port: int) -> list[str]:
 
 def ports_of(text: str) -> list[int]:
     """Return the TCP ports that a whole configuration (``nginx -T``) listens on."""
-    found = re.findall(r"^\s*listen\s+(?:\S*:)?(\d+)\b", text, re.MULTILINE)
+    found = re.findall(r"(?:^|[;{])[ \t]*listen\s+(?:\S*:)?(\d+)\b", text, re.MULTILINE)
     return sorted({int(port) for port in found}) or [80]
 
 
@@ -153,7 +153,7 @@ def examine(config: Mapping[str, Any], slot: str, release: Path | None, target: 
 
 def certificates_in(text: str) -> list[str]:
     """Return the certificate files that a whole configuration names, each once."""
-    found = re.findall(r"^\s*ssl_certificate\s+\"?([^\";]+)\"?\s*;", text, re.MULTILINE)
+    found = re.findall(r"(?:^|[;{])[ \t]*ssl_certificate\s+\"?([^\";]+)\"?\s*;", text, re.MULTILINE)
     return sorted({path for path in found if not path.startswith("data:") and "$" not in path})
 
 
