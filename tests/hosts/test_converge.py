@@ -151,7 +151,15 @@ def test_settings_that_the_application_refuses_are_never_switched_to(here: World
     with here.edited("group_vars/all/vars.yml", lambda text: text.replace("  LOG_LEVEL:", "  LOG_LEVLE:")):
         refused = here.ansible("playbooks/app.yml", "-l", "prod")
     assert refused.code != 0
-    assert "LOG_LEVLE" in refused.output and "nothing was switched" in refused.output
+    assert "LOG_LEVLE" in refused.output and "nothing was changed on any host" in refused.output
+    # What its schema does not tell, the application itself does, on the host.
+    field = "    log_level: "
+    with here.edited(
+        "app/nba/settings.py", lambda text: text.replace(field, f"    new_setting: str\n{field}"), commit=True
+    ):
+        refused = here.ansible("playbooks/app.yml", "-l", "prod", *UNPROVEN)
+    assert refused.code != 0
+    assert "NEW_SETTING" in refused.output and "nothing was switched" in refused.output
     assert here.get("prod1", "/api/version").json()["release"] == live
 
 
