@@ -72,7 +72,7 @@ def test_a_plan_names_everything_and_leaves_nothing(here: World, converged: Conv
     assert "Add revision 0002" in shown
     assert "ALTER TABLE users ADD COLUMN nick VARCHAR(20);" in text
     assert "-# by hand" in text
-    assert "4 workers on all hosts x 2 slots during a switch x (5 + 2) = 56 connections" in text
+    assert "4 workers on all hosts x 2 slots during a switch x (3 + 2) = 40 connections" in text
     assert here.shell("dev1", TRACES) == before
     assert here.sql("nba_dev", "SELECT version_num FROM alembic_version").strip() == "0001"
 
