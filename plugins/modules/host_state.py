@@ -119,6 +119,7 @@ CONTENT_ELSEWHERE = (
     ("*/.env.migrate", "compared key by key, in the section application"),
     ("*/.mysql.cnf", "compared key by key, in the section application"),
     ("*/<release>/release.json", "compared key by key, in the section application"),
+    ("/opt/poetry-*/.complete", "when each of its files was made"),
     ("/usr/local/lib/*/*.json", "compared key by key, in the section application"),
 )
 # Of some six hundred variables of the server, those that change what a query does, or whether there is an answer.

@@ -207,9 +207,13 @@ def test_a_release_that_crashes_at_import_is_refused_and_the_old_one_serves(here
 def test_a_host_that_refuses_keeps_every_host_on_the_old_release(here: World, converged: Converged) -> None:
     before = {host: here.status(host)["live"] for host in ("dev1", "bare1")}
 
-    def refused_with(code: str) -> str:
-        with here.edited("app/nba/main.py", lambda text: text + code, commit=True):
-            run = here.ansible("playbooks/deploy.yml", "-l", "dev")
+    def refused_with(code: str, broken: str = "true", mended: str = "true") -> str:
+        here.shell("bare1", broken)
+        try:
+            with here.edited("app/nba/main.py", lambda text: text + code, commit=True):
+                run = here.ansible("playbooks/deploy.yml", "-l", "dev")
+        finally:
+            here.shell("bare1", mended)
         assert run.code != 0
         assert "is live on no host" in run.output
         assert {host: here.status(host)["live"] for host in before} == before
@@ -219,11 +223,7 @@ def test_a_host_that_refuses_keeps_every_host_on_the_old_release(here: World, co
 
     assert "bare1: release" in refused_with("import socket\nassert socket.gethostname() != 'bare1'\n")
     # Its public address is away, so this host cannot switch; the other one has, and goes back.
-    here.execute("bare1", "systemctl", "stop", "nginx")
-    try:
-        refused_with("# for all or none\n")
-    finally:
-        here.execute("bare1", "systemctl", "start", "nginx")
+    refused_with("# for all or none\n", "systemctl stop nginx", "systemctl start nginx")
     here.ansible("playbooks/deploy.yml", "-l", "dev").succeeded()
 
 
