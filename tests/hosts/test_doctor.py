@@ -442,8 +442,8 @@ def ssh_options(known_hosts: object) -> str:
 def sudo_asks(here: World) -> Iterator[None]:
     """Let sudo ask the login account of a host for a password, for a while."""
     rule = "/etc/sudoers.d/99-doctor"
-    here.shell("dev1", f"umask 077 && echo 'admin ALL=(ALL) PASSWD: ALL' >{rule} && visudo --check --quiet")
     try:
+        here.shell("dev1", f"umask 337 && echo 'admin ALL=(ALL) PASSWD: ALL' >{rule} && visudo --check --quiet")
         yield
     finally:
         here.shell("dev1", f"rm {rule}")
