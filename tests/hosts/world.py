@@ -43,6 +43,16 @@ class Run:
         recap = self.output.rsplit("PLAY RECAP", 1)[-1]
         return {host: int(count) for host, count in re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", recap, re.M)}
 
+    def changes(self) -> list[str]:
+        """Return the tasks that changed a host, as ``task: host``, in the order of the run."""
+        found, task = [], ""
+        for line in self.output.splitlines():
+            if named := re.match(r"(?:TASK|RUNNING HANDLER) \[(.*)\]", line):
+                task = named[1]
+            elif changed := re.match(r"changed: \[(\S+)\]", line):
+                found.append(f"{task}: {changed[1]}")
+        return found
+
     def succeeded(self) -> Run:
         """Return this run, after asserting that it ended well."""
         assert self.code == 0, self.output[-6000:]
