@@ -202,10 +202,11 @@ def member_digest(content: bytes, name: str) -> str:
 def commits_between(old: str, new: str, below: str, folder: Path) -> list[str] | None:
     """Return what ``new`` has and ``old`` has not below a folder: short name and subject, the newest first.
 
-    None where the repository does not know ``old``.
+    None where the repository does not know one of them: another one may have brought what is live.
     """
     try:
-        git("cat-file", "-e", f"{old}^{{commit}}", folder=folder)
+        for commit in (old, new):
+            git("cat-file", "-e", f"{commit}^{{commit}}", folder=folder)
     except AnsibleActionFail:
         return None
     log = git("log", f"--max-count={COMMITS_SHOWN}", "--format=%h %s", f"{old}..{new}", "--", below, folder=folder)

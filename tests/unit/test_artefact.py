@@ -113,6 +113,7 @@ def test_the_way_from_one_commit_to_another(app: Path) -> None:
     assert artefact.commits_between(first, last, ".", app) == [f"{short} work"]
     assert artefact.commits_between(last, first, ".", app) == []
     assert artefact.commits_between("c0ffee" * 6 + "beef", last, ".", app) is None
+    assert artefact.commits_between(last, "c0ffee" * 6 + "beef", ".", app) is None
 
 
 def test_uncommitted_work_is_part_of_head(app: Path) -> None:
