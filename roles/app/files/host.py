@@ -512,12 +512,12 @@ class Host:
                 self.remember(release, state="failed", at=time.time())
             raise type(error)(f"switched back to {old.release if old else 'nothing'}: {error}\n{log}") from None
         self.call_good(new)
-        if old:
-            with self.step(f"drain and stop {old.name}"):
+        # Also where nothing was live: if somebody removed the link, the release that it led to still runs.
+        left = self.idle
+        with self.step(f"drain and stop {left.name}"):
+            if old:
                 time.sleep(max(0.0, switched + self.config.drain_seconds - time.monotonic()))
-                old.stop()
-        else:
-            run("systemctl", "daemon-reload")
+            left.stop()
         self.clean_up()
 
     def call_good(self, slot: Slot) -> None:
