@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import base64
 import concurrent.futures
 import contextlib
 import fnmatch
-import grp
-import hashlib
 import http.client
 import json
 import os
@@ -17,16 +14,46 @@ import pwd
 import re
 import shutil
 import socket
-import ssl
 import stat
 import subprocess
 import threading
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_state.handshakes import certificate_of, handshakes
+from ansible.module_utils.host_state.parsing import (
+    Facts,
+    accounts_in,
+    assignments,
+    blocks_of,
+    dotenv_settings,
+    fingerprint,
+    groups_in,
+    kernel_family,
+    lines_of,
+    listeners_in,
+    literal,
+    nginx_files,
+    option_settings,
+    sysctl_name,
+    unix_listeners_in,
+    without_counters,
+    without_hash,
+)
+from ansible.module_utils.host_state.reading import (
+    Unreadable,
+    group,
+    installed,
+    json_at,
+    names_in,
+    owner,
+    run,
+    text_of,
+)
+from ansible.module_utils.host_state.scope import CONTENT_ELSEWHERE, SCHEMA_QUERIES, SERVER_VARIABLES, kept, left_out
+from ansible.module_utils.host_state.veil import SENSITIVE, Veil
 
 DOCUMENTATION = r"""
 module: host_state
@@ -69,395 +96,7 @@ state:
   returned: always
 """
 
-Facts = dict[str, str]
-
-# What is different on any two hosts, or changes by itself: the reason, and patterns of section/key.
-REASONS = {
-    "changes by itself": (
-        "sysctl/kernel.ns_last_pid sysctl/kernel.pty.nr sysctl/fs.*-nr sysctl/fs.*-state sysctl/kernel.random.* "
-        "sysctl/kernel.perf_event_max_sample_rate sysctl/net.*.nf_conntrack_count files/etc/.pwd.lock"
-    ),
-    "the host's own": "sysctl/kernel.hostname sysctl/net.*stable_secret sysctl/net.ipv4.tcp_fastopen_key",
-    "the machine's processors": "sysctl/kernel.sched_domain.*",
-    "derived from the size of the memory": (
-        "sysctl/kernel.threads-max sysctl/fs.file-max sysctl/fs.epoll.max_user_watches "
-        "sysctl/fs.inotify.max_user_watches sysctl/fs.fanotify.max_user_marks sysctl/net.ipv4.*_mem "
-        "sysctl/net.ipv4.tcp_max_orphans sysctl/net.ipv4.tcp_max_tw_buckets sysctl/net.ipv4.tcp_max_syn_backlog "
-        "sysctl/net.*nf_conntrack_*max sysctl/net.*nf_conntrack_buckets sysctl/user.max_* sysctl/vm.min_free_kbytes "
-        "sysctl/vm.user_reserve_kbytes sysctl/vm.admin_reserve_kbytes sysctl/vm.lowmem_reserve_ratio "
-        "limits/*processes limits/*signals limits/*DefaultLimitNPROC* limits/*DefaultLimitSIGPENDING* "
-        "limits/*DefaultTasksMax*"
-    ),
-    "compiled from the files beside it": "files/*/__pycache__*",
-    "an account file before its last change": "files/*-",
-    "links to the certificates of ca-certificates": "files/etc/ssl/certs/*.[p0-9]*",
-}
-LEFT_OUT = [(pattern, reason) for reason, patterns in REASONS.items() for pattern in patterns.split()]
-# Files whose text is compared elsewhere, or is the host's own: here only kind, mode and owner count.
-CONTENT_ELSEWHERE = (
-    ("/etc/hostname", "the host's name"),
-    ("/etc/hosts", "the host's name and address"),
-    ("/etc/machine-id", "the host's own"),
-    ("/etc/iscsi/initiatorname.iscsi", "the host's own"),
-    ("/etc/resolv.conf", "the network's"),
-    ("/etc/network/*", "the network's"),
-    ("/etc/netplan/*", "the network's"),
-    ("/etc/adjtime", "the clock's"),
-    ("/etc/ld.so.cache", "made from the libraries"),
-    ("/etc/ssh/ssh_host_*", "the host's own"),
-    ("/etc/ssl/private/*", "keys: never read"),
-    ("/etc/letsencrypt/*", "keys and certificates: compared as what the server answers with"),
-    ("/etc/nginx/*", "compared line by line, in the section nginx"),
-    ("/etc/systemd/*", "compared line by line, in the section units"),
-    ("/etc/sudoers*", "compared line by line, in the section sudoers"),
-    ("/etc/passwd", "compared in the section users"),
-    ("/etc/group", "compared in the section users"),
-    ("/etc/shadow", "compared in the section users"),
-    ("/etc/gshadow", "compared in the section users"),
-    ("/etc/sub?id", "follows from the accounts"),
-    ("*/.env", "compared key by key, in the section application"),
-    ("*/.env.migrate", "compared key by key, in the section application"),
-    ("*/.mysql.cnf", "compared key by key, in the section application"),
-    ("*/<release>/release.json", "compared key by key, in the section application"),
-    ("/opt/poetry-*/.complete", "when each of its files was made"),
-    ("/usr/local/lib/*/*.json", "compared key by key, in the section application"),
-)
-# Of some six hundred variables of the server, those that change what a query does, or whether there is an answer.
-SERVER_VARIABLES = (
-    "activate_all_roles_on_login authentication_policy autocommit auto_increment_increment auto_increment_offset "
-    "binlog_format binlog_row_image character_set_client character_set_database character_set_server "
-    "collation_database collation_server connect_timeout default_authentication_plugin default_storage_engine "
-    "event_scheduler explicit_defaults_for_timestamp foreign_key_checks group_concat_max_len init_connect "
-    "innodb_autoinc_lock_mode innodb_buffer_pool_size innodb_default_row_format innodb_flush_log_at_trx_commit "
-    "innodb_lock_wait_timeout innodb_strict_mode interactive_timeout local_infile lock_wait_timeout log_bin "
-    "log_bin_trust_function_creators long_query_time lower_case_table_names max_allowed_packet max_connections "
-    "max_execution_time max_user_connections net_read_timeout net_write_timeout partial_revokes password_history "
-    "read_only require_secure_transport secure_file_priv skip_name_resolve slow_query_log sql_auto_is_null sql_mode "
-    "sql_require_primary_key ssl_cipher sync_binlog system_time_zone time_zone tls_ciphersuites tls_version "
-    "transaction_isolation tx_isolation validate_password.length validate_password.policy version wait_timeout"
-)
-# Kind of thing, its columns (two for its name, then what is compared), where they are, which rows are this database's.
-SCHEMA_QUERIES = (
-    (
-        "database",
-        "'', '', default_character_set_name, default_collation_name",
-        "schemata",
-        "schema_name = DATABASE()",
-    ),
-    (
-        "table",
-        "table_name, '', table_type, engine, table_collation, create_options",
-        "tables",
-        "table_schema = DATABASE()",
-    ),
-    (
-        "column",
-        "table_name, column_name, ordinal_position, column_type, IF(is_nullable = 'YES', 'null', 'not null'), "
-        "CONCAT('default ', COALESCE(column_default, 'none')), extra, collation_name, generation_expression, "
-        "column_comment",
-        "columns",
-        "table_schema = DATABASE()",
-    ),
-    (
-        "index",
-        "table_name, index_name, IF(MAX(non_unique) = 0, 'unique', 'not unique'), index_type, "
-        "GROUP_CONCAT(COALESCE(column_name, '(expression)'), IF(sub_part IS NULL, '', CONCAT('(', sub_part, ')')), "
-        "IF(collation = 'D', ' desc', '') ORDER BY seq_in_index SEPARATOR ', ')",
-        "statistics",
-        "table_schema = DATABASE() GROUP BY table_name, index_name, index_type",
-    ),
-    (
-        "constraint",
-        "table_name, constraint_name, constraint_type",
-        "table_constraints",
-        "table_schema = DATABASE()",
-    ),
-    ("check", "constraint_name, '', check_clause", "check_constraints", "constraint_schema = DATABASE()"),
-    (
-        "reference",
-        "table_name, constraint_name, GROUP_CONCAT(column_name ORDER BY ordinal_position SEPARATOR ', '), 'to', "
-        "referenced_table_name, GROUP_CONCAT(referenced_column_name ORDER BY ordinal_position SEPARATOR ', ')",
-        "key_column_usage",
-        "table_schema = DATABASE() AND referenced_table_name IS NOT NULL "
-        "GROUP BY table_name, constraint_name, referenced_table_name",
-    ),
-    (
-        "rule",
-        "table_name, constraint_name, 'on update', update_rule, 'on delete', delete_rule",
-        "referential_constraints",
-        "constraint_schema = DATABASE()",
-    ),
-    ("view", "table_name, '', view_definition", "views", "table_schema = DATABASE()"),
-    (
-        "trigger",
-        "event_object_table, trigger_name, action_timing, event_manipulation, action_statement",
-        "triggers",
-        "trigger_schema = DATABASE()",
-    ),
-    (
-        "routine",
-        "routine_name, '', routine_type, routine_definition",
-        "routines",
-        "routine_schema = DATABASE()",
-    ),
-)
-# Words in the name of a setting that holds a secret.
-SENSITIVE = r"[\w.-]*(?:passw(?:or)?d|passphrase|secret|token(?!s)|api[_-]?key|private[_-]?key|credential)[\w.-]*"
-SECRET_SETTING = re.compile(rf"({SENSITIVE}[\"']?[ \t]*[=:][ \t]*)(\S.*)", re.IGNORECASE)
-SECRET_HEADER = re.compile(
-    r"((?:proxy_set_header|add_header|fastcgi_param|uwsgi_param|set)[ \t]+"
-    rf"\$?(?:{SENSITIVE}|[\w-]*authorization)[ \t]+)(\S.*)",
-    re.IGNORECASE,
-)
-SECRET_URL = re.compile(r"(?<=://)([^\s/@:]*):([^\s/@]+)@")
-SECONDS = 20
 LARGE_BYTES = 16 << 20
-LISTENS = 0x10000
-SESSION_FOLDERS = ("/run/user/", "/tmp/")  # noqa: S108 (looked at, not written)
-
-
-class Unreadable(Exception):
-    """Something cannot be read; the message says why."""
-
-
-class Veil:
-    """Makes digests of secrets, and finds secrets in texts."""
-
-    def __init__(self, key: str) -> None:
-        self._key = hashlib.sha256(key.encode()).digest()
-        self._known: set[str] = set()
-
-    def digest(self, content: str | bytes) -> str:
-        """Return 16 hexadecimal digits that are equal for equal contents of one run, and say nothing else."""
-        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-        return hashlib.blake2b(data, key=self._key, digest_size=8).hexdigest()
-
-    def secret(self, text: str) -> str:
-        """Return what stands for a secret in a fact."""
-        return f"<hidden {self.digest(text)}>"
-
-    def content(self, data: str | bytes) -> str:
-        """Return what stands for the content of a file in a fact."""
-        return f"<content {self.digest(data)}>"
-
-    def learn(self, *secrets: str) -> None:
-        """Remember secrets of this host, so that they are found wherever they stand."""
-        self._known.update(text for text in secrets if len(text) >= 6)
-
-    def cover(self, text: str) -> str:
-        """Return a configuration's text with digests in the place of secrets."""
-        for known in sorted(self._known, key=len, reverse=True):
-            text = text.replace(known, self.secret(known))
-        text = SECRET_URL.sub(lambda found: f"{found[1]}:{self.secret(found[2])}@", text)
-        for pattern in (SECRET_SETTING, SECRET_HEADER):
-            text = pattern.sub(lambda found: found[1] + self.secret(found[2]), text)
-        return text
-
-
-# --- reading ---
-
-
-def run(*command: str, descriptors: tuple[int, ...] = ()) -> str:
-    """Run a program and return its output; raise `Unreadable` with its own words."""
-    environment = {"LC_ALL": "C", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-    try:
-        done = subprocess.run(
-            command,
-            check=True,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-            timeout=SECONDS,
-            pass_fds=descriptors,
-        )
-    except FileNotFoundError:
-        raise Unreadable(f"{command[0]} is not installed") from None
-    except subprocess.TimeoutExpired:
-        raise Unreadable(f"{command[0]} did not end within {SECONDS} s") from None
-    except subprocess.CalledProcessError as error:
-        words = (error.stderr or error.stdout).decode(errors="replace").strip().splitlines()[-3:]
-        raise Unreadable(f"{command[0]} ended with {error.returncode}: {' '.join(words)}") from None
-    return done.stdout.decode(errors="replace")
-
-
-def text_of(path: str) -> str:
-    """Return a file's text, nothing where there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-
-
-def names_in(folder: str) -> list[str]:
-    """Return the names in a folder, sorted; nothing where there is none."""
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def installed(program: str) -> bool:
-    """Tell whether a program is there, also one for the administrator."""
-    return shutil.which(program, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin") is not None
-
-
-def json_at(path: str) -> dict[str, Any]:
-    """Return the JSON object in a file, an empty one where there is no file."""
-    text = text_of(path)
-    found = json.loads(text) if text else {}
-    if not isinstance(found, dict):
-        raise Unreadable(f"{path} holds no JSON object")
-    return found
-
-
-# --- parsing ---
-
-
-def lines_of(text: str, comment: str = "#") -> str:
-    """Return a configuration without comments (a pattern of how they begin), blank lines and trailing blanks."""
-    lines = (line.rstrip() for line in text.splitlines())
-    return "\n".join(line for line in lines if line.strip() and not re.match(rf"\s*(?:{comment})", line))
-
-
-def assignments(text: str) -> Facts:
-    """Return ``NAME=value`` lines as a mapping; quotes around a value are taken off."""
-    pairs = (line.partition("=") for line in text.splitlines() if "=" in line and not line.lstrip().startswith("#"))
-    return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}
-
-
-def dotenv_settings(text: str) -> Facts:
-    """Return the settings of a ``.env`` file as the filter `dotenv` wrote them, unquoted."""
-    found = {}
-    for line in text.splitlines():
-        key, separator, value = line.partition("=")
-        if separator and not line.startswith("#"):
-            if len(value) > 1 and value[0] == value[-1] == "'":
-                value = re.sub(r"\$\{:-([\\$])\}|\\(')", lambda found: found[1] or found[2], value[1:-1])
-            found[key] = value
-    return found
-
-
-def option_settings(text: str) -> Facts:
-    """Return the options of a client's option file as the filter `option_file` wrote them, unquoted."""
-    pairs = re.findall(r'^([\w-]+) = "(.*)"$', text, flags=re.MULTILINE)
-    return {key: re.sub(r"\\(.)", r"\1", value) for key, value in pairs}
-
-
-def kernel_family(release: str) -> str:
-    """Return the first two numbers of a kernel's release and its flavour: ``6.12 cloud-amd64``."""
-    numbers = re.match(r"\d+\.\d+", release)
-    flavour = re.search(r"-((?:rt|cloud|aws|azure|gcp|generic|amd64|arm64)[\w-]*)$", release)
-    return " ".join(part for part in (numbers[0] if numbers else release, flavour[1] if flavour else "") if part)
-
-
-def nginx_files(text: str) -> Facts:
-    """Return the files of ``nginx -T`` by path, without comments."""
-    parts = re.split(r"^# configuration file (/.*):$", text, flags=re.MULTILINE)
-    return {path: lines_of(content) for path, content in zip(parts[1::2], parts[2::2], strict=True)}
-
-
-def blocks_of(text: str) -> list[Facts]:
-    """Return the blocks of ``systemctl show`` for several units."""
-    return [assignments(block) for block in text.split("\n\n") if block.strip()]
-
-
-def sysctl_name(path: str) -> str:
-    """Return the name of a setting below /proc/sys: a dot inside of a name becomes a slash, as sysctl does it."""
-    parts = path.removeprefix("/proc/sys/").split("/")
-    return ".".join(part.replace(".", "/") for part in parts)
-
-
-def address_of(text: str) -> str:
-    """Return an address and port of /proc/net as people write it: ``0.0.0.0:80``, ``[::]:80``."""
-    address, _, port = text.partition(":")
-    words = [bytes.fromhex(address[index : index + 8])[::-1] for index in range(0, len(address), 8)]
-    packed = b"".join(words)
-    family = socket.AF_INET6 if len(packed) == 16 else socket.AF_INET
-    shown = socket.inet_ntop(family, packed)
-    return f"[{shown}]:{int(port, 16)}" if family == socket.AF_INET6 else f"{shown}:{int(port, 16)}"
-
-
-def listeners_in(text: str, protocol: str, ephemeral: range) -> Iterator[tuple[str, str]]:
-    """Yield what listens and its inode, from /proc/net/tcp, tcp6, udp or udp6."""
-    for line in text.splitlines()[1:]:
-        columns = line.split()
-        if columns[3] != ("0A" if protocol == "tcp" else "07"):
-            continue
-        address = address_of(columns[1])
-        host, _, port = address.rpartition(":")
-        if protocol == "udp" and int(port) in ephemeral:
-            address = f"{host}:<any port>"
-        yield f"{protocol} {address}", columns[9]
-
-
-def unix_listeners_in(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the paths that listen and their inodes, from /proc/net/unix; abstract and session sockets are left out."""
-    for line in text.splitlines()[1:]:
-        columns = line.split(None, 7)
-        if len(columns) < 8 or not int(columns[3], 16) & LISTENS or not columns[7].startswith("/"):
-            continue
-        if not columns[7].startswith(SESSION_FOLDERS):
-            yield f"unix {columns[7]}", columns[6]
-
-
-def accounts_in(passwd: str, shadow: str) -> Facts:
-    """Return the accounts by name: numbers, home, shell, what the password can do, and until when."""
-    states = {}
-    for line in shadow.splitlines():
-        name, password, *rest = line.split(":")
-        state = "no password" if not password else "locked" if password[0] in "!*" else "has a password"
-        expires = rest[5] if len(rest) > 5 else ""
-        states[name] = state + (f", expires on day {expires}" if expires else "")
-    found = {}
-    for line in passwd.splitlines():
-        fields = line.split(":")
-        if len(fields) == 7:
-            name, _, number, group, words, home, shell = fields
-            found[name] = (
-                f"uid {number}, gid {group}, {home}, {shell}, {states.get(name, 'no shadow entry')}, {words!r}"
-            )
-    return found
-
-
-def groups_in(text: str) -> Facts:
-    """Return the groups by name: number and members."""
-    rows = [line.split(":") for line in text.splitlines() if line.count(":") == 3]
-    return {
-        name: f"gid {number}: {', '.join(sorted(filter(None, members.split(','))))}"
-        for name, _, number, members in rows
-    }
-
-
-def without_counters(text: str) -> str:
-    """Return firewall rules without counters and the dates in comments."""
-    text = re.sub(r"packets \d+ bytes \d+", "packets * bytes *", text)
-    text = re.sub(r"^\[\d+:\d+\] ", "", text, flags=re.MULTILINE)
-    return lines_of(re.sub(r"(?<=\S) \[\d+:\d+\]$", "", text, flags=re.MULTILINE))
-
-
-def without_hash(text: str) -> str:
-    """Return an account's definition without the hash of its password, which has a salt of its own."""
-    literal = r"(?:'(?:[^'\\]|\\.|'')*'|0x[0-9A-Fa-f]+)"
-    text = re.sub(rf"\bAS {literal}", "AS <hash>", text)
-    return re.sub(rf"IDENTIFIED BY PASSWORD {literal}", "IDENTIFIED BY PASSWORD <hash>", text)
-
-
-def distributions_in(packages: str) -> dict[str, tuple[str, str]]:
-    """Return the distributions in a site-packages folder: name to version and folder."""
-    found = {}
-    for name in names_in(packages):
-        if name.endswith(".dist-info"):
-            head = text_of(os.path.join(packages, name, "METADATA")).split("\n\n", 1)[0]
-            fields = dict(re.findall(r"^(Name|Version): (.+)$", head, flags=re.MULTILINE))
-            if "Name" in fields:
-                title = re.sub(r"[-_.]+", "-", fields["Name"]).lower()
-                found[title] = (fields.get("Version", "unknown"), name)
-    return found
-
-
-# --- the sections ---
-
 # The files of a release that hold settings and secrets.
 SETTINGS = ((".env", dotenv_settings), (".env.migrate", dotenv_settings), (".mysql.cnf", option_settings))
 
@@ -588,7 +227,8 @@ class Host:
         if (size := os.lstat(path).st_size) > LARGE_BYTES:
             return f"{size} bytes"
         with open(path, "rb") as stream:
-            return self.veil.content(stream.read())
+            digest: str = self.veil.content(stream.read())
+        return digest
 
     def application(self) -> Facts:
         """Read what is live, whether it is what answers, its digests, its settings and what the programs are told."""
@@ -973,114 +613,17 @@ class Host:
         }
 
 
-def literal(text: str) -> str:
-    """Return a text as a string of SQL."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def fingerprint(line: str) -> str:
-    """Return the fingerprint of a line of ``authorized_keys`` as ssh-keygen shows it."""
-    for word in line.split():
-        if word.startswith("AAAA"):
-            with contextlib.suppress(ValueError):
-                digest = hashlib.sha256(base64.b64decode(word)).digest()
-                return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
-    return "unknown"
-
-
-def owner(number: int) -> str:
-    """Return an account's name, or its number where it has none."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
-
-
-def group(number: int) -> str:
-    """Return a group's name, or its number where it has none."""
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
-
-
-# --- TLS ---
-
-
-def shake(port: int, name: str, version: ssl.TLSVersion, ciphers: str = "") -> tuple[str, bytes]:
-    """Return the cipher and the certificate of one handshake; raise `OSError` where it is refused."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = context.maximum_version = version
-    context.set_ciphers(ciphers or "ALL:COMPLEMENTOFALL:@SECLEVEL=0")
-    with (
-        socket.create_connection(("127.0.0.1", port), timeout=5) as plain,
-        context.wrap_socket(plain, server_hostname=name or None) as stream,
-    ):
-        cipher = stream.cipher()
-        return (cipher[0] if cipher else "none"), stream.getpeercert(binary_form=True) or b""
-
-
-def handshakes(port: int, name: str) -> Facts:
-    """Return the protocols that a port accepts; for TLS 1.2 every cipher, in the server's order."""
+def distributions_in(packages: str) -> dict[str, tuple[str, str]]:
+    """Return the distributions in a site-packages folder: name to version and folder."""
     found = {}
-    for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-        accepted: list[str] = []
-        with contextlib.suppress(OSError):  # refused: the end of the list
-            while True:
-                less = "".join(f":!{cipher}" for cipher in accepted)
-                cipher, _ = shake(port, name, version, f"ALL:COMPLEMENTOFALL:@SECLEVEL=0{less}")
-                if cipher in accepted:
-                    break
-                accepted.append(cipher)
-        found[version.name.replace("_", ".")] = " ".join(accepted) or "refused"
+    for name in names_in(packages):
+        if name.endswith(".dist-info"):
+            head = text_of(os.path.join(packages, name, "METADATA")).split("\n\n", 1)[0]
+            fields = dict(re.findall(r"^(Name|Version): (.+)$", head, flags=re.MULTILINE))
+            if "Name" in fields:
+                title = re.sub(r"[-_.]+", "-", fields["Name"]).lower()
+                found[title] = (fields.get("Version", "unknown"), name)
     return found
-
-
-def certificate_of(port: int, name: str) -> dict[str, Any]:
-    """Return names, issuer and key of the certificate that a port shows, and the days until it ends."""
-    try:
-        _, certificate = shake(port, name, ssl.TLSVersion.TLSv1_3)
-    except OSError:
-        try:
-            _, certificate = shake(port, name, ssl.TLSVersion.TLSv1_2)
-        except OSError as error:
-            raise Unreadable(f"nothing shakes hands on port {port}: {error}") from None
-    done = subprocess.run(
-        ["openssl", "x509", "-inform", "DER", "-noout", "-issuer", "-enddate", "-text"],
-        input=certificate,
-        capture_output=True,
-        check=True,
-    )
-    return certificate_facts(done.stdout.decode(errors="replace"), time.time())
-
-
-def certificate_facts(text: str, now: float) -> dict[str, Any]:
-    """Return the facts in the words of ``openssl x509``; ``now`` is in seconds since 1970."""
-    ends = re.search(r"^notAfter=(.+)$", text, re.MULTILINE)
-    names = re.search(r"Subject Alternative Name:.*\n\s*(.+)", text)
-    issuer = re.search(r"^issuer=(.+)$", text, re.MULTILINE)
-    key = re.search(r"Public Key Algorithm: (\S+)\n\s*Public-Key: \((.+?)\)", text)
-    return {
-        "names": names[1].strip() if names else "none",
-        "issuer": issuer[1].strip() if issuer else "none",
-        "key": f"{key[1]}, {key[2]}" if key else "unknown",
-        "days": int((ssl.cert_time_to_seconds(ends[1]) - now) // 86400) if ends else None,
-    }
-
-
-# --- all of it ---
-
-
-def kept(section: str, facts: Facts) -> Facts:
-    """Return the facts of a section without those that are not compared."""
-    patterns = [pattern for pattern, _ in LEFT_OUT if pattern.startswith(f"{section}/")]
-    return {
-        key: value
-        for key, value in facts.items()
-        if not any(fnmatch.fnmatchcase(f"{section}/{key.lstrip('/')}", pattern) for pattern in patterns)
-    }
 
 
 def read(host: Host) -> dict[str, Any]:
@@ -1102,11 +645,6 @@ def read(host: Host) -> dict[str, Any]:
         "left_out": left_out(),
         "about": host.about(facts),
     }
-
-
-def left_out() -> list[tuple[str, str]]:
-    """Return what is not compared, and why."""
-    return [*LEFT_OUT, *((f"content of {pattern}", reason) for pattern, reason in CONTENT_ELSEWHERE)]
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.host_state import handshakes, parsing, reading
+from ansible.module_utils.host_state.veil import Veil
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -32,14 +34,14 @@ PRINTABLE = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_siz
 
 @pytest.fixture
 def veil() -> Any:
-    return host_state.Veil("a key of this run")
+    return Veil("a key of this run")
 
 
 # --- secrets ---
 
 
 def test_a_digest_is_equal_for_equal_secrets_of_one_run_alone(veil: Any) -> None:
-    again, other = host_state.Veil("a key of this run"), host_state.Veil("the key of another run")
+    again, other = Veil("a key of this run"), Veil("the key of another run")
     assert veil.secret(AWKWARD) == again.secret(AWKWARD) != other.secret(AWKWARD)
     assert veil.secret(AWKWARD) != veil.secret(AWKWARD + " ")
     assert AWKWARD not in veil.secret(AWKWARD)
@@ -47,7 +49,7 @@ def test_a_digest_is_equal_for_equal_secrets_of_one_run_alone(veil: Any) -> None
 
 @given(PRINTABLE)
 def test_the_control_node_makes_the_same_digest(text: str) -> None:
-    assert host_state.Veil("key").secret(text) == secret_digest("key", text)
+    assert Veil("key").secret(text) == secret_digest("key", text)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +89,12 @@ def test_a_secret_of_the_host_is_found_in_any_text(veil: Any) -> None:
 
 @given(st.dictionaries(st.from_regex(r"[A-Z][A-Z_]{0,9}", fullmatch=True), PRINTABLE, max_size=4))
 def test_settings_come_back_from_the_filter_s_quoting(settings: dict[str, str]) -> None:
-    assert host_state.dotenv_settings(filters.dotenv(settings)) == settings
+    assert parsing.dotenv_settings(filters.dotenv(settings)) == settings
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z][a-z-]{0,9}", fullmatch=True), PRINTABLE.filter(bool), max_size=4))
 def test_options_come_back_from_the_filter_s_quoting(options: dict[str, str]) -> None:
-    assert host_state.option_settings(filters.option_file(options)) == options
+    assert parsing.option_settings(filters.option_file(options)) == options
 
 
 # --- parsers ---
@@ -110,7 +112,7 @@ def test_options_come_back_from_the_filter_s_quoting(options: dict[str, str]) ->
     ],
 )
 def test_the_family_of_a_kernel(release: str, family: str) -> None:
-    assert host_state.kernel_family(release) == family
+    assert parsing.kernel_family(release) == family
 
 
 def test_the_files_of_nginx() -> None:
@@ -118,7 +120,7 @@ def test_the_files_of_nginx() -> None:
         "# configuration file /etc/nginx/nginx.conf:\nuser a;  \n\n  # a comment\nhttp {\n}\n\n"
         "# configuration file /etc/nginx/b.conf:\n# nothing\n"
     )
-    assert host_state.nginx_files(text) == {"/etc/nginx/nginx.conf": "user a;\nhttp {\n}", "/etc/nginx/b.conf": ""}
+    assert parsing.nginx_files(text) == {"/etc/nginx/nginx.conf": "user a;\nhttp {\n}", "/etc/nginx/b.conf": ""}
 
 
 def test_what_listens() -> None:
@@ -130,9 +132,9 @@ def test_what_listens() -> None:
     tcp6 = head + "   0: 00000000000000000000000001000000:0016 0:0 0A 0:0 0:0 0 0 0 103 1\n"
     udp = head + "   0: 00000000:0044 0:0 07 0:0 0:0 0 0 0 104 1\n   1: 00000000:9000 0:0 07 0:0 0:0 0 0 0 105 1\n"
     ephemeral = range(32768, 61000)
-    assert list(host_state.listeners_in(tcp, "tcp", ephemeral)) == [("tcp 0.0.0.0:80", "101")]
-    assert list(host_state.listeners_in(tcp6, "tcp", ephemeral)) == [("tcp [::1]:22", "103")]
-    assert list(host_state.listeners_in(udp, "udp", ephemeral)) == [
+    assert list(parsing.listeners_in(tcp, "tcp", ephemeral)) == [("tcp 0.0.0.0:80", "101")]
+    assert list(parsing.listeners_in(tcp6, "tcp", ephemeral)) == [("tcp [::1]:22", "103")]
+    assert list(parsing.listeners_in(udp, "udp", ephemeral)) == [
         ("udp 0.0.0.0:68", "104"),
         ("udp 0.0.0.0:<any port>", "105"),
     ]
@@ -144,26 +146,26 @@ def test_what_listens() -> None:
         "00000000: 00000003 00000000 00000000 0001 03 204 /run/connected\n"
         "00000000: 00000003 00000000 00000000 0001 03 205\n"
     )
-    assert list(host_state.unix_listeners_in(unix)) == [("unix /run/nba/blue.sock", "201")]
+    assert list(parsing.unix_listeners_in(unix)) == [("unix /run/nba/blue.sock", "201")]
 
 
 def test_accounts_and_groups() -> None:
     passwd = (
         "root:x:0:0:root:/root:/bin/bash\nnba:x:998:998::/srv/nba:/usr/sbin/nologin\nbob:x:1:1:Bob:/home/bob:/bin/sh\n"
     )
-    found = host_state.accounts_in(passwd, "root:*:1:0:9:7:::\nnba:!:1::::::\nbob:$y$hash:1:0:9:7::20000:\n")
+    found = parsing.accounts_in(passwd, "root:*:1:0:9:7:::\nnba:!:1::::::\nbob:$y$hash:1:0:9:7::20000:\n")
     assert found["nba"] == "uid 998, gid 998, /srv/nba, /usr/sbin/nologin, locked, ''"
     assert "has a password, expires on day 20000" in found["bob"]
     assert "hash" not in found["bob"]
-    assert "no password" in host_state.accounts_in(passwd, "root::1:0:9:7:::\n")["root"]
-    assert host_state.groups_in("sudo:x:27:b,a\n") == {"sudo": "gid 27: a, b"}
+    assert "no password" in parsing.accounts_in(passwd, "root::1:0:9:7:::\n")["root"]
+    assert parsing.groups_in("sudo:x:27:b,a\n") == {"sudo": "gid 27: a, b"}
 
 
 def test_firewall_rules_have_no_counters() -> None:
     nft = "table inet f {\n chain i {\n  tcp dport 22 counter packets 12 bytes 720 accept\n }\n}\n"
-    assert host_state.without_counters(nft) == host_state.without_counters(nft.replace("12", "99"))
+    assert parsing.without_counters(nft) == parsing.without_counters(nft.replace("12", "99"))
     saved = "# Generated by iptables-save on Monday\n*filter\n:INPUT ACCEPT [9:9]\n[3:4] -A INPUT -j ACCEPT\nCOMMIT\n"
-    assert host_state.without_counters(saved) == "*filter\n:INPUT ACCEPT\n-A INPUT -j ACCEPT\nCOMMIT"
+    assert parsing.without_counters(saved) == "*filter\n:INPUT ACCEPT\n-A INPUT -j ACCEPT\nCOMMIT"
 
 
 @pytest.mark.parametrize(
@@ -175,21 +177,21 @@ def test_firewall_rules_have_no_counters() -> None:
     ],
 )
 def test_an_account_has_no_hash(text: str) -> None:
-    shown = host_state.without_hash(text)
+    shown = parsing.without_hash(text)
     assert "SALT" not in shown
     assert "53414C54" not in shown
     assert shown.endswith("<hash> REQUIRE SSL")
 
 
 def test_sysctl_names() -> None:
-    assert host_state.sysctl_name("/proc/sys/vm/swappiness") == "vm.swappiness"
-    assert host_state.sysctl_name("/proc/sys/net/ipv4/conf/eth0.5/mtu") == "net.ipv4.conf.eth0/5.mtu"
+    assert parsing.sysctl_name("/proc/sys/vm/swappiness") == "vm.swappiness"
+    assert parsing.sysctl_name("/proc/sys/net/ipv4/conf/eth0.5/mtu") == "net.ipv4.conf.eth0/5.mtu"
 
 
 def test_a_key_has_the_fingerprint_that_ssh_shows() -> None:
     key = base64.b64encode(b"\0\0\0\x0bssh-ed25519 and more").decode()
     digest = base64.b64encode(hashlib.sha256(base64.b64decode(key)).digest()).decode().rstrip("=")
-    assert host_state.fingerprint(f'from="10.0.0.1" ssh-ed25519 {key} me@home') == f"SHA256:{digest}"
+    assert parsing.fingerprint(f'from="10.0.0.1" ssh-ed25519 {key} me@home') == f"SHA256:{digest}"
 
 
 def test_distributions_by_their_metadata(tmp_path: Path) -> None:
@@ -204,7 +206,7 @@ def test_distributions_by_their_metadata(tmp_path: Path) -> None:
 
 def test_comments_of_sudoers_are_not_its_directives() -> None:
     text = "# a comment\n#includedir /etc/sudoers.d\n#1000 ALL=(ALL) ALL\n#comment\n"
-    assert host_state.lines_of(text, r"#(?!include|\d)") == "#includedir /etc/sudoers.d\n#1000 ALL=(ALL) ALL"
+    assert parsing.lines_of(text, r"#(?!include|\d)") == "#includedir /etc/sudoers.d\n#1000 ALL=(ALL) ALL"
 
 
 def test_files_have_mode_owner_and_content(tmp_path: Path, veil: Any) -> None:
@@ -240,7 +242,7 @@ def test_a_changed_file_changes_the_digest_of_its_folder(tmp_path: Path, veil: A
 
 def test_a_section_that_cannot_be_read_is_a_gap(veil: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> dict[str, str]:
-        raise host_state.Unreadable("no such luck")
+        raise reading.Unreadable("no such luck")
 
     host = host_state.Host("nba", veil, "")
     monkeypatch.setattr(host, "sections", lambda: {"a": refuse, "sysctl": lambda: {"vm.x": "1", "fs.file-nr": "9"}})
@@ -307,11 +309,11 @@ def tls_port(tmp_path: Path) -> Iterator[int]:
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_protocols_ciphers_and_certificate(tls_port: int) -> None:
-    found = host_state.handshakes(tls_port, "nba.example.com")
+    found = handshakes.handshakes(tls_port, "nba.example.com")
     assert found["TLSv1"] == found["TLSv1.1"] == "refused"
     assert found["TLSv1.2"] == "ECDHE-ECDSA-AES128-GCM-SHA256"
     assert found["TLSv1.3"].startswith("TLS_")
-    certificate = host_state.certificate_of(tls_port, "nba.example.com")
+    certificate = handshakes.certificate_of(tls_port, "nba.example.com")
     assert certificate["names"] == "DNS:nba.example.com"
     assert certificate["days"] == 30
     assert certificate["key"].startswith("id-ecPublicKey, 256 bit")
@@ -319,7 +321,7 @@ def test_protocols_ciphers_and_certificate(tls_port: int) -> None:
 
 
 def test_a_command_that_is_not_there_is_named() -> None:
-    with pytest.raises(host_state.Unreadable, match="no-such-program is not installed"):
-        host_state.run("no-such-program")
-    with pytest.raises(host_state.Unreadable, match="ended with 1"):
-        host_state.run("false")
+    with pytest.raises(reading.Unreadable, match="no-such-program is not installed"):
+        reading.run("no-such-program")
+    with pytest.raises(reading.Unreadable, match="ended with 1"):
+        reading.run("false")

@@ -1,0 +1,1 @@
+"""What the module host_state reads with, part by part; runs on hosts."""
