@@ -133,7 +133,7 @@ def of_files(poetry: str, host: int, number: int) -> list[Mutation]:
             if silenced:
                 found.append(Mutation(path, "file", damage(path, "file")))
             continue
-        answering = path.startswith(NAMES["__app_library"]) and "backup" not in path and not silenced
+        answering = path.startswith(NAMES["__app_library"]) and not silenced
         kinds = {"link": LINK_KINDS, "directory": DIRECTORY_KINDS}.get(state, FILE_KINDS)
         if answering and state == "file":
             kinds = ANSWERING_KINDS
