@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-DEFAULT_SUBNETS = {"lab": "10.203.0", "test": "10.203.1"}
+DEFAULT_SUBNETS = {"lab": "10.203.0", "test": "10.203.1", "scale": "10.203.2"}
 
 
 def default_inventory(name: str) -> dict[str, object]:

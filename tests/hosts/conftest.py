@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -97,13 +97,15 @@ def probing(here: World, converged: Converged, request: pytest.FixtureRequest) -
     ``rate`` is requests per second for each host. Unless the case is ``lossy`` (then the test says exactly what may be
     lost), a request that failed fails the test. An acknowledged write that is gone always does.
     """
-    return partial(probe_prod, here, request.config.stash[REPORTS])
+    return partial(probe_hosts, here, PROD, request.config.stash[REPORTS])
 
 
 @contextmanager
-def probe_prod(here: World, reports: list[Report], case: str, lossy: bool = False, rate: float = 30) -> Iterator[Watch]:
-    """Probe all hosts of prod; see `probing`."""
-    watch = Watch({host: Probe(here.address(host), rate) for host in PROD})
+def probe_hosts(
+    here: World, hosts: Iterable[str], reports: list[Report], case: str, *, lossy: bool = False, rate: float = 30
+) -> Iterator[Watch]:
+    """Probe hosts that answer for prod; see `probing`."""
+    watch = Watch({host: Probe(here.address(host), rate) for host in hosts})
     probes = list(watch.probes.values())
     try:
         for probe in probes:

@@ -284,11 +284,14 @@ def world(root: Path, name: str, *boot: str) -> Iterator[World]:
     """Make the copy, its vaults and its lab; remove the lab at the end, also after a failure.
 
     For work on one test: with ``TEST_WORLD=folder`` the copy is in that folder, and it and its lab are kept for the
-    next run, which brings the changed files. ``TEST_LAB=name`` and ``LAB_SUBNET`` give it a lab beside others.
+    next run, which brings the changed files. ``TEST_LAB=name`` and ``LAB_SUBNET`` give it a lab beside others. A
+    world of another name than `test` is kept in a folder beside that one.
     """
     kept = os.environ.get("TEST_WORLD")
-    root = Path(kept) if kept else root
-    here = World(root, os.environ.get("TEST_LAB") or name)
+    if kept:
+        root = Path(kept if name == "test" else f"{kept}-{name}")
+        root.mkdir(exist_ok=True)
+    here = World(root, (os.environ.get("TEST_LAB") if name == "test" else "") or name)
     known = (root / ".git").exists()
     copy_checkout(root)
     here.git("init", "--quiet")
