@@ -41,6 +41,7 @@ from ansible.module_utils.host_state.parsing import (
     unix_listeners_in,
     without_counters,
     without_hash,
+    without_own_path,
 )
 from ansible.module_utils.host_state.reading import (
     Unreadable,
@@ -114,6 +115,7 @@ class Host:
         self.answer: dict[str, Any] = {}
         if not os.path.isdir(self.release):
             self.release = ""
+        self.live_environment = os.path.realpath(f"{self.release}/.venv") if self.release else ""
         self.settings = {
             file: parse(text_of(f"{self.release}/{file}")) if self.release else {} for file, parse in SETTINGS
         }
@@ -188,7 +190,7 @@ class Host:
         """Read each distribution in the live environment, its version and a digest of its files as they are now."""
         if not self.release:
             return {"live release": "none"}
-        environment = os.path.realpath(f"{self.release}/.venv")
+        environment = self.live_environment
         found = {"python": assignments(text_of(f"{environment}/pyvenv.cfg")).get("version", "unknown")}
         for name, (version, _) in self.distributions(environment).items():
             found[name] = version
@@ -211,7 +213,10 @@ class Host:
         return {name: found for folder in folders for name, found in distributions_in(folder).items()}
 
     def tree_digest(self, path: str) -> str:
-        """Return a digest of all files below a path, with their names; compiled ones are left out."""
+        """Return a digest of all files below a path, with their names; compiled ones are left out.
+
+        The live environment's own path is left out, too: one that was made anew has another.
+        """
         parts = []
         for folder, folders, files in os.walk(path):
             folders[:] = sorted(set(folders) - {"__pycache__"})
@@ -227,7 +232,10 @@ class Host:
         if (size := os.lstat(path).st_size) > LARGE_BYTES:
             return f"{size} bytes"
         with open(path, "rb") as stream:
-            digest: str = self.veil.content(stream.read())
+            data = stream.read()
+        if self.live_environment and path.startswith(f"{self.live_environment}/"):
+            data = without_own_path(data, os.path.basename(path), self.live_environment)
+        digest: str = self.veil.content(data)
         return digest
 
     def application(self) -> Facts:
@@ -245,7 +253,6 @@ class Host:
         found["what answers"] = "the live release" if self.answer.get("release") == live else str(self.answer)
         for key in ("artefact", "lock"):
             found[f"digest of the {key}"] = str(facts.get(key))
-        found["commit"] = str(facts.get("commit"))
         found["from a clean tree"] = "no" if facts.get("dirty") else "yes"
         for file, settings in self.settings.items():
             for key, value in settings.items():
@@ -574,6 +581,7 @@ class Host:
         found += [(card, "<network card>") for card in cards if card.strip("0:")]
         if self.release:
             found.append((os.path.basename(self.release), "<release>"))
+            found.append((os.path.basename(self.live_environment), "<environment>"))
         for slot, word in ((self.slot(), "<live>"), (self.other_slot(), "<idle>")):
             if slot:
                 found.append((f"{self.name}@{slot}", f"{self.name}@{word}"))

@@ -154,7 +154,9 @@ NOT_THERE = "test ! -e {0} -a ! -L {0}"
 
 def added(path: str, text: str = "# by hand", mode: str = "0644", what: str = "") -> Mutation:
     """Return a file that somebody added beside those of the roles."""
-    script = f"mkdir -p '{Path(path).parent}' && echo '{text}' >'{path}' && chmod {mode} '{path}'"
+    folder = Path(path).parent
+    made = f"test -d '{folder}' || {{ mkdir -p '{folder}' && echo '{folder}' >>/root/folders; }}"
+    script = f"{made}; echo '{text}' >'{path}' && chmod {mode} '{path}'"
     return Mutation(what or path, "added", script, f"test ! -e '{path}'")
 
 

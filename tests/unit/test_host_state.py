@@ -201,6 +201,16 @@ def test_distributions_by_their_metadata(tmp_path: Path) -> None:
     assert host_state.distributions_in(str(tmp_path)) == {"foo-bar": ("1.0", folder.name)}
 
 
+def test_an_environment_that_was_made_anew_under_another_path_is_the_same() -> None:
+    def files(path: str, digest: str) -> list[bytes]:
+        script = f"#!{path}/bin/python\n".encode()
+        record = f"foo.py,sha256=1,2\n../../../bin/foo,sha256={digest},3\n".encode()
+        return [parsing.without_own_path(script, "foo", path), parsing.without_own_path(record, "RECORD", path)]
+
+    assert files("/srv/nba/venvs/1", "a") == files("/srv/nba/venvs/1.1", "b")
+    assert files("/srv/nba/venvs/1", "a")[1] == b"foo.py,sha256=1,2\n"
+
+
 # --- the whole ---
 
 

@@ -143,6 +143,16 @@ def without_hash(text: str) -> str:
     return re.sub(rf"IDENTIFIED BY PASSWORD {literal}", "IDENTIFIED BY PASSWORD <hash>", text)
 
 
+def without_own_path(data: bytes, name: str, environment: str) -> bytes:
+    """Return a file of a virtual environment without that one's path, which its scripts have in their first line.
+
+    A distribution's RECORD has digests of such scripts: they are compared as the content of ``bin``.
+    """
+    if name == "RECORD":
+        data = b"".join(line for line in data.splitlines(keepends=True) if not line.startswith(b"../"))
+    return data.replace(environment.encode(), b"<environment>")
+
+
 def literal(text: str) -> str:
     """Return a text as a string of SQL."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
