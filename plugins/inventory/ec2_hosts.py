@@ -96,7 +96,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         try:
             asked.parse(inventory, loader, path, cache=cache)
         except AnsibleError as error:
-            import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 (half a second, which only this failure should take)
+            import boto3  # noqa: PLC0415 (half a second, which only this failure should take)
 
             known = boto3.session.Session().get_available_regions("ec2")
             raise AnsibleParserError(in_words(str(error), file, regions, known)) from None
