@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from botocore.session import Session
+
+# Ansible loads a filter by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from aws_words import in_words
 
 # A row of the price table: | `name` | 7.59 | ... |
 PRICE = re.compile(r"^\|\s*`([^`]+)`\s*\|\s*([0-9.]+)\s*\|", re.MULTILINE)
 DATED = re.compile(r"<!-- prices (\S+) (\d{4}-\d{2}) -->")
 # RDS refuses these in the master password, and more than 41 characters.
 REFUSED_IN_PASSWORDS = frozenset("/@\" '")
+# What the modules call the name of a thing; an instance has key_name, too.
+NAMES = ("instance_id", "db_instance_identifier", "load_balancer_name", "key_name")
 
 
 def aws_by_host(instances: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -23,10 +32,16 @@ def aws_by_host(instances: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str
 
 
 def aws_foreign(things: Iterable[Mapping[str, Any]], tags: Mapping[str, str]) -> list[str]:
-    """Return the names of databases and key pairs that do not carry these tags."""
+    """Return the names of databases, key pairs, load balancers and instances that do not carry these tags."""
     # dict(): Ansible's own mappings have items that cannot be compared.
     foreign = [thing for thing in things if not dict(tags).items() <= dict(thing["tags"]).items()]
-    return [str(thing.get("db_instance_identifier", thing.get("key_name"))) for thing in foreign]
+    return [str(next(thing[name] for name in NAMES if name in thing)) for thing in foreign]
+
+
+def aws_in_words(result: Mapping[str, Any], what: str, region: str) -> str:
+    """Return why a task failed, by its result, and the next command; ``what`` it was stands before."""
+    items = [each for each in result.get("results", []) if each.get("failed")] or [result]
+    return in_words("; ".join(dict.fromkeys(str(each.get("msg", each)) for each in items)), what, [region])
 
 
 def aws_value_findings(values: Mapping[str, Any]) -> list[str]:
@@ -193,6 +208,7 @@ class FilterModule:
         return {
             "aws_by_host": aws_by_host,
             "aws_foreign": aws_foreign,
+            "aws_in_words": aws_in_words,
             "aws_kept_version": aws_kept_version,
             "aws_monthly_cost": aws_monthly_cost,
             "aws_refusals": aws_refusals,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ from ansible import context
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 from botocore.exceptions import BotoCoreError, ClientError
+
+# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from aws_words import in_words
 
 DOCUMENTATION = r"""
 name: databases
@@ -79,9 +86,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
                 if not inventory.groups[name].get_hosts():
                     empty.append(nothing(name, region, tags))
             except (BotoCoreError, ClientError) as error:
-                raise AnsibleParserError(
-                    f"AWS was not to say where the databases are: {error} (docs/aws.md)"
-                ) from error
+                raise AnsibleParserError(in_words(str(error), os.path.relpath(path), [region])) from None
         meant = str(context.CLIARGS.get("subset") or "").split(",")
         if found := [text for text in empty if len(empty) == len(regions) or text.partition(":")[0] in meant]:
             raise AnsibleParserError("; ".join(found))

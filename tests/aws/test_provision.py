@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.aws.conftest import REGION, Cloud
-from tests.aws.server import host_key
+from tests.aws.server import SCARCE, host_key
 from tests.support import ROOT
 
 pytestmark = [pytest.mark.aws, pytest.mark.timeout(3000)]
@@ -42,8 +42,16 @@ def recap(done: Done) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def made(cloud: Cloud) -> Done:
-    """Return the first run."""
+def half(cloud: Cloud) -> Done:
+    """Return the first run, for which AWS had no database."""
+    done = cloud.play("provision", *values(database_class=SCARCE))
+    assert done.returncode == 2, done.stdout
+    return done
+
+
+@pytest.fixture(scope="module")
+def made(cloud: Cloud, half: Done) -> Done:
+    """Return the run that made the rest."""
     done = cloud.play("provision", *values())
     assert done.returncode == 0, done.stdout
     return done
@@ -65,6 +73,15 @@ def plain(value: Any) -> Any:
 def tags(thing: dict[str, Any], key: str = "Tags") -> dict[str, str]:
     """Return the tags of something that boto3 describes."""
     return {tag["Key"]: tag["Value"] for tag in thing[key]}
+
+
+def test_what_is_sold_out_is_said_and_the_same_command_goes_on(half: Done, made: Done) -> None:
+    said = " ".join(half.stdout.split())
+    assert "Make the database: AWS has no machine of this kind free now" in said
+    assert "Next: the same command again later, or another instance_type" in said
+    assert "What was made stays; the same command goes on from there" in said
+    # The database, the host, its address, and the pin: what stood was not made again.
+    assert recap(made)["changed"] == 4, made.stdout
 
 
 def test_what_a_month_costs_is_said_before(made: Done) -> None:
@@ -246,10 +263,22 @@ def test_removal_must_be_confirmed_on_dev_as_well(cloud: Cloud, made: Done) -> N
     assert len(cloud.instances()) == 1
 
 
+def test_a_machine_of_others_in_the_network_stops_the_removal(cloud: Cloud, host: dict[str, Any]) -> None:
+    ec2 = cloud.client("ec2")
+    start = {"ImageId": "ami-0deb00000000013a2", "SubnetId": host["SubnetId"], "MinCount": 1, "MaxCount": 1}
+    (other,) = ec2.run_instances(**start)["Instances"]
+    done = cloud.play("deprovision", *values(confirm="dev"))
+    assert done.returncode == 2
+    assert f"nothing was removed. {other['InstanceId']} has the name" in " ".join(done.stdout.split())
+    assert recap(done)["changed"] == 0
+    ec2.terminate_instances(InstanceIds=[other["InstanceId"]])
+
+
 def test_removal_leaves_nothing_but_what_is_not_ours(cloud: Cloud, made: Done) -> None:
     ec2 = cloud.client("ec2")
     others = ec2.run_instances(ImageId="ami-0deb00000000013a2", MinCount=1, MaxCount=1)["Instances"]
-    done = cloud.play("deprovision", *values(**LARGER, confirm="dev"))
+    # What is switched off by now was made all the same.
+    done = cloud.play("deprovision", *values(**{**LARGER, "load_balancer": False}, confirm="dev"))
     assert done.returncode == 0, done.stdout
     assert [instance["InstanceId"] for instance in cloud.instances()] == [others[0]["InstanceId"]]
     rds = cloud.client("rds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aws_words import in_words
 
 from tests.support import ENVIRONMENTS, ROOT, module_at, yaml_at
 
@@ -147,6 +148,44 @@ def test_the_table_has_what_the_environments_are_made_of() -> None:
         assert {values["instance_type"], values["database_class"]} <= known
     fixed = {item["name"] for item in yaml_at("roles/aws/vars/main.yml")["__aws_bill"] if "{{" not in item["name"]}
     assert fixed <= known
+
+
+# --- what AWS says ---
+
+
+@pytest.mark.parametrize(
+    ("said", "region", "words"),
+    [
+        ("Unable to locate credentials", "eu-central-1", "no AWS credentials. Next: aws configure"),
+        ("(ExpiredToken) the token included in the request is expired", "eu-central-1", "have expired. Next: aws sso"),
+        ("(AuthFailure) AWS was not able to validate", "eu-central-1", "AWS refuses the credentials"),
+        (
+            "(UnauthorizedOperation) You are not",
+            "eu-central-1",
+            "lack a right ((UnauthorizedOperation) You",
+        ),
+        ("X is not authorized to perform: rds:CreateDBInstance", "eu-central-1", "rds:CreateDBInstance). Next: give"),
+        ("(VcpuLimitExceeded) You have requested", "eu-central-1", "may not have more of this in eu-central-1"),
+        ("(InstanceQuotaExceeded) DB", "eu-central-1", "ask for more under Service Quotas"),
+        ("(InsufficientDBInstanceCapacity) DB", "eu-central-1", "free now"),
+        ("(DependencyViolation) resource sg-1 has a dependent object", "eu-central-1", "something else still uses it"),
+        ("Could not connect to the endpoint URL", "eu-central-1", "cannot be reached in region eu-central-1"),
+        ("Could not connect to the endpoint URL", "eu-east-1", "no region eu-east-1. Next: set `regions` in it to one"),
+        ("something else", "eu-central-1", "inventory/aws_ec2.yml: something else"),
+    ],
+)
+def test_words_of_aws(said: str, region: str, words: str) -> None:
+    assert words in in_words(said, "inventory/aws_ec2.yml", [region], ["eu-central-1", "us-east-1"])
+
+
+def test_no_region_at_all() -> None:
+    assert "no AWS region is set" in in_words("You must specify a region.", "aws_ec2.yml", [], ["us-east-1"])
+
+
+def test_the_words_of_each_failed_item_are_said_once() -> None:
+    item = {"msg": "VcpuLimitExceeded: no", "failed": True}
+    said = FILTERS.aws_in_words({"msg": "One or more items failed", "results": [{"msg": "made"}, item, item]}, "M", "r")
+    assert said.startswith("M: the account may not have more of this in r (VcpuLimitExceeded: no). Next: ")
 
 
 # --- host keys ---
