@@ -51,7 +51,7 @@ lint: setup ## Check the house rules
 	@scripts/lint
 
 quick: lint ## Lint, and the tests without hosts
-	@$(VENV)/bin/python -m pytest -q -m "not lab and not aws"
+	@$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "not lab and not aws"
 
 test: setup ## Everything, on lab hosts of its own
 	@scripts/test

@@ -34,6 +34,12 @@ def yaml_at(path: str | Path) -> Any:
     return yaml.safe_load((ROOT / path).read_text())
 
 
+def host_roles() -> list[str]:
+    """Return the roles that site.yml brings to hosts; the others work on an account of AWS."""
+    plays = [play for item in yaml_at("site.yml") for play in yaml_at(item["ansible.builtin.import_playbook"])]
+    return sorted({entry["role"] for play in plays for entry in play.get("roles", [])})
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.socket() as probe:

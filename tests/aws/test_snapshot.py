@@ -69,6 +69,10 @@ def test_the_newest_snapshots_are_kept(cloud: Cloud, deploy: Deploy) -> None:
     assert new.startswith("nba-dev-before-20") and new > old[-1]
     assert last == "nba-dev-final-20240101-000000"
 
+    done = cloud.play("snapshot", "-l", "dev", "-e", "aws_snapshot_keep=1")
+    assert done.returncode == 0, done.stdout
+    assert len(snapshots(cloud)) == 2
+
     policy = json.loads((ROOT / "docs/policies/snapshot.json").read_text())
     allowed = [action for statement in policy["Statement"] for action in statement["Action"]]
     refused = {
