@@ -95,7 +95,12 @@ def gone(process: int) -> bool:
     return False
 
 
-def test_a_tunnel_stays_open_until_ctrl_c(project: Project, calls: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "words"), [(signal.SIGINT, "\nclosed\n"), (signal.SIGHUP, "")], ids=["ctrl-c", "closed"]
+)
+def test_a_tunnel_stays_open_until_ctrl_c_or_the_terminal_s_end(
+    project: Project, calls: Path, end: signal.Signals, words: str
+) -> None:
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "scripts/reach", "tunnel", "dev", str(port)],
@@ -111,9 +116,9 @@ def test_a_tunnel_stays_open_until_ctrl_c(project: Project, calls: Path) -> None
         line = process.stdout.readline()
         assert line == f"127.0.0.1:{port} is the database of dev, through dev1. Ctrl-C closes it.\n", line
         number, *arguments = json.loads((calls / "ssh").read_text())
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         assert process.wait(timeout=SECONDS) == 0
-        assert process.stdout.read() == "\nclosed\n"
+        assert process.stdout.read() == words
         assert gone(number)
     finally:
         process.kill()
