@@ -15,7 +15,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=LAB_NAME,LAB_SUB
 export PROD_HOSTS ?= 1
 export LAB_RELEASE ?= trixie
 
-.PHONY: help setup up down status secrets check lint quick test bench
+.PHONY: help setup up down status secrets check ssh-config tunnel db lint quick test bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -38,11 +38,20 @@ secrets: setup ## Write an environment's vault with generated secrets (ENV=dev)
 check: setup ## Check values, secrets and settings, without hosts (ENV=prod; both without it)
 	@ansible-playbook playbooks/preflight.yml $(if $(ENV),-l "$(ENV)",-e all_environments=true)
 
+ssh-config: setup ## Write an alias for each host, to include in ~/.ssh/config
+	@$(VENV)/bin/python scripts/reach ssh-config
+
+tunnel: setup ## Hold a local port to an environment's database open (ENV=dev, PORT=3307)
+	@$(VENV)/bin/python scripts/reach tunnel "$(ENV)" "$(PORT)"
+
+db: setup ## Open a mysql console of an environment; prod's only reads (ENV=dev, WRITE=yes)
+	@$(VENV)/bin/python scripts/reach db "$(ENV)" "$(WRITE)"
+
 lint: setup ## Check the house rules
 	@scripts/lint
 
 quick: lint ## Lint, and the tests without hosts
-	@$(VENV)/bin/python -m pytest -q -m "not lab"
+	@$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "not lab and not aws"
 
 test: setup ## Everything, on lab hosts of its own
 	@scripts/test

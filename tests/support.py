@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -31,3 +32,17 @@ def module_at(path: str) -> ModuleType:
 def yaml_at(path: str | Path) -> Any:
     """Read a YAML file by its path below the root."""
     return yaml.safe_load((ROOT / path).read_text())
+
+
+def host_roles() -> list[str]:
+    """Return the roles that site.yml brings to hosts; the others work on an account of AWS."""
+    plays = [play for item in yaml_at("site.yml") for play in yaml_at(item["ansible.builtin.import_playbook"])]
+    return sorted({entry["role"] for play in plays for entry in play.get("roles", [])})
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -17,12 +17,17 @@ from ansible.plugins.action import ActionBase
 LOOKS_ONLY = "preflight.yml"
 
 
-def unconfirmed(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the environments whose changes must be confirmed, each with those of ``hosts`` that are in it."""
+def unconfirmed(
+    hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]], removes: bool = False
+) -> dict[str, list[str]]:
+    """Return the environments whose changes must be confirmed, each with those of ``hosts`` that are in it.
+
+    What ``removes`` machines is confirmed on every environment.
+    """
     found: dict[str, list[str]] = {}
     for host in hosts:
         values = hostvars[host]
-        if boolean(values["confirm_changes"]) and not boolean(values.get("confirmed_inventory", False)):
+        if removes or (boolean(values["confirm_changes"]) and not boolean(values.get("confirmed_inventory", False))):
             found.setdefault(str(values["environment_name"]), []).append(host)
     return found
 
@@ -32,20 +37,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     Arguments:
         confirm: the names of environments that were confirmed beforehand, separated by commas.
+        removes: whether the run removes machines; then every environment's name must be typed.
 
     Asks for each environment of the run whose ``confirm_changes`` is true, unless the inventory says of the host that
     it needs none (``confirmed_inventory``). Fails where the answer is another one, or where nobody can be asked.
     """
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("confirm",))
+    _VALID_ARGS = frozenset(("confirm", "removes"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return what was confirmed as a task result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         given = {name for part in str(self._task.args["confirm"]).split(",") if (name := part.strip())}
-        wanted = unconfirmed(variables["ansible_play_hosts_all"], variables["hostvars"])
+        removes = boolean(self._task.args.get("removes", False))
+        self._may = "removes the machines of" if removes else "may change"
+        wanted = unconfirmed(variables["ansible_play_hosts_all"], variables["hostvars"], removes)
         if {Path(name).name for name in context.CLIARGS.get("args", ())} == {LOOKS_ONLY}:
             wanted = {}
         for environment, hosts in wanted.items():
@@ -53,21 +61,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 continue
             if given:
                 raise AnsibleActionFail(
-                    f"nothing was changed on any host: confirm is {','.join(sorted(given))!r}, and this run may change "
-                    f"{environment} ({', '.join(hosts)}). If it is meant: -e confirm={','.join(wanted)}"
+                    f"nothing was changed on any host: confirm is {','.join(sorted(given))!r}, and this run "
+                    f"{self._may} {environment} ({', '.join(hosts)}). If it is meant: -e confirm={','.join(wanted)}"
                 )
             self._ask(environment, hosts, ",".join(wanted))
         result.update(changed=False, confirmed=sorted(wanted))
         return result
 
     def _ask(self, environment: str, hosts: list[str], names: str) -> None:
-        question = f"This run may change {environment} ({', '.join(hosts)}). Type the environment's name to go on:"
+        question = f"This run {self._may} {environment} ({', '.join(hosts)}). Type the environment's name to go on:"
         try:
             answer = self._display.prompt_until(question).decode(errors="replace").strip()
         except AnsiblePromptNoninteractive:
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:], "-e", f"confirm={names}"])
             raise AnsibleActionFail(
-                f"nothing was changed on any host: this run may change {environment} ({', '.join(hosts)}), and there "
+                f"nothing was changed on any host: this run {self._may} {environment} ({', '.join(hosts)}), and there "
                 f"is no terminal to confirm that on. If it is meant: {command}"
             ) from None
         except AnsiblePromptInterrupt:

@@ -14,6 +14,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
+HOLD_TASKS = ("block", "rescue", "always", "pre_tasks", "tasks", "post_tasks", "handlers", "roles")
 SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 PLACEHOLDER = re.compile(r"change-?me", re.IGNORECASE)
 VAULT_HEADER = "$ANSIBLE_VAULT;"
@@ -35,6 +36,15 @@ FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "optional_name": ("the name of another environment, or empty", matches(r"([a-z][a-z0-9]{0,15})?")),
     "identifier": ("a MySQL name of letters, digits and _, at most 32", matches(r"[A-Za-z0-9_]{1,32}")),
     "host": ("a host name or an address", matches(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?")),
+    "optional_host": ("a host name, or empty", matches(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)?")),
+    "optional_arn": ("the ARN of a certificate, or empty", matches(r"(arn:aws[\w-]*:acm:\S+)?")),
+    "region": ("a region of AWS, as in `eu-west-1`", matches(r"[a-z]{2}(-[a-z]+)+-\d")),
+    "network": ("a network, as in `10.10.0.0/16`", matches(r"\d+(\.\d+){3}/\d+")),
+    "instance_type": ("a type of EC2, as in `t3.micro`", matches(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")),
+    "database_class": ("a class of RDS, as in `db.t4g.micro`", matches(r"db\.[a-z][a-z0-9-]*\.[a-z0-9-]+")),
+    "image": ("debian-12, debian-13 or ubuntu-24.04", matches(r"debian-12|debian-13|ubuntu-24\.04")),
+    "address": ("public or private", matches("public|private")),
+    "version": ('two or three numbers in quotes, as in `"8.4"`', matches(r"\d+\.\d+(\.\d+)?")),
     "path": ("an absolute path, or empty", matches(r"(/\S+)?")),
     "size": ("a size such as 512M or 1G", matches(r"\d+[KMGT]?")),
     "web_size": ("a size such as 512k or 1m", matches(r"\d+[kmg]?")),
@@ -61,8 +71,8 @@ def tags_in(node: object) -> Iterator[str]:
     if isinstance(node, dict):
         tags = node.get("tags", [])
         yield from tags.split(",") if isinstance(tags, str) else tags
-        for value in node.values():
-            yield from tags_in(value)
+        for key in HOLD_TASKS:  # not the arguments of a module: a machine of AWS has tags, too
+            yield from tags_in(node.get(key))
     elif isinstance(node, list):
         for item in node:
             yield from tags_in(item)
@@ -143,12 +153,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     Arguments:
         contract: name and form of each variable that an environment must set.
         any_limit: whether the run may span several environments, or have no limit: it changes nothing.
+        account: whether the playbook works on an AWS account, as `inventory/account` has it, and not on hosts.
 
     Fails with every finding at once: names, files and commands, never values.
     """
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("contract", "any_limit"))
+    _VALID_ARGS = frozenset(("contract", "account", "any_limit"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the findings as a task result."""
@@ -169,6 +180,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         findings += unplaced
         if not boolean(self._task.args.get("any_limit", False)):
             findings += self._limit_findings(variables, sorted(environments))
+        findings += self._account_findings(environments, boolean(self._task.args.get("account", False)))
         for environment in environments.values():
             vault = list(environment.vault_findings())
             findings += vault or list(environment.value_findings(contract))
@@ -229,6 +241,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             yield f"no limit: say which environment is meant, {each}"
         elif len(environments) > 1:
             yield f"the limit spans {' and '.join(environments)}: run them one after the other, {each}"
+
+    def _account_findings(self, environments: Mapping[str, Environment], wanted: bool) -> Iterator[str]:
+        for name, environment in environments.items():
+            known, value = self._read(environment.host, "account")
+            if (known and boolean(value)) != wanted:
+                kind, other = ("a host", "account") if wanted else ("an AWS account, not a host", "aws")
+                command = " ".join(["ansible-playbook", "-i", f"inventory/{other}", *context.CLIARGS.get("args", ())])
+                yield f"{environment.host} is {kind}: `{command} -l {name}`"
 
     def _reuse_findings(
         self, environments: Mapping[str, Environment], secrets: list[str], notes: list[str]

@@ -1,15 +1,21 @@
-"""Reads an inventory of amazon.aws.aws_ec2, and says in words why it cannot be read, or why it is empty."""
+"""Reads an inventory of amazon.aws.aws_ec2, and says in words why it cannot be read."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import sys
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.plugins.loader import inventory_loader
+
+# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from aws_words import in_words
 
 DOCUMENTATION = r"""
 name: ec2_hosts
@@ -20,60 +26,6 @@ description:
 """
 
 KNOWN_FILE = re.compile(r"aws_ec2\.ya?ml$")
-# What AWS and its library say, and what that means: words and the next command, `{region}` being the one asked.
-REASONS = (
-    (
-        r"Unable to locate credentials|Insufficient credentials|could not be found|NoCredentials",
-        "this machine has no AWS credentials",
-        "aws configure, or export AWS_PROFILE=NAME of one in ~/.aws/config",
-    ),
-    (
-        r"ExpiredToken|RequestExpired|token .*expired|SSO session",
-        "the AWS credentials have expired",
-        "aws sso login, or new temporary keys",
-    ),
-    (
-        r"InvalidClientTokenId|AuthFailure|SignatureDoesNotMatch|UnrecognizedClient",
-        "AWS refuses the credentials",
-        "aws sts get-caller-identity; is this machine's clock right?",
-    ),
-    (
-        r"UnauthorizedOperation|AccessDenied",
-        "the AWS credentials may not list instances",
-        "let their policy allow ec2:DescribeInstances (aws sts get-caller-identity says whose they are)",
-    ),
-    (
-        r"specify a region|NoRegion",
-        "no AWS region is set",
-        "set `regions` in {file}, or export AWS_REGION=eu-central-1",
-    ),
-    (
-        r"Could not connect to the endpoint|Connect timeout|EndpointConnectionError",
-        "AWS cannot be reached in region {region}",
-        "curl -sI https://ec2.{region}.amazonaws.com; behind a proxy, export HTTPS_PROXY",
-    ),
-)
-
-
-def in_words(said: str, file: str, regions: Iterable[str], known: Iterable[str]) -> str:
-    """Return why an inventory cannot be read, and the next command.
-
-    Args:
-        said: what AWS or its library said.
-        file: the inventory.
-        regions: those that were asked.
-        known: those that there are.
-    """
-    asked, there = list(regions), list(known)
-    for region in asked:
-        if region not in there:
-            near = ", ".join(name for name in there if name.partition("-")[0] == region.partition("-")[0])
-            return f"{file}: AWS has no region {region}. Next: set `regions` in it to one of {near or ', '.join(there)}"
-    for pattern, words, command in REASONS:
-        if re.search(pattern, said, re.IGNORECASE):
-            filled = {"region": ", ".join(asked) or "of this machine", "file": file}
-            return f"{file}: {words.format(**filled)}. Next: {command.format(**filled)}"
-    return f"{file}: {said}"
 
 
 class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
@@ -90,20 +42,13 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         file = os.path.relpath(path)
         options = loader.load_from_file(path, cache="none") or {}
         regions = [str(region) for region in options.get("regions", [])]
-        before = set(inventory.hosts)
         asked = inventory_loader.get("amazon.aws.aws_ec2")
         inventory._target_plugin = asked  # as Ansible's own plugin `auto` does it
         try:
             asked.parse(inventory, loader, path, cache=cache)
         except AnsibleError as error:
-            import boto3  # type: ignore[import-untyped]  # noqa: PLC0415 (half a second, which only this failure should take)
+            import boto3  # noqa: PLC0415 (half a second, which only this failure should take)
 
             known = boto3.session.Session().get_available_regions("ec2")
             raise AnsibleParserError(in_words(str(error), file, regions, known)) from None
         asked.update_cache_if_changed()
-        if set(inventory.hosts) <= before:
-            place = ", ".join(regions) or "the region of this machine"
-            self.display.warning(
-                f"{file}: no instance in {place} fits its filters. Is the region right (`regions`), do the "
-                "instances run, and do they have the tags that `filters` names?"
-            )

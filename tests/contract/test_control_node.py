@@ -88,17 +88,6 @@ def test_the_lab_s_inventory_gives_the_same_values(project: Project) -> None:
     assert set(yaml_at("group_vars/dev/vars.yml")) | {"database_host"} <= set(hosts["dev1"])
 
 
-def test_the_inventory_of_aws_is_refused_until_it_is_filled_in(project: Project) -> None:
-    folder = project.root / "inventory/aws"
-    folder.mkdir()
-    (folder / "group_vars").symlink_to("../../group_vars")
-    (folder / "hosts.yml").write_text((ROOT / "inventory/aws/hosts.yml").read_text())
-    done = project.playbook("-l", "dev", inventory="inventory/aws")
-    assert done.returncode == 2
-    assert "database_host (the inventory): still holds the placeholder" in done.stdout
-    assert not project.called
-
-
 # --- secrets ---
 
 

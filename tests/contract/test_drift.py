@@ -18,7 +18,7 @@ from tests.hosts.mutations import (
     managed,
     of_files,
 )
-from tests.support import ROLES, ROOT, yaml_at
+from tests.support import ROOT, host_roles, yaml_at
 
 # They change nothing on a host, or only send others on.
 LOOKING = {
@@ -50,7 +50,7 @@ def module_of(task: dict[str, Any]) -> str:
 
 
 def tasks() -> list[tuple[str, dict[str, Any]]]:
-    paths = [path for role in ROLES for path in sorted((ROOT / "roles" / role / "tasks").glob("*.yml"))]
+    paths = [path for role in host_roles() for path in sorted((ROOT / "roles" / role / "tasks").glob("*.yml"))]
     return [(path.parent.parent.name, task) for path in paths for task in tasks_in(yaml_at(path))]
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support import ROOT, yaml_at
+from tests.support import ROOT, host_roles, yaml_at
 
 ENTRY_KEYS = {"path", "state", "mode", "content", "target", "owner", "group"}
 # How the variables of the paths read on a host of prod; the digest of Poetry's pins is looked up there.
@@ -69,7 +69,8 @@ def managed(poetry: str) -> list[tuple[str, str]]:
     """Return path and state of everything that the roles' calls of managed_files make on a host."""
     found: dict[str, str] = {}
     names = {**NAMES, "__python_poetry": poetry}
-    for path in sorted([*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("roles/*/vars/*.yml")]):
+    folders = [ROOT / "roles" / role / part for role in host_roles() for part in ("tasks", "vars")]
+    for path in sorted(path for folder in folders for path in folder.glob("*.yml")):
         for entry in entries_in(yaml_at(path)):
             text = str(entry["path"])
             for name, value in names.items():

@@ -11,7 +11,6 @@ from tests.support import ROOT, module_at
 
 plugin = module_at("plugins/action/diagnosis.py")
 control_node = module_at("plugins/action/control_node.py")
-ec2_hosts = module_at("plugins/inventory/ec2_hosts.py")
 screens = module_at("plugins/filter/screens.py")
 TARGET = plugin.Target("192.0.2.1", "admin", 22, "/keys/dev")
 REFUSED = "admin@192.0.2.1: Permission denied (publickey)."
@@ -216,29 +215,6 @@ def test_collections_of_this_project_are_known_and_installed() -> None:
     assert "ansible.mysql is not installed, which roles/mysql_client/tasks/" in missing
     assert list(control_node.collection_findings(ROOT, control_node.is_installed)) == []
     assert not control_node.is_installed("acme.tools")
-
-
-# --- AWS ---
-
-
-@pytest.mark.parametrize(
-    ("said", "region", "words"),
-    [
-        ("Unable to locate credentials", "eu-central-1", "no AWS credentials. Next: aws configure"),
-        ("(ExpiredToken) the token included in the request is expired", "eu-central-1", "have expired. Next: aws sso"),
-        ("(AuthFailure) AWS was not able to validate", "eu-central-1", "AWS refuses the credentials"),
-        ("(UnauthorizedOperation) You are not", "eu-central-1", "ec2:DescribeInstances"),
-        ("Could not connect to the endpoint URL", "eu-central-1", "cannot be reached in region eu-central-1"),
-        ("Could not connect to the endpoint URL", "eu-east-1", "no region eu-east-1. Next: set `regions` in it to one"),
-        ("something else", "eu-central-1", "inventory/aws_ec2.yml: something else"),
-    ],
-)
-def test_words_of_aws(said: str, region: str, words: str) -> None:
-    assert words in ec2_hosts.in_words(said, "inventory/aws_ec2.yml", [region], ["eu-central-1", "us-east-1"])
-
-
-def test_no_region_at_all() -> None:
-    assert "no AWS region is set" in ec2_hosts.in_words("You must specify a region.", "aws_ec2.yml", [], ["us-east-1"])
 
 
 # --- the screen of every environment ---

@@ -1,0 +1,112 @@
+"""Finds each environment's database on AWS by its tags, and says which environment has no hosts there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import yaml
+from ansible import context
+from ansible.errors import AnsibleParserError
+from ansible.plugins.inventory import BaseInventoryPlugin
+from botocore.exceptions import BotoCoreError, ClientError
+
+# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from aws_words import in_words
+
+DOCUMENTATION = r"""
+name: databases
+short_description: Finds each environment's database on AWS
+description:
+  - Comes after C(aws_ec2.yml) beside it, and adds no host.
+  - Sets C(database_host) and C(database_port) of each environment's group to the endpoint of the RDS instance that
+    carries the tags C(Project) and C(Environment).
+  - Fails where the environment that is meant has no hosts; regions and names are those of group_vars.
+options:
+  plugin:
+    description: Name of this plugin.
+    required: true
+    choices: [databases]
+"""
+
+
+def carries(database: dict[str, Any], tags: dict[str, str]) -> bool:
+    """Tell whether an RDS instance, as boto3 describes it, has tags with these values."""
+    return tags.items() <= {tag["Key"]: tag["Value"] for tag in database.get("TagList", [])}.items()
+
+
+def endpoints(region: str, tags: dict[str, str]) -> Iterator[tuple[str, int]]:
+    """Yield address and port of the databases of a region that carry these tags; one that is being made has none."""
+    for page in boto3.client("rds", region_name=region).get_paginator("describe_db_instances").paginate():
+        for database in page["DBInstances"]:
+            if carries(database, tags) and "Endpoint" in database:
+                yield database["Endpoint"]["Address"], int(database["Endpoint"]["Port"])
+
+
+def difference(source: dict[str, Any], regions: set[str], project: str) -> str:
+    """Return the line that ``aws_ec2.yml`` should have instead of one that it has, or nothing."""
+    if set(source["regions"]) != regions:
+        return f"regions: [{', '.join(sorted(regions))}]"
+    if source["filters"]["tag:Project"] != project:
+        return f'"tag:Project": {project}'
+    return ""
+
+
+class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
+    """Reads regions and names from the group_vars beside the inventory, and nothing secret."""
+
+    NAME = "databases"
+
+    def verify_file(self, path: str) -> bool:
+        """Tell whether a file can be meant."""
+        return bool(super().verify_file(path)) and path.endswith("databases.yml")
+
+    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
+        """Set what is known of each environment."""
+        super().parse(inventory, loader, path, cache)
+        self._read_config_data(path)
+        folder = Path(path).parent
+        values = {file.parent.name: yaml.safe_load(file.read_text()) for file in folder.glob("group_vars/*/vars.yml")}
+        project = str(values.pop("all")["project"])
+        regions = {name: str(each["region"]) for name, each in sorted(values.items())}
+        if line := difference(yaml.safe_load((folder / "aws_ec2.yml").read_text()), set(regions.values()), project):
+            raise AnsibleParserError(f"inventory/aws/aws_ec2.yml: write `{line}`, as group_vars have it")
+        empty = []
+        for name, region in regions.items():
+            tags = {"Project": project, "Environment": name}
+            inventory.add_group(name)
+            try:
+                self._set_database(name, sorted(endpoints(region, tags)))
+                if not inventory.groups[name].get_hosts():
+                    empty.append(nothing(name, region, tags))
+            except (BotoCoreError, ClientError) as error:
+                raise AnsibleParserError(in_words(str(error), os.path.relpath(path), [region])) from None
+        meant = str(context.CLIARGS.get("subset") or "").split(",")
+        if found := [text for text in empty if len(empty) == len(regions) or text.partition(":")[0] in meant]:
+            raise AnsibleParserError("; ".join(found))
+
+    def _set_database(self, name: str, found: list[tuple[str, int]]) -> None:
+        if len(found) > 1:
+            addresses = ", ".join(address for address, _ in found)
+            raise AnsibleParserError(
+                f"{name} has several databases by their tags: {addresses}. Take the tags off the others"
+            )
+        for address, port in found:
+            self.inventory.set_variable(name, "database_host", address)
+            self.inventory.set_variable(name, "database_port", port)
+
+
+def nothing(name: str, region: str, tags: dict[str, str]) -> str:
+    """Say why an environment has no hosts; which account was asked is part of the answer."""
+    account = boto3.client("sts", region_name=region).get_caller_identity()["Account"]
+    wanted = " and ".join(f"{key}={value}" for key, value in tags.items())
+    return (
+        f"{name}: no running host in {region} of the account {account} has the tags {wanted}. "
+        f"Make one: ansible-playbook -i inventory/account playbooks/provision.yml -l {name}"
+    )

@@ -1,0 +1,1 @@
+"""AWS, as moto's server plays it."""

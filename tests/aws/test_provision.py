@@ -1,0 +1,327 @@
+"""An environment's whole life on AWS, in order: made, found, made again, changed, refused, removed."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import stat
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.aws.conftest import REGION, Cloud
+from tests.aws.server import SCARCE, host_key
+from tests.support import ROOT
+
+pytestmark = [pytest.mark.aws, pytest.mark.timeout(3000)]
+HOME = "203.0.113.7/32"
+# What the environment grows into.
+LARGER: dict[str, Any] = {
+    "instance_type": "t3.small",
+    "database_class": "db.t4g.small",
+    "ssh_sources": ["198.51.100.0/24"],
+    "deletion_protection": True,
+    "load_balancer": True,
+    "dns_zone": "example.com",
+    "dns_name": "www.example.com",
+}
+Done = subprocess.CompletedProcess[str]
+
+
+def values(**changes: Any) -> list[str]:
+    """Return arguments that set values of the environment."""
+    return ["-l", "dev", "-e", json.dumps({"ssh_sources": [HOME], "host_address": "private", **changes})]
+
+
+def recap(done: Done) -> dict[str, int]:
+    """Return the numbers of a run's last line."""
+    line = [line for line in done.stdout.splitlines() if line.startswith("dev_account ")][-1]
+    return {name: int(number) for name, number in (part.split("=") for part in line.split(":")[1].split())}
+
+
+@pytest.fixture(scope="module")
+def half(cloud: Cloud) -> Done:
+    """Return the first run, for which AWS had no database."""
+    done = cloud.play("provision", *values(database_class=SCARCE))
+    assert done.returncode == 2, done.stdout
+    return done
+
+
+@pytest.fixture(scope="module")
+def made(cloud: Cloud, half: Done) -> Done:
+    """Return the run that made the rest."""
+    done = cloud.play("provision", *values(), "-vvv")
+    assert done.returncode == 0, done.stdout
+    return done
+
+
+@pytest.fixture(scope="module")
+def host(cloud: Cloud, made: Done) -> dict[str, Any]:
+    """Return the one instance that was made."""
+    (instance,) = cloud.instances()
+    found: dict[str, Any] = instance
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Return a value without the mark that Ansible puts on what comes from outside."""
+    return value.get("__ansible_unsafe", value) if isinstance(value, dict) else value
+
+
+def tags(thing: dict[str, Any], key: str = "Tags") -> dict[str, str]:
+    """Return the tags of something that boto3 describes."""
+    return {tag["Key"]: tag["Value"] for tag in thing[key]}
+
+
+def test_what_is_sold_out_is_said_and_the_same_command_goes_on(half: Done, made: Done) -> None:
+    said = " ".join(half.stdout.split())
+    assert "Make the database: AWS has no machine of this kind free now" in said
+    assert "Next: the same command again later, or another instance_type" in said
+    assert "What was made stays; the same command goes on from there" in said
+    # The database, the host, its address, and the pin: what stood was not made again.
+    assert recap(made)["changed"] == 4, made.stdout
+
+
+def test_what_a_month_costs_is_said_before(made: Done) -> None:
+    assert made.stdout.index("US dollars a month") < made.stdout.index("Make the network")
+
+
+def test_no_secret_is_printed_or_left(cloud: Cloud, made: Done) -> None:
+    kept = [path for folder in (".access", "inventory") for path in (cloud.project.root / folder).rglob("*")]
+    text = made.stdout + "".join(path.read_text() for path in kept if path.is_file())
+    for secret in yaml.safe_load(cloud.project.view("dev")).values():
+        assert secret not in text
+    assert "PRIVATE KEY" not in made.stdout
+
+
+def test_the_host_is_as_it_should_be(cloud: Cloud, host: dict[str, Any]) -> None:
+    assert tags(host) == {
+        "Name": "nba-dev1",
+        "Project": "nba",
+        "Environment": "dev",
+        "Role": "app",
+        "Host": "dev1",
+        "Login": "admin",
+        "Image": "debian-13",
+        "Address": "private",
+        "DiskGigabytes": "20",
+    }
+    # The newest one of the publisher, for this processor.
+    assert host["ImageId"] == "ami-0deb00000000013a2"
+    assert host["InstanceType"] == "t3.micro"
+    assert host["MetadataOptions"]["HttpTokens"] == "required"
+    assert host["IamInstanceProfile"]["Arn"].endswith("/nba-dev")
+    (volume,) = cloud.client("ec2").describe_volumes(
+        Filters=[{"Name": "attachment.instance-id", "Values": [host["InstanceId"]]}]
+    )["Volumes"]
+    assert (volume["Encrypted"], volume["Size"], volume["VolumeType"]) == (True, 20, "gp3")
+    (address,) = cloud.client("ec2").describe_addresses()["Addresses"]
+    assert address["InstanceId"] == host["InstanceId"]
+
+
+def rules(cloud: Cloud, name: str) -> dict[int, list[str]]:
+    """Return who reaches which port of a security group."""
+    filters = [{"Name": "group-name", "Values": [name]}]
+    (group,) = cloud.client("ec2").describe_security_groups(Filters=filters)["SecurityGroups"]
+    return {
+        rule["FromPort"]: sorted(
+            [source["CidrIp"] for source in rule["IpRanges"]]
+            + [source["GroupId"] for source in rule["UserIdGroupPairs"]]
+        )
+        for rule in group["IpPermissions"]
+    }
+
+
+def test_only_what_must_be_reached_is_reached(cloud: Cloud, host: dict[str, Any]) -> None:
+    (group,) = host["SecurityGroups"]
+    assert rules(cloud, "nba-dev-web") == {80: ["0.0.0.0/0"], 443: ["0.0.0.0/0"], 22: [HOME]}
+    assert rules(cloud, "nba-dev-database") == {3306: [group["GroupId"]]}
+
+
+def database(cloud: Cloud) -> dict[str, Any]:
+    """Return the one database."""
+    (found,) = cloud.client("rds").describe_db_instances()["DBInstances"]
+    instance: dict[str, Any] = found
+    return instance
+
+
+def test_the_database_is_as_it_should_be(cloud: Cloud, made: Done) -> None:
+    found = database(cloud)
+    assert found["DBInstanceIdentifier"] == "nba-dev"
+    assert (found["StorageEncrypted"], found["PubliclyAccessible"], found["MultiAZ"]) == (True, False, False)
+    assert found["DBParameterGroups"][0]["DBParameterGroupName"] == "nba-dev-mysql84"
+    assert found["MasterUsername"] == "waffle_dev"
+    assert "DBName" not in found or not found["DBName"]
+
+
+def test_the_keys_are_made_and_pinned(cloud: Cloud, host: dict[str, Any]) -> None:
+    folder = cloud.project.root / ".access/dev"
+    assert stat.S_IMODE((folder / "id_ed25519").stat().st_mode) == 0o600
+    identity = host["InstanceId"]
+    assert (folder / "known_hosts").read_text() == f"{identity} {host_key(identity)}\n"
+
+
+def test_the_inventory_finds_it(cloud: Cloud, host: dict[str, Any]) -> None:
+    done = cloud.noted("inventory", "ansible-inventory", "-i", "inventory/aws", "--list", "--limit", "dev")
+    assert done.returncode == 0, done.stdout
+    listed = json.loads(done.stdout[done.stdout.index("{") :])
+    assert listed["dev"]["hosts"] == ["dev1"]
+    known = listed["_meta"]["hostvars"]["dev1"]
+    assert plain(known["ansible_host"]) == host["PrivateIpAddress"]
+    assert plain(known["ansible_user"]) == "admin"
+    assert plain(known["database_host"]) == database(cloud)["Endpoint"]["Address"]
+    assert known["environment_name"] == "dev"
+
+
+def test_ssh_is_told_the_pinned_key(cloud: Cloud, host: dict[str, Any]) -> None:
+    done = cloud.run("python", "scripts/reach", "ssh-config", HOME=str(cloud.project.root))
+    assert done.returncode == 0, done.stdout
+    text = (cloud.project.root / ".access/ssh_config").read_text()
+    config = subprocess.run(
+        ["ssh", "-G", "-F", str(cloud.project.root / ".access/ssh_config"), "nba-dev1"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert text.count("Host nba-") == 1
+    for line in (
+        f"hostname {host['PrivateIpAddress']}",
+        "user admin",
+        f"hostkeyalias {host['InstanceId']}",
+        "stricthostkeychecking true",
+        f"userknownhostsfile {cloud.project.root}/.access/dev/known_hosts",
+        f"identityfile {cloud.project.root}/.access/dev/id_ed25519",
+    ):
+        assert line in config
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/deploy.yml"])
+def test_the_account_is_not_a_host(cloud: Cloud, playbook: str) -> None:
+    done = cloud.run("ansible-playbook", "-i", "inventory/account", playbook, "-l", "dev")
+    assert done.returncode == 2
+    assert f"dev_account is an AWS account, not a host: `ansible-playbook -i inventory/aws {playbook} -l dev`" in (
+        done.stdout
+    )
+
+
+def test_another_run_changes_nothing(cloud: Cloud, host: dict[str, Any]) -> None:
+    done = cloud.play("provision", *values())
+    assert done.returncode == 0, done.stdout
+    assert recap(done)["changed"] == 0, done.stdout
+    assert [instance["InstanceId"] for instance in cloud.instances()] == [host["InstanceId"]]
+
+
+def test_changes_are_applied_and_strangers_rules_go(cloud: Cloud, host: dict[str, Any]) -> None:
+    (group,) = host["SecurityGroups"]
+    cloud.client("ec2").authorize_security_group_ingress(
+        GroupId=group["GroupId"], IpProtocol="tcp", FromPort=8000, ToPort=8000, CidrIp="0.0.0.0/0"
+    )
+    cloud.client("route53").create_hosted_zone(Name="example.com", CallerReference="tests")
+    done = cloud.play("provision", *values(**LARGER))
+    assert done.returncode == 0, done.stdout
+    (instance,) = cloud.instances()
+    assert (instance["InstanceId"], instance["InstanceType"]) == (host["InstanceId"], "t3.small")
+    assert instance["State"]["Name"] == "running"
+    assert database(cloud)["DBInstanceClass"] == "db.t4g.small"
+    assert database(cloud)["DeletionProtection"] is True
+    assert rules(cloud, "nba-dev-web") == {80: ["0.0.0.0/0"], 443: ["0.0.0.0/0"], 22: ["198.51.100.0/24"]}
+
+
+def test_the_name_leads_to_the_load_balancer_and_that_to_the_host(cloud: Cloud, host: dict[str, Any]) -> None:
+    balancing, dns = cloud.client("elbv2"), cloud.client("route53")
+    (balancer,) = balancing.describe_load_balancers()["LoadBalancers"]
+    (group,) = balancing.describe_target_groups()["TargetGroups"]
+    assert group["HealthCheckPath"] == "/api/health/ready"
+    (target,) = balancing.describe_target_health(TargetGroupArn=group["TargetGroupArn"])["TargetHealthDescriptions"]
+    assert target["Target"]["Id"] == host["InstanceId"]
+    (record,) = records(dns)
+    assert record["Name"] == "www.example.com."
+    assert record["AliasTarget"]["DNSName"].rstrip(".") == balancer["DNSName"]
+
+
+def records(dns: Any) -> list[dict[str, Any]]:
+    """Return the addresses in the one zone."""
+    (zone,) = dns.list_hosted_zones()["HostedZones"]
+    found = dns.list_resource_record_sets(HostedZoneId=zone["Id"])["ResourceRecordSets"]
+    return [record for record in found if record["Type"] == "A"]
+
+
+def test_what_would_replace_a_machine_is_refused(cloud: Cloud, host: dict[str, Any]) -> None:
+    done = cloud.play("provision", *values(network_cidr="10.11.0.0/16", machine_image="ubuntu-24.04"))
+    assert done.returncode == 2
+    assert "network_cidr: the network is 10.10.0.0/16" in " ".join(done.stdout.split())
+    assert "machine_image: dev1 runs debian-13" in " ".join(done.stdout.split())
+    assert recap(done)["changed"] == 0
+    assert [instance["InstanceId"] for instance in cloud.instances()] == [host["InstanceId"]]
+
+
+def test_removal_must_be_confirmed_on_dev_as_well(cloud: Cloud, made: Done) -> None:
+    done = cloud.play("deprovision", *values())
+    assert done.returncode == 2
+    assert "this run removes the machines of dev (dev_account)" in done.stdout
+    assert "-e confirm=dev" in done.stdout
+    assert len(cloud.instances()) == 1
+
+
+def test_a_machine_of_others_in_the_network_stops_the_removal(cloud: Cloud, host: dict[str, Any]) -> None:
+    ec2 = cloud.client("ec2")
+    start = {"ImageId": "ami-0deb00000000013a2", "SubnetId": host["SubnetId"], "MinCount": 1, "MaxCount": 1}
+    (other,) = ec2.run_instances(**start)["Instances"]
+    done = cloud.play("deprovision", *values(confirm="dev"))
+    assert done.returncode == 2
+    assert f"nothing was removed. {other['InstanceId']} has the name" in " ".join(done.stdout.split())
+    assert recap(done)["changed"] == 0
+    ec2.terminate_instances(InstanceIds=[other["InstanceId"]])
+
+
+def test_removal_leaves_nothing_but_what_is_not_ours(cloud: Cloud, made: Done) -> None:
+    ec2 = cloud.client("ec2")
+    others = ec2.run_instances(ImageId="ami-0deb00000000013a2", MinCount=1, MaxCount=1)["Instances"]
+    # What is switched off by now was made all the same.
+    done = cloud.play("deprovision", *values(**{**LARGER, "load_balancer": False}, confirm="dev"))
+    assert done.returncode == 0, done.stdout
+    assert [instance["InstanceId"] for instance in cloud.instances()] == [others[0]["InstanceId"]]
+    rds = cloud.client("rds")
+    assert rds.describe_db_instances()["DBInstances"] == []
+    # It was protected, so it left something.
+    (snapshot,) = [each for each in rds.describe_db_snapshots()["DBSnapshots"] if each["SnapshotType"] == "manual"]
+    assert snapshot["DBSnapshotIdentifier"].startswith("nba-dev-final-")
+    own = [{"Name": "tag:Project", "Values": ["nba"]}]
+    for left in (
+        ec2.describe_vpcs(Filters=own)["Vpcs"],
+        ec2.describe_subnets(Filters=own)["Subnets"],
+        ec2.describe_security_groups(Filters=own)["SecurityGroups"],
+        ec2.describe_internet_gateways(Filters=own)["InternetGateways"],
+        ec2.describe_addresses()["Addresses"],
+        cloud.client("elbv2").describe_load_balancers()["LoadBalancers"],
+        cloud.client("elbv2").describe_target_groups()["TargetGroups"],
+        records(cloud.client("route53")),
+        ec2.describe_key_pairs()["KeyPairs"],
+        [role for role in cloud.client("iam").list_roles()["Roles"] if role["RoleName"].startswith("nba")],
+    ):
+        assert left == []
+    assert (cloud.project.root / ".access/dev/id_ed25519").exists()
+
+
+def test_the_empty_inventory_says_why(cloud: Cloud, made: Done) -> None:
+    done = cloud.run("ansible-inventory", "-i", "inventory/aws", "--list")
+    assert done.returncode == 1
+    text = " ".join(done.stdout.split())
+    assert f"dev: no running host in {REGION} of the account 123456789012 has the tags Project=nba" in text
+    assert "ansible-playbook -i inventory/account playbooks/provision.yml -l dev" in text
+
+
+@pytest.mark.parametrize("name", ["inventory", "provision", "deprovision"])
+def test_the_documented_policy_allows_what_was_asked(cloud: Cloud, made: Done, name: str) -> None:
+    """moto allows everything, so what was asked is compared with what the policy says."""
+    policy = json.loads((ROOT / f"docs/policies/{name}.json").read_text())
+    allowed = [
+        action
+        for statement in policy["Statement"]
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    ]
+    asked = cloud.called[name]
+    assert len(asked) > 2
+    assert {action for action in asked if not any(fnmatch.fnmatchcase(action, each) for each in allowed)} == set()

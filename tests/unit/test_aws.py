@@ -1,0 +1,237 @@
+"""The pieces for AWS that need no AWS: prices, refusals, host keys, and what is said of an empty inventory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aws_words import in_words
+
+from tests.support import ENVIRONMENTS, ROOT, module_at, yaml_at
+
+FILTERS = module_at("plugins/filter/aws.py")
+KEYS = module_at("plugins/action/host_keys.py")
+DATABASES = module_at("plugins/inventory/databases.py")
+VALUES: dict[str, Any] = {
+    "environment": "dev",
+    "region": "eu-west-1",
+    "image": "debian-13",
+    "images": {"debian-13": {}},
+    "network": "10.10.0.0/16",
+    "ssh_sources": ["203.0.113.7/32"],
+    "password": "a" * 41,
+}
+WANTED: dict[str, Any] = {
+    "name": "nba-dev",
+    "tags": {"Project": "nba", "Environment": "dev"},
+    "network": "10.10.0.0/16",
+    "image": "debian-13",
+    "disk": 20,
+    "hosts": ["dev1"],
+    "database_version": "8.4",
+    "database_disk": 20,
+    "private_key": ".access/dev/id_ed25519",
+}
+HOST = {"instance_id": "i-1", "tags": {"Host": "dev1", "Image": "debian-13", "DiskGigabytes": "20"}}
+DATABASE = {
+    "db_instance_identifier": "nba-dev",
+    "tags": {"Project": "nba", "Environment": "dev", "More": "x"},
+    "engine_version": "8.4.6",
+    "allocated_storage": 20,
+    "storage_encrypted": True,
+}
+FOUND: dict[str, Any] = {
+    "networks": [{"cidr_block": "10.10.0.0/16"}],
+    "instances": [HOST],
+    "databases": [DATABASE],
+    "keys": [{"key_name": "nba-dev"}],
+    "private_key": True,
+}
+
+
+def test_good_values_have_no_findings() -> None:
+    assert FILTERS.aws_value_findings(VALUES) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"region": "eu-wset-1"}, "region: 'eu-wset-1' is none of AWS's"),
+        ({"image": "debian-9"}, "machine_image: 'debian-9' is none of debian-13"),
+        ({"network": "10.10.0.0/8"}, "network_cidr: 10.10.0.0/8 has host bits set"),
+        ({"network": "10.0.0.0/8"}, "must be a private network between /16 and /24"),
+        ({"network": "8.8.0.0/16"}, "must be a private network"),
+        ({"ssh_sources": ["0.0.0.0/0"]}, "ssh_sources: 0.0.0.0/0 is the whole world"),
+        ({"ssh_sources": ["my-laptop"]}, "ssh_sources: 'my-laptop' does not appear to be"),
+        ({"password": "with/slash-in-it"}, "ansible-vault edit group_vars/dev/vault.yml"),
+        ({"password": "a" * 42}, "RDS takes at most 41 characters"),
+    ],
+)
+def test_wrong_values_are_named(change: dict[str, Any], words: str) -> None:
+    (finding,) = FILTERS.aws_value_findings({**VALUES, **change})
+    assert words in finding
+
+
+def test_a_secret_is_not_in_a_finding() -> None:
+    assert "slash-in" not in str(FILTERS.aws_value_findings({**VALUES, "password": "slash-in/it"}))
+
+
+@pytest.mark.parametrize("found", [FOUND, {**FOUND, "networks": [], "instances": [], "databases": [], "keys": []}])
+def test_nothing_is_refused_where_nothing_is_lost(found: dict[str, Any]) -> None:
+    assert FILTERS.aws_refusals(WANTED, found) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"network": "10.11.0.0/16"}, "network_cidr: the network is 10.10.0.0/16"),
+        ({"image": "ubuntu-24.04"}, "machine_image: dev1 runs debian-13"),
+        ({"disk": 10}, "disk_gigabytes: the disk of dev1 has 20"),
+        ({"hosts": []}, "host_count: dev1 is there"),
+        ({"database_version": "8.0"}, "database_version: nba-dev runs 8.4.6"),
+        ({"database_version": "8"}, ""),
+        ({"database_disk": 19}, "database_gigabytes: nba-dev has 20"),
+        ({"database_disk": 30}, ""),
+        ({"tags": {"Project": "nba", "Environment": "prod"}}, "is there without this environment's tags"),
+    ],
+)
+def test_what_would_destroy_something_is_refused(change: dict[str, Any], words: str) -> None:
+    refusals = FILTERS.aws_refusals({**WANTED, **change}, FOUND)
+    assert len(refusals) == bool(words)
+    assert words in str(refusals)
+
+
+def test_a_key_pair_without_its_private_key_is_refused() -> None:
+    (refusal,) = FILTERS.aws_refusals(WANTED, {**FOUND, "private_key": False})
+    assert ".access/dev/id_ed25519 is not on this machine" in refusal
+
+
+def test_two_hosts_of_a_name_are_refused() -> None:
+    (refusal,) = FILTERS.aws_refusals(WANTED, {**FOUND, "instances": [HOST, {**HOST, "instance_id": "i-2"}]})
+    assert "same tag Host" in refusal
+
+
+def test_what_has_other_tags_is_foreign() -> None:
+    things = [DATABASE, {"key_name": "nba-dev", "tags": {"Project": "nba"}}, {**DATABASE, "tags": {}}]
+    assert FILTERS.aws_foreign(things, WANTED["tags"]) == ["nba-dev", "nba-dev"]
+
+
+def test_the_subnets_are_parts_of_the_network() -> None:
+    assert FILTERS.aws_subnets("10.10.0.0/16", ["a", "b"]) == [
+        {"zone": "a", "cidr": "10.10.0.0/20"},
+        {"zone": "b", "cidr": "10.10.16.0/20"},
+    ]
+
+
+def test_minor_updates_of_aws_are_kept() -> None:
+    assert FILTERS.aws_kept_version([DATABASE], "8.4") == "8.4.6"
+    assert FILTERS.aws_kept_version([], "8.4") == "8.4"
+
+
+def test_the_estimate_comes_from_the_table_of_the_document() -> None:
+    bill = [
+        {"name": "t3.micro", "count": 2, "text": "hosts"},
+        {"name": "load balancer", "count": 0, "text": "none"},
+        {"name": "x9.huge", "count": 1, "text": "unknown"},
+    ]
+    host, total, unknown = FILTERS.aws_monthly_cost((ROOT / "docs/aws.md").read_text(), bill)
+    assert host.split() == ["15.18", "hosts:", "2", "x", "t3.micro"]
+    assert total.split()[0] == "15.18"
+    assert " in 20" in total
+    assert "x9.huge: is not in the table" in unknown
+
+
+def test_the_table_has_what_the_environments_are_made_of() -> None:
+    known = {name for name, _ in FILTERS.PRICE.findall((ROOT / "docs/aws.md").read_text())}
+    for environment in ENVIRONMENTS:
+        values = yaml_at(f"group_vars/{environment}/vars.yml")
+        assert {values["instance_type"], values["database_class"]} <= known
+    fixed = {item["name"] for item in yaml_at("roles/aws/vars/main.yml")["__aws_bill"] if "{{" not in item["name"]}
+    assert fixed <= known
+
+
+# --- what AWS says ---
+
+
+@pytest.mark.parametrize(
+    ("said", "region", "words"),
+    [
+        ("Unable to locate credentials", "eu-central-1", "no AWS credentials. Next: aws configure"),
+        ("(ExpiredToken) the token included in the request is expired", "eu-central-1", "have expired. Next: aws sso"),
+        ("(AuthFailure) AWS was not able to validate", "eu-central-1", "AWS refuses the credentials"),
+        (
+            "(UnauthorizedOperation) You are not",
+            "eu-central-1",
+            "lack a right ((UnauthorizedOperation) You",
+        ),
+        ("X is not authorized to perform: rds:CreateDBInstance", "eu-central-1", "rds:CreateDBInstance). Next: give"),
+        ("(VcpuLimitExceeded) You have requested", "eu-central-1", "may not have more of this in eu-central-1"),
+        ("(InstanceQuotaExceeded) DB", "eu-central-1", "ask for more under Service Quotas"),
+        ("(InsufficientDBInstanceCapacity) DB", "eu-central-1", "free now"),
+        ("(DependencyViolation) resource sg-1 has a dependent object", "eu-central-1", "something else still uses it"),
+        ("Could not connect to the endpoint URL", "eu-central-1", "cannot be reached in region eu-central-1"),
+        ("Could not connect to the endpoint URL", "eu-east-1", "no region eu-east-1. Next: set `regions` in it to one"),
+        ("something else", "eu-central-1", "inventory/aws_ec2.yml: something else"),
+    ],
+)
+def test_words_of_aws(said: str, region: str, words: str) -> None:
+    assert words in in_words(said, "inventory/aws_ec2.yml", [region], ["eu-central-1", "us-east-1"])
+
+
+def test_no_region_at_all() -> None:
+    assert "no AWS region is set" in in_words("You must specify a region.", "aws_ec2.yml", [], ["us-east-1"])
+
+
+def test_the_words_of_each_failed_item_are_said_once() -> None:
+    item = {"msg": "VcpuLimitExceeded: no", "failed": True}
+    said = FILTERS.aws_in_words({"msg": "One or more items failed", "results": [{"msg": "made"}, item, item]}, "M", "r")
+    assert said.startswith("M: the account may not have more of this in r (VcpuLimitExceeded: no). Next: ")
+
+
+# --- host keys ---
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ7mO0d9dB0H0Fq1yN3v0vV6v7Hn5m5w3cV6xg0VYw3S"
+CONSOLE = f"""[   12.1] cloud-init[512]: -----BEGIN SSH HOST KEY KEYS-----
+{KEY} root@ip-10-10-0-5
+-----END SSH HOST KEY KEYS-----
+debian login:"""
+
+
+def test_the_keys_are_those_between_the_marks() -> None:
+    assert KEYS.keys_in(CONSOLE) == [KEY]
+    assert KEYS.keys_in(CONSOLE.partition("-----END")[0]) == []
+    assert KEYS.keys_in(f"{KEY} evil@example.com\n") == []
+
+
+def test_a_console_that_shows_nothing_yet_is_asked_again() -> None:
+    texts = iter(["", "[    0.0] Linux", CONSOLE])
+    pauses: list[float] = []
+    assert KEYS.await_keys(lambda: next(texts), 60, pauses.append) == [KEY]
+    assert len(pauses) == 2
+
+
+def test_waiting_ends() -> None:
+    assert KEYS.await_keys(lambda: "", 0, lambda _: None) == []
+
+
+def test_what_is_pinned_is_known_by_the_instance() -> None:
+    assert KEYS.pinned(f"# by hand\ni-1 {KEY}\n\ni-2 {KEY}\n") == {"i-1", "i-2"}
+
+
+# --- the inventory ---
+
+
+def test_a_database_is_found_by_its_tags() -> None:
+    database = {"TagList": [{"Key": "Project", "Value": "nba"}, {"Key": "Environment", "Value": "dev"}]}
+    assert DATABASES.carries(database, {"Project": "nba", "Environment": "dev"})
+    assert not DATABASES.carries(database, {"Project": "nba", "Environment": "prod"})
+    assert not DATABASES.carries({}, {"Project": "nba"})
+
+
+def test_the_inventory_looks_where_the_machines_are() -> None:
+    source = yaml_at("inventory/aws/aws_ec2.yml")
+    regions = {yaml_at(f"group_vars/{environment}/vars.yml")["region"] for environment in ENVIRONMENTS}
+    project = yaml_at("group_vars/all/vars.yml")["project"]
+    assert DATABASES.difference(source, regions, project) == ""
+    assert DATABASES.difference(source, {"eu-north-1", *regions}, project) == "regions: [eu-north-1, eu-west-1]"
+    assert DATABASES.difference(source, regions, "shop") == '"tag:Project": shop'
