@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 import stat
 import subprocess
 from typing import Any
@@ -27,6 +28,16 @@ LARGER: dict[str, Any] = {
     "dns_zone": "example.com",
     "dns_name": "www.example.com",
 }
+# As roles/app does it for each host, before and after it switches.
+BALANCE = """
+- name: Balance
+  hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Balance
+      ansible.builtin.include_role: {name: balancer, tasks_from: "{{ tasks }}"}
+"""
 Done = subprocess.CompletedProcess[str]
 
 
@@ -229,16 +240,39 @@ def test_changes_are_applied_and_strangers_rules_go(cloud: Cloud, host: dict[str
     assert rules(cloud, "nba-dev-web") == {80: ["0.0.0.0/0"], 443: ["0.0.0.0/0"], 22: ["198.51.100.0/24"]}
 
 
-def test_the_name_leads_to_the_load_balancer_and_that_to_the_host(cloud: Cloud, host: dict[str, Any]) -> None:
+def test_the_name_leads_to_the_load_balancer(cloud: Cloud, made: Done) -> None:
     balancing, dns = cloud.client("elbv2"), cloud.client("route53")
     (balancer,) = balancing.describe_load_balancers()["LoadBalancers"]
     (group,) = balancing.describe_target_groups()["TargetGroups"]
     assert group["HealthCheckPath"] == "/api/health/ready"
-    (target,) = balancing.describe_target_health(TargetGroupArn=group["TargetGroupArn"])["TargetHealthDescriptions"]
-    assert target["Target"]["Id"] == host["InstanceId"]
     (record,) = records(dns)
     assert record["Name"] == "www.example.com."
     assert record["AliasTarget"]["DNSName"].rstrip(".") == balancer["DNSName"]
+
+
+def test_a_host_gets_requests_once_the_role_balancer_says_so(cloud: Cloud, host: dict[str, Any]) -> None:
+    """Provisioning names no host, since it serves nothing yet; site.yml does at its end, and a deploy meanwhile not."""
+    balancing = cloud.client("elbv2")
+    (group,) = balancing.describe_target_groups()["TargetGroups"]
+
+    def named() -> list[str]:
+        found = balancing.describe_target_health(TargetGroupArn=group["TargetGroupArn"])["TargetHealthDescriptions"]
+        return [target["Target"]["Id"] for target in found if target["TargetHealth"]["State"] != "unused"]
+
+    (cloud.project.root / "playbooks/balance.yml").write_text(BALANCE)
+    switched_on = ("-i", "inventory/aws", "-l", "dev", "-e", json.dumps({"load_balancer": True}))
+    assert named() == []
+    for tasks, changed, expected in (
+        ("main", 1, [host["InstanceId"]]),
+        ("main", 0, [host["InstanceId"]]),
+        ("leave", 1, []),
+        ("leave", 0, []),
+    ):
+        play = ("ansible-playbook", "playbooks/balance.yml", *switched_on, "-e", f"tasks={tasks}")
+        done = cloud.noted("inventory", *play)
+        assert done.returncode == 0, done.stdout
+        assert re.search(rf"^dev1 .* changed={changed} ", done.stdout, re.M), done.stdout
+        assert named() == expected
 
 
 def records(dns: Any) -> list[dict[str, Any]]:

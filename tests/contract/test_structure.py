@@ -127,8 +127,12 @@ def test_files_and_roles_stay_short() -> None:
     long = {name_of(path): len(path.read_text().splitlines()) for path in [*TASK_FILES, *PLAYBOOKS]}
     assert {name: lines for name, lines in long.items() if lines > 100} == {}
     for role in ROLES:
-        count = sum(1 for path in ROOT.glob(f"roles/{role}/tasks/*.yml") for _ in tasks_in(yaml_at(path)))
-        assert 0 < count <= 50, role
+        every = [task for path in ROOT.glob(f"roles/{role}/tasks/*.yml") for task in tasks_in(yaml_at(path))]
+        # What only names another file is no task of its own.
+        count = sum(
+            1 for task in every if not {"ansible.builtin.import_tasks", "ansible.builtin.include_tasks"} & set(task)
+        )
+        assert 0 < count <= 40, role
 
 
 def test_main_is_a_table_of_contents_or_all_there_is() -> None:
@@ -137,7 +141,7 @@ def test_main_is_a_table_of_contents_or_all_there_is() -> None:
         names = {path.name for path in (ROOT / "roles" / role / "tasks").glob("*.yml")} - {"main.yml"}
         text = "".join(path.read_text() for path in (ROOT / "roles" / role / "tasks").glob("*.yml"))
         named = set(re.findall(r"(?:import_tasks|include_tasks|tasks_from): (\S+\.yml)", text))
-        playbooks = "".join(path.read_text() for path in PLAYBOOKS)
+        playbooks = "".join(path.read_text() for path in [*PLAYBOOKS, *TASK_FILES])
         started = set(re.findall(r"tasks_from: (\S+?)(?:\.yml)?\s", playbooks))
         assert names - named - {f"{name}.yml" for name in started} == set(), role
         assert named <= names, role
@@ -293,13 +297,13 @@ def test_each_playbook_begins_with_preflight(path: Path) -> None:
     first = yaml_at(path)[0]
     if path.name == "preflight.yml":
         assert (first["name"], first["gather_facts"], first["tags"]) == ("Preflight", False, ["always"])
-    else:
+    elif path.name != "reach.yml":  # a part of those that do
         assert first["ansible.builtin.import_playbook"] == "preflight.yml"
 
 
 def test_the_site_is_all_nouns_in_order() -> None:
     imported = [play["ansible.builtin.import_playbook"] for play in yaml_at("site.yml")]
-    assert imported == [f"playbooks/{name}.yml" for name in ("preflight", "base", "database", "web", "app")]
+    assert imported == [f"playbooks/{name}.yml" for name in ("preflight", "reach", "base", "database", "web", "app")]
     assert all(set(play) == {"name", "ansible.builtin.import_playbook"} for play in yaml_at("site.yml"))
 
 

@@ -38,7 +38,7 @@ frontend web
 backend {backend}
     balance roundrobin
     option httpchk
-    http-check send meth GET uri /api/ready ver HTTP/1.1 hdr Host {backend}
+    http-check send meth GET uri /api/health/ready ver HTTP/1.1 hdr Host {backend}
 {servers}
 """
 # Writes what HAProxy says of each server, ten times a second.

@@ -203,12 +203,12 @@ def test_distributions_by_their_metadata(tmp_path: Path) -> None:
 
 def test_an_environment_that_was_made_anew_under_another_path_is_the_same() -> None:
     def files(path: str, digest: str) -> list[bytes]:
-        script = f"#!{path}/bin/python\n".encode()
+        script = f"#!{path}/bin/python\nprompt={path.rpartition('/')[2]}\n".encode()
         record = f"foo.py,sha256=1,2\n../../../bin/foo,sha256={digest},3\n".encode()
         return [parsing.without_own_path(script, "foo", path), parsing.without_own_path(record, "RECORD", path)]
 
-    assert files("/srv/nba/venvs/1", "a") == files("/srv/nba/venvs/1.1", "b")
-    assert files("/srv/nba/venvs/1", "a")[1] == b"foo.py,sha256=1,2\n"
+    assert files("/srv/nba/venvs/33ae", "a") == files("/srv/nba/venvs/33ae.1", "b")
+    assert files("/srv/nba/venvs/33ae", "a")[1] == b"foo.py,sha256=1,2\n"
 
 
 # --- the whole ---

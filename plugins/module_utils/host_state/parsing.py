@@ -144,13 +144,14 @@ def without_hash(text: str) -> str:
 
 
 def without_own_path(data: bytes, name: str, environment: str) -> bytes:
-    """Return a file of a virtual environment without that one's path, which its scripts have in their first line.
+    """Return a file of a virtual environment without that one's path and name, which its scripts have.
 
     A distribution's RECORD has digests of such scripts: they are compared as the content of ``bin``.
     """
     if name == "RECORD":
         data = b"".join(line for line in data.splitlines(keepends=True) if not line.startswith(b"../"))
-    return data.replace(environment.encode(), b"<environment>")
+    folder, _, own = environment.rpartition("/")
+    return data.replace(folder.encode(), b"").replace(own.encode(), b"<environment>")
 
 
 def literal(text: str) -> str:
