@@ -50,8 +50,8 @@ db: setup ## Open a mysql console of an environment; prod's only reads (ENV=dev,
 pipeline-check: setup ## Say what the workflows still need on GitHub (docs/pipeline.md)
 	@$(VENV)/bin/python scripts/pipeline-check
 
-image: ## Build the application's image, with podman or docker
-	@scripts/image
+image: setup ## Build the application's image from the artefact, with podman or docker
+	@$(VENV)/bin/python scripts/image
 
 lint: setup ## Check the house rules
 	@scripts/lint
