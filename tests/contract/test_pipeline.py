@@ -165,6 +165,8 @@ def test_nothing_is_deployed_before_somebody_says_so() -> None:
 @pytest.fixture
 def bare(project: Project) -> Project:
     """Return a checkout as a job has it: the vaults, and nothing that opens them."""
+    if not MEMORY.is_dir():
+        pytest.skip("Linux alone has a file system in memory at hand")
     for environment in ENVIRONMENTS:
         (project.root / ".vault" / environment).rename(project.root / f"password-{environment}")
     (project.root / ".vault").rmdir()
@@ -244,6 +246,23 @@ def test_ssh_takes_the_keys_and_the_pins_alone(bare: Project) -> None:
         "stricthostkeychecking true",
         "userknownhostsfile access/prod/known_hosts",
     ]
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [
+        ("", "StrictHostKeyChecking=yes -o UserKnownHostsFile=/dev/shm/"),
+        ("ansible_ssh_common_args: -o HostKeyAlias=i-1", "HostKeyAlias=i-1"),
+    ],
+)
+def test_ansible_hands_them_to_ssh_unless_the_inventory_has_its_own(bare: Project, own: str, wanted: str) -> None:
+    (bare.root / "ssh").write_text(f'#!/bin/sh\necho "$@" >>{bare.root}/called\nexit 255\n')
+    inventory = bare.root / "inventory/test/hosts.yml"
+    inventory.write_text(inventory.read_text().replace("  children:", f"    {own}\n  children:"))
+    done = access(bare, "dev", "ansible", "dev", "-i", "inventory/test", "-m", "ansible.builtin.ping")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert wanted in (bare.root / "called").read_text()
+    assert ("UserKnownHostsFile" in (bare.root / "called").read_text()) is not bool(own)
 
 
 @pytest.mark.parametrize("code", [0, 3, 99])
