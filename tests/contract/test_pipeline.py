@@ -456,6 +456,15 @@ def test_an_environment_that_was_not_looked_at_closes_nothing(project: Project) 
     assert "## prod\n\n- could not be looked at at all" in (project.root / "body").read_text()
 
 
+def test_a_host_that_cannot_be_reached_is_in_the_report_of_drift(project: Project) -> None:
+    (project.root / "found").mkdir()
+    words = ("-i", "inventory/test", "-l", "dev", "-e", "drift_json=found/drift-dev.json")
+    done = project.run("ansible-playbook", "playbooks/drift.yml", *words)
+    assert done.returncode == 4, done.stdout
+    assert json.loads((project.root / "found/drift-dev.json").read_text())["unreachable"] == ["dev1"]
+    assert "**dev1** could not be reached" in script(project, "scripts/drift-issue", "--print", "found").stdout
+
+
 def test_what_is_deployed_is_the_commit_of_a_run_that_came_to_its_end(project: Project) -> None:
     file = called(project, "gh", "print('0123abc')")
     assert script(project, "scripts/deployed-commit").stdout == "0123abc\n"
