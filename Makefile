@@ -15,7 +15,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=LAB_NAME,LAB_SUB
 export PROD_HOSTS ?= 1
 export LAB_RELEASE ?= trixie
 
-.PHONY: help setup up down status secrets check ssh-config tunnel db lint quick test bench
+.PHONY: help setup up down status secrets check pipeline-check image ssh-config tunnel db lint quick test bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -46,6 +46,12 @@ tunnel: setup ## Hold a local port to an environment's database open (ENV=dev, P
 
 db: setup ## Open a mysql console of an environment; prod's only reads (ENV=dev, WRITE=yes)
 	@$(VENV)/bin/python scripts/reach db "$(ENV)" "$(WRITE)"
+
+pipeline-check: setup ## Say what the workflows still need on GitHub (docs/pipeline.md)
+	@$(VENV)/bin/python scripts/pipeline-check
+
+image: setup ## Build the application's image from the artefact, with podman or docker
+	@$(VENV)/bin/python scripts/image
 
 lint: setup ## Check the house rules
 	@scripts/lint

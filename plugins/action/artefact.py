@@ -6,10 +6,12 @@ import fcntl
 import hashlib
 import io
 import os
+import posixpath
 import re
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,11 @@ SILENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS_REQUIRE": 
 CREDENTIALS = '!printf "username=%s\\npassword=%s\\n" "$WAFFLE_GIT_USER" "$WAFFLE_GIT_PASSWORD"; :'
 # Where a mirror keeps what the remote calls HEAD; its own HEAD is a name for something else.
 REMOTE_HEAD = "refs/waffle/head"
+# The page and its files, which nginx serves: a file with such a name is kept by browsers for a year.
+FRONTEND = "frontend"
+FINGERPRINT = 10
+FINGERPRINTED = re.compile(r"\.[0-9a-f]{8,}\.[a-z0-9]+$|/assets/.+-[A-Za-z0-9_-]{8}\.[a-z0-9]+$")
+REFERENCE = re.compile(rb"""(\s(?:src|href)=["'])([^"':?#]+)(?=["'])""")
 COMMITS_SHOWN = 100
 
 
@@ -169,22 +176,58 @@ def remote_tree(remote: Remote, mirror: Path, version: str, folder: str) -> tupl
     return tree, commit
 
 
+def referenced(page: str, reference: str) -> str:
+    """Return the path in the archive that a page's reference names; a leading slash is the front end's root."""
+    folder = FRONTEND if reference.startswith("/") else posixpath.dirname(page)
+    return posixpath.normpath(posixpath.join(folder, reference.lstrip("/")))
+
+
+def with_fingerprints(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return what changes in a front end, so that browsers may keep its files for ever: pages, and files to add.
+
+    A file that a page names gets a second name with its digest in it, and the page names that. The first name stays:
+    what is not named by a page, as a script's own imports, goes by it. Names that have a digest already are left.
+    """
+    changed: dict[str, bytes] = {}
+    for page in files:
+        if not (page.startswith(f"{FRONTEND}/") and page.endswith(".html")):
+            continue
+
+        def named(found: re.Match[bytes], page: str = page) -> bytes:
+            reference = found[2].decode(errors="replace")
+            path = referenced(page, reference)
+            stem, suffix = posixpath.splitext(path)
+            inside = path in files and path.startswith(f"{FRONTEND}/")
+            if not inside or suffix in ("", ".html") or FINGERPRINTED.search(f"/{path}"):
+                return found[0]
+            mark = f".{hashlib.sha256(files[path]).hexdigest()[:FINGERPRINT]}"
+            changed[f"{stem}{mark}{suffix}"] = files[path]
+            return found[1] + f"{reference.removesuffix(suffix)}{mark}{suffix}".encode()
+
+        changed[page] = REFERENCE.sub(named, files[page])
+    return changed
+
+
 def archive(source: Path, tree: str) -> bytes:
     """Return ``tree`` as an uncompressed tar archive that depends on nothing but its content."""
     listing = git("ls-tree", "-r", "-z", "--full-tree", tree, folder=source).decode().split("\0")
-    entries = [line.split("\t", 1) for line in listing if line]
+    modes, contents = {}, {}
+    for head, path in (line.split("\t", 1) for line in listing if line):
+        mode, kind, digest = head.split()
+        if kind != "blob":
+            raise AnsibleActionFail(f"{path}: a Git submodule cannot be part of the application")
+        modes[path], contents[path] = mode, git("cat-file", "blob", digest, folder=source)
+    contents |= with_fingerprints({path: content for path, content in contents.items() if modes[path] != LINK})
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for head, path in sorted(entries, key=lambda entry: entry[1]):
-            mode, kind, digest = head.split()
-            if kind != "blob":
-                raise AnsibleActionFail(f"{path}: a Git submodule cannot be part of the application")
-            content = git("cat-file", "blob", digest, folder=source)
+        for path, content in sorted(contents.items()):
+            mode = modes.get(path, "")
             member = tarfile.TarInfo(path)
             member.mode = 0o755 if mode == EXECUTABLE else 0o644
             if mode == LINK:
-                member.type, member.linkname, content = tarfile.SYMTYPE, content.decode(), b""
-            member.size = len(content)
+                member.type, member.linkname = tarfile.SYMTYPE, content.decode()
+            else:
+                member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 

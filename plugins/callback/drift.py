@@ -129,6 +129,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 "drift": report.drift,
                 "accepted": report.accepted,
                 "waiting": sorted(report.waiting),
+                "unreachable": sorted(stats.dark),
             }
             Path(str(target)).write_text(json.dumps(facts, indent=1) + "\n")
         if report.drift and not stats.dark and not stats.failures:

@@ -337,3 +337,52 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+# --- the front end's files ---
+
+PAGE = b"""<link href="style.css"><script src='js/app.js'></script><script src="/js/app.js"></script>
+<a href="#users"><a href="other.html"><img src="https://example.com/a.png"><img src="missing.png"><img src="../run.sh">
+<script src="assets/index-DiwrgTda.js"></script><link href="done.0123abcd.css"><a href="api/users">"""
+
+
+def mark(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:10]
+
+
+def test_a_page_names_its_files_by_their_content() -> None:
+    files = {
+        "frontend/index.html": PAGE,
+        "frontend/other.html": b'<link href="style.css">',
+        "frontend/style.css": b"one",
+        "frontend/js/app.js": b"two",
+        "frontend/assets/index-DiwrgTda.js": b"three",
+        "frontend/done.0123abcd.css": b"four",
+        "run.sh": b"#!/bin/sh",
+    }
+    changed = artefact.with_fingerprints(files)
+    style, app = f"style.{mark(b'one')}.css", f"js/app.{mark(b'two')}.js"
+    assert set(changed) == {"frontend/index.html", "frontend/other.html", f"frontend/{style}", f"frontend/{app}"}
+    assert (changed[f"frontend/{style}"], changed[f"frontend/{app}"]) == (b"one", b"two")
+    page = PAGE.replace(b"style.css", style.encode()).replace(b"js/app.js", app.encode())
+    assert changed["frontend/index.html"] == page
+    assert changed["frontend/other.html"] == f'<link href="{style}">'.encode()
+    assert artefact.with_fingerprints(files | changed) == {
+        name: content for name, content in changed.items() if name.endswith(".html")
+    }
+
+
+def test_files_of_a_front_end_keep_their_names_as_well(app: Path) -> None:
+    (app / "frontend").mkdir()
+    (app / "frontend/index.html").write_text('<script src="app.js"></script>')
+    (app / "frontend/app.js").write_text("1")
+    commit(app)
+    with tarfile.open(fileobj=io.BytesIO(build(app))) as tar:
+        names = [name for name in tar.getnames() if name.startswith("frontend/")]
+        page = tar.extractfile("frontend/index.html")
+        assert page is not None and f"app.{mark(b'1')}.js".encode() in page.read()
+    assert names == [f"frontend/app.{mark(b'1')}.js", "frontend/app.js", "frontend/index.html"]
+
+
+def test_pages_elsewhere_stay_as_they_are() -> None:
+    assert artefact.with_fingerprints({"templates/index.html": b'<link href="a.css">', "templates/a.css": b""}) == {}

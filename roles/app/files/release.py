@@ -9,7 +9,7 @@ The configuration is the file `release.json` beside this program. One folder hol
     <root>/live             -> the slot that gets the public requests; replaced by rename
     <root>/state/<id>.json  what became of a release: prepared, good, failed
 
-nginx names only `<root>/live/socket` and `<root>/live/release/frontend`, and the kernel resolves both on each request.
+nginx goes by `<root>/live/socket` and `<root>/live/release/frontend`, and the kernel resolves both on each request.
 So one rename switches back end and front end together, without a reload.
 
 `activate` and `repair` run in a transient systemd unit (activation.py), whose name is the lock on this host. What they

@@ -1,0 +1,78 @@
+"""What nginx says of the front end's files, and whom the API lets in from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from jinja2 import Environment
+
+from tests.support import ROOT, module_at, yaml_at
+
+FILES = {
+    "/style.0123456789.css": True,
+    "/js/main.4f2a9c1b.js": True,
+    "/assets/index-DiwrgTda.js": True,
+    "/assets/logo-a_b-C3d4.svg": True,
+    "/index.html": False,
+    "/": False,
+    "/app.js": False,
+    "/assets/robots.txt": False,
+    "/report-20260101.js": False,
+    "/api/files/data.0123456789.json": False,
+    "/api/assets/index-DiwrgTda.js": False,
+}
+LIVE = [
+    "/srv/nba/live/release/frontend",
+    "/srv/nba/slots/blue/release/frontend",
+    "/srv/nba/slots/green/release/frontend",
+]
+
+
+def locations(**changed: Any) -> dict[str, str]:
+    """Return the text of each location of the site, as the role writes it."""
+    values = {**yaml_at("roles/nginx/defaults/main.yml"), "nginx_upstream_socket": "/run/app.sock", **changed}
+    text = Environment().from_string((ROOT / "roles/nginx/templates/site.conf.j2").read_text()).render(values)  # noqa: S701
+    return dict(re.findall(r"^    location ([^\n]*) \{\n(.*?)\n    \}", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def kept(**changed: Any) -> tuple[str, str]:
+    """Return the pattern of what browsers keep, and its location."""
+    found = [(name, body) for name, body in locations(**changed).items() if "immutable" in body]
+    assert len(found) == 1
+    return found[0][0].removeprefix('~ "').removesuffix('"'), found[0][1]
+
+
+@pytest.mark.parametrize(("path", "is_kept"), FILES.items())
+def test_a_file_is_kept_for_a_year_where_its_name_changes_with_it(path: str, is_kept: bool) -> None:
+    assert bool(re.search(kept()[0], path)) is is_kept
+
+
+def test_everything_else_is_asked_for_again_and_missing_files_are_missing() -> None:
+    page = locations()["/"]
+    assert "add_header Cache-Control no-cache;" in page
+    assert "try_files $uri $uri/ =404;" in page
+    # Without `always`: a missing file is not kept for a year.
+    assert 'add_header Cache-Control "public, max-age=31536000, immutable";' in kept()[1]
+
+
+def test_files_of_the_release_before_stay_reachable() -> None:
+    wired = yaml_at("group_vars/all/vars.yml")
+    folders = [wired["nginx_document_root"], *wired["nginx_older_document_roots"]]
+    root, *older = (folder.replace("{{ project }}", "nba") for folder in folders)
+    assert [root, *older] == LIVE
+    body = kept(nginx_document_root=root, nginx_older_document_roots=older)[1]
+    assert f"try_files {' '.join(f'{folder}$uri' for folder in LIVE)} =404;" in body
+
+
+def test_what_artefacts_make_is_what_nginx_keeps() -> None:
+    artefact = module_at("plugins/action/artefact.py")
+    assert artefact.FINGERPRINTED.pattern == yaml_at("roles/nginx/defaults/main.yml")["nginx_fingerprinted"]
+    made = artefact.with_fingerprints({"frontend/index.html": b' src="a.js"', "frontend/a.js": b""})
+    assert [bool(re.search(kept()[0], name)) for name in sorted(made)] == [True, False]
+
+
+def test_pages_from_elsewhere_call_dev_s_api_alone() -> None:
+    assert yaml_at("group_vars/dev/vars.yml")["cors_origins"] == ["http://localhost:5173", "http://localhost:8080"]
+    assert yaml_at("group_vars/prod/vars.yml")["cors_origins"] == []

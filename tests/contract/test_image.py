@@ -1,0 +1,117 @@
+"""The image and the laptop's containers: the same server, packages and settings as on the hosts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.contract.conftest import AUTHOR
+from tests.support import ROOT, module_at, yaml_at
+
+CONTAINERFILE = (ROOT / "app/Containerfile").read_text()
+# What an image answers on, how many workers it has (WEB_CONCURRENCY), and whom it believes, its surroundings decide.
+OWN = ("--bind=", "--workers=", "--forwarded-allow-ips=")
+
+
+def test_the_image_starts_what_the_service_starts() -> None:
+    defaults = yaml_at("roles/app/defaults/main.yml")
+    command = [str(word) for word in yaml_at("roles/app/vars/main.yml")["__app_config"]["serve_command"]]
+    wanted = [re.sub(r"\{\{ (\w+) \}\}", lambda found: str(defaults[found[1]]), word) for word in command]
+    found = re.search(r"^CMD (\[.*\])", CONTAINERFILE.replace("\\\n", ""), flags=re.MULTILINE)
+    assert found
+    ours = json.loads(found[1])
+    assert [word for word in ours if not word.startswith(OWN)] == [word for word in wanted if not word.startswith(OWN)]
+
+
+def test_the_image_asks_what_the_hosts_ask() -> None:
+    assert f"http://127.0.0.1:8000{yaml_at('roles/app/defaults/main.yml')['app_live_path']}'" in CONTAINERFILE
+
+
+def test_the_image_takes_the_lock_file_s_hashes_and_the_hosts_poetry() -> None:
+    assert "--require-hashes" in CONTAINERFILE
+    (version,) = re.findall(r"^ARG POETRY=(\S+)$", CONTAINERFILE, flags=re.MULTILINE)
+    assert f"\npoetry=={version} " in (ROOT / "roles/python/files/poetry.txt").read_text()
+
+
+def test_the_image_has_two_stages_and_an_account_of_its_own() -> None:
+    last = CONTAINERFILE.rpartition("\nFROM ")[2]
+    assert re.findall(r"^FROM (\S+)", CONTAINERFILE, flags=re.MULTILINE) == ["${BASE}", "${BASE}"]
+    assert re.search(r"^USER [1-9]\d+:[1-9]\d+$", last, flags=re.MULTILINE)
+    assert "RUN " not in last and "--chown" not in last, "what its account could write to"
+    assert {"COMMIT", "ARTEFACT"} <= set(re.findall(r"\$\{(\w+)\}", last.partition("ENV")[0]))
+
+
+def test_a_laptop_has_the_hosts_settings() -> None:
+    compose = yaml_at("app/compose.yaml")
+    ours = compose["x-application"]["environment"]
+    assert list(ours) == list(yaml_at("group_vars/all/vars.yml")["app_settings"])
+    server = compose["services"]["mysql"]["environment"]
+    assert (server["MYSQL_DATABASE"], server["MYSQL_USER"], server["MYSQL_PASSWORD"]) == (
+        ours["DATABASE_NAME"],
+        ours["DATABASE_USER"],
+        ours["DATABASE_PASSWORD"],
+    )
+
+
+def test_a_laptop_s_containers_are_reached_from_it_alone() -> None:
+    ports = [port for service in yaml_at("app/compose.yaml")["services"].values() for port in service.get("ports", [])]
+    assert ports == ["127.0.0.1:8080:80"]
+
+
+PODMAN = """
+import json, os, sys
+json.dump({"words": sys.argv[1:], "files": sorted(os.listdir(sys.argv[-1]))}, open(os.environ["TOLD"], "w"))
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Return a repository with an application, and an `.env` that Git does not know."""
+    for name in ("scripts/image", "plugins/action/artefact.py", "group_vars/all/vars.yml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/Containerfile").write_text("FROM scratch\n")
+    (tmp_path / ".gitignore").write_text(".env\n")
+    for arguments in (["init", "--quiet"], ["add", "."], [*AUTHOR, "commit", "--quiet", "--message", "app"]):
+        subprocess.run(["git", "-C", tmp_path, *arguments], check=True)
+    (tmp_path / "app/.env").write_text("DATABASE_PASSWORD=secret\n")
+    program = tmp_path / "bin/podman"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\n{PODMAN}")
+    program.chmod(0o755)
+    return tmp_path
+
+
+def test_an_image_is_built_from_the_artefact_and_says_which(checkout: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/image", "--build-arg", "BASE=mine"],
+        cwd=checkout,
+        env={**os.environ, "PATH": f"{checkout}/bin:{os.environ['PATH']}", "TOLD": str(checkout / "told")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads((checkout / "told").read_text())
+    assert told["files"] == ["Containerfile"]
+    artefact = module_at("plugins/action/artefact.py")
+    tree, commit, _ = artefact.tree_of(checkout / "app", "HEAD")
+    digest = artefact.hashlib.sha256(artefact.archive(checkout / "app", tree)).hexdigest()
+    assert told["words"][:6] == [
+        "build",
+        "--format=docker",
+        f"--tag=nba:{digest[:8]}",
+        "--tag=nba:latest",
+        f"--build-arg=COMMIT={commit}",
+        f"--build-arg=ARTEFACT={digest}",
+    ]
+    assert told["words"][6:8] == ["--build-arg", "BASE=mine"]
+    assert digest in done.stdout

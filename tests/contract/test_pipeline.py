@@ -1,0 +1,632 @@
+"""The workflows: what they may do and what they call; and the scripts that they call, run as a job runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contract.conftest import Project
+from tests.support import ENVIRONMENTS, ROOT, yaml_at
+
+WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
+Job = tuple[str, str, dict[str, Any]]
+JOBS: list[Job] = [
+    (path.name, name, job) for path in WORKFLOWS for name, job in yaml_at(path.relative_to(ROOT))["jobs"].items()
+]
+STEPS = [(f"{file}:{name}", job, step) for file, name, job in JOBS for step in job["steps"]]
+# What a job may do with GitHub beyond reading the code, and the only jobs that may.
+RIGHTS = {
+    "id-token: write": {"dev", "plan", "prod", "rollback", "look"},
+    "actions: read": {"look"},
+    "issues: write": {"issue"},
+}
+SECRETS = ("VAULT_PASSWORD", "SSH_KEY", "PROMOTE_FROM_SSH_KEY", "KNOWN_HOSTS")
+MEMORY = Path("/dev/shm")  # noqa: S108
+
+# --- the workflows ---
+
+
+def test_there_are_the_three() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["ci", "deploy", "drift"]
+
+
+def test_every_action_is_pinned_by_its_commit_and_says_its_version() -> None:
+    seen: dict[str, set[str]] = {}
+    for path in WORKFLOWS:
+        for use in re.findall(r"uses: (.*)", path.read_text()):
+            found = re.fullmatch(r"([\w-]+/[\w-]+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)", use)
+            assert found, f"{path.name}: {use}"
+            seen.setdefault(found[1], set()).add(found[2] + found[3])
+    # GitHub's own, and AWS's: whoever is added here sees what the jobs see.
+    assert set(seen) == {
+        "actions/checkout",
+        "actions/download-artifact",
+        "actions/upload-artifact",
+        "aws-actions/configure-aws-credentials",
+    }
+    assert {action: len(pins) for action, pins in seen.items() if len(pins) > 1} == {}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_grants_nothing_to_all_of_its_jobs(path: Path) -> None:
+    assert yaml_at(path.relative_to(ROOT))["permissions"] == {}
+
+
+@pytest.mark.parametrize(("file", "name", "job"), JOBS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_job_has_the_rights_that_it_needs_and_an_end(file: str, name: str, job: dict[str, Any]) -> None:
+    granted = {f"{scope}: {level}" for scope, level in job["permissions"].items()}
+    assert granted == {"contents: read", *(right for right, jobs in RIGHTS.items() if name in jobs)}
+    assert job["timeout-minutes"] <= 120
+
+
+@pytest.mark.parametrize(("where", "job", "step"), STEPS, ids=[f"{where}-{step['name']}" for where, _, step in STEPS])
+def test_a_step_keeps_what_it_was_given(where: str, job: dict[str, Any], step: dict[str, Any]) -> None:
+    """Git keeps no token, secrets go to scripts/with-access alone, and nothing is pasted into a shell's text."""
+    if str(step.get("uses", "")).startswith("actions/checkout@"):
+        assert step["with"]["persist-credentials"] is False
+    assert "${{" not in step.get("run", "")
+    if "secrets." in json.dumps(step):
+        assert "environment" in job, "a secret of the repository is every branch's"
+        assert step["run"].startswith("exec scripts/with-access ")
+        assert {name for name, value in step["env"].items() if "secrets." in value} <= set(SECRETS)
+    assert "secrets." not in json.dumps({key: value for key, value in job.items() if key != "steps"})
+
+
+def test_no_secret_is_within_reach_of_a_fork() -> None:
+    for path in WORKFLOWS:
+        workflow = yaml_at(path.relative_to(ROOT))
+        events = set(workflow["on"])
+        assert events <= {"push", "pull_request", "workflow_dispatch", "schedule"}, path.name
+        if "pull_request" in events:
+            assert "secrets." not in path.read_text()
+            assert not any("environment" in job for job in workflow["jobs"].values())
+
+
+def commands(step: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield the words of each command of a step."""
+    text = step["run"].replace("\\\n", " ")
+    for line in re.split(r"\n|&&|\$\(|\)", text):
+        words = [word for word in shlex.split(line) if word != "exec" and not re.fullmatch(r"\w+=.*", word)]
+        if words[:1] == ["scripts/with-access"]:
+            yield words[:2]
+            words = words[2:]
+        if words:
+            yield words
+
+
+@pytest.mark.parametrize(
+    ("where", "step"), [(where, step) for where, _, step in STEPS if "run" in step], ids=lambda value: str(value)[:60]
+)
+def test_a_step_calls_what_anybody_can_call(where: str, step: dict[str, Any]) -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    own = 0
+    for words in commands(step):
+        if words[0] == "make":
+            assert set(words[1:]) <= targets, where
+        elif words[0] == "ansible-playbook":
+            assert (ROOT / words[1]).is_file(), where
+        elif words[0].startswith("scripts/"):
+            assert os.access(ROOT / words[0], os.X_OK), where
+        else:
+            # What is too small for a script.
+            assert words[0] in ("cat", "git", "mkdir"), f"{where}: {words}"
+            own -= 1
+        own += 1
+    assert own >= 0 or step["run"].count("\n") == 0
+
+
+def test_one_run_at_a_time_changes_an_environment_and_nothing_tears_it() -> None:
+    jobs = yaml_at(".github/workflows/deploy.yml")["jobs"]
+    groups = {name: job.get("concurrency") for name, job in jobs.items() if job.get("environment") in ENVIRONMENTS}
+    assert groups == {name: {"group": f"environment-{name}", "cancel-in-progress": False} for name in ENVIRONMENTS}
+    assert jobs["rollback"]["concurrency"] == {
+        "group": "environment-${{ inputs.environment }}",
+        "cancel-in-progress": False,
+    }
+
+
+def test_prod_gets_what_dev_answers_with_after_its_plan_was_approved() -> None:
+    jobs = yaml_at(".github/workflows/deploy.yml")["jobs"]
+    assert (jobs["dev"]["needs"], jobs["plan"]["needs"], jobs["prod"]["needs"]) == ("test", "dev", ["dev", "plan"])
+    assert (jobs["dev"]["environment"], jobs["prod"]["environment"]) == ("dev", "prod")
+    runs = {name: " ".join(step.get("run", "") for step in job["steps"]) for name, job in jobs.items()}
+    assert "scripts/job-summary .results/plan-prod.md" in runs["plan"]
+    assert "site.yml -l prod -e confirm=prod -e plan=.results/plan-prod.json" in runs["prod"]
+    assert 'playbooks/smoke.yml -l prod -e "artefact=$ARTEFACT"' in runs["prod"]
+    assert yaml_at("group_vars/prod/vars.yml")["promote_from"] == "dev"
+    for name in ("dev", "prod", "rollback"):
+        receipts = [step for step in jobs[name]["steps"] if step.get("with", {}).get("path") == ".receipts"]
+        assert [(step["if"], step["with"]["include-hidden-files"]) for step in receipts] == [("always()", True)]
+
+
+def test_nothing_is_deployed_before_somebody_says_so() -> None:
+    for file in ("deploy", "drift"):
+        for name, job in yaml_at(f".github/workflows/{file}.yml")["jobs"].items():
+            assert "vars.PIPELINE == 'on'" in job.get("if", "") or "needs" in job, name
+
+
+# --- secrets in memory ---
+
+
+@pytest.fixture
+def bare(project: Project) -> Project:
+    """Return a checkout as a job has it: the vaults, and nothing that opens them."""
+    if not MEMORY.is_dir():
+        pytest.skip("Linux alone has a file system in memory at hand")
+    for environment in ENVIRONMENTS:
+        (project.root / ".vault" / environment).rename(project.root / f"password-{environment}")
+    (project.root / ".vault").rmdir()
+    (project.root / ".venv/bin").mkdir(parents=True)
+    return project
+
+
+def given(project: Project, environment: str = "dev", **changed: str) -> dict[str, str]:
+    """Return a job's environment."""
+    password = (project.root / f"password-{environment}").read_text().strip()
+    values = {"VAULT_PASSWORD": password, "SSH_KEY": "dev's key", "PROMOTE_FROM_SSH_KEY": "other key"}
+    return {**project.environment(), **values, "KNOWN_HOSTS": "i-1 ssh-ed25519 AAAA", **changed}
+
+
+def access(project: Project, *words: str, **changed: str) -> subprocess.CompletedProcess[str]:
+    """Run scripts/with-access."""
+    return subprocess.run(
+        [str(project.root / "scripts/with-access"), *words],
+        cwd=project.root,
+        env=given(project, words[0], **changed),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def left(project: Project) -> list[str]:
+    """Return what is left of secrets, in memory and in the checkout."""
+    links = [str(project.root / name) for name in (".vault", ".access") if os.path.lexists(project.root / name)]
+    return [
+        *links,
+        *(str(path) for path in MEMORY.glob(f"waffle-access-{zlib.crc32(str(project.root).encode()):08x}-*")),
+    ]
+
+
+LOOK = """
+find -L .vault .access -type f | sort
+stat -Lc %a .vault .access .access/dev .access/dev/id_ed25519 .vault/* | sort -u
+stat -Lfc %T .vault .access | sort -u
+"""
+
+
+def test_a_command_finds_the_secrets_in_memory_and_nobody_else_can_read_them(bare: Project) -> None:
+    done = access(bare, "dev", "sh", "-c", LOOK)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        ".access/dev/id_ed25519", ".access/dev/known_hosts", ".vault/dev", "600", "700", "tmpfs",
+    ]  # fmt: skip
+    assert left(bare) == []
+
+
+def test_prod_has_the_key_to_dev_s_hosts_and_not_its_vault(bare: Project) -> None:
+    done = access(bare, "prod", "sh", "-c", "ls .vault; cat .access/prod/id_ed25519 .access/dev/id_ed25519")
+    assert done.stdout.splitlines() == ["prod", "dev's key", "other key"]
+
+
+def test_the_command_opens_the_vault_and_gets_no_secret_otherwise(bare: Project) -> None:
+    view = access(bare, "dev", "ansible-vault", "view", "group_vars/dev/vault.yml")
+    assert "vault_database_password" in view.stdout, view.stderr
+    password = given(bare)["VAULT_PASSWORD"]
+    told = access(bare, "dev", "sh", "-c", "env; tr '\\0' ' ' </proc/$PPID/cmdline; tr '\\0' ' ' </proc/$$/cmdline")
+    assert told.returncode == 0
+    assert not any(secret in told.stdout + told.stderr for secret in (password, "dev's key"))
+
+
+def test_ssh_takes_the_keys_and_the_pins_alone(bare: Project) -> None:
+    shown = 'set -- $ANSIBLE_SSH_COMMON_ARGS; ssh -G "$@" host | grep -E "^(identi|batch|strict|userknown)"'
+    done = access(bare, "prod", "bash", "-c", shown)
+    found = re.sub(rf"{MEMORY}/waffle-access-\w+-\w+/", "", done.stdout).splitlines()
+    assert sorted(found) == [
+        "batchmode yes",
+        "identitiesonly yes",
+        "identityfile access/dev/id_ed25519",
+        "identityfile access/prod/id_ed25519",
+        "stricthostkeychecking true",
+        "userknownhostsfile access/prod/known_hosts",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [
+        ("", "StrictHostKeyChecking=yes -o UserKnownHostsFile=/dev/shm/"),
+        ("ansible_ssh_common_args: -o HostKeyAlias=i-1", "HostKeyAlias=i-1"),
+    ],
+)
+def test_ansible_hands_them_to_ssh_unless_the_inventory_has_its_own(bare: Project, own: str, wanted: str) -> None:
+    (bare.root / "ssh").write_text(f'#!/bin/sh\necho "$@" >>{bare.root}/called\nexit 255\n')
+    inventory = bare.root / "inventory/test/hosts.yml"
+    inventory.write_text(inventory.read_text().replace("  children:", f"    {own}\n  children:"))
+    done = access(bare, "dev", "ansible", "dev", "-i", "inventory/test", "-m", "ansible.builtin.ping")
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert wanted in (bare.root / "called").read_text()
+    assert ("UserKnownHostsFile" in (bare.root / "called").read_text()) is not bool(own)
+
+
+@pytest.mark.parametrize("code", [0, 3, 99])
+def test_the_exit_code_is_the_command_s_and_nothing_is_left(bare: Project, code: int) -> None:
+    assert (access(bare, "dev", "sh", "-c", f"exit {code}").returncode, left(bare)) == (code, [])
+
+
+def test_a_command_that_is_not_there_leaves_nothing(bare: Project) -> None:
+    done = access(bare, "dev", "no-such-command")
+    assert (done.returncode, left(bare)) == (2, [])
+    assert "no-such-command" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["VAULT_PASSWORD", "SSH_KEY", "PROMOTE_FROM_SSH_KEY", "KNOWN_HOSTS"])
+def test_a_secret_that_is_missing_is_named_and_the_others_stay_unsaid(bare: Project, name: str) -> None:
+    done = access(bare, "prod", "true", **{name: " "})
+    assert (done.returncode, left(bare)) == (2, [])
+    assert f"{name}: not set for prod" in done.stderr
+    assert given(bare, "prod")["VAULT_PASSWORD"] not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_cancelled_leaves_nothing(bare: Project, number: signal.Signals) -> None:
+    """As GitHub cancels: a signal to this one process. Of what is killed outright, the next run takes care."""
+    mark = bare.root / "at-work"
+    process = subprocess.Popen(
+        [str(bare.root / "scripts/with-access"), "dev", "sh", "-c", f"touch {mark}; exec sleep 300"],
+        cwd=bare.root,
+        env=given(bare),
+        stdin=subprocess.DEVNULL,
+    )
+    wait_for(mark.exists)
+    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    process.send_signal(number)
+    code = process.wait(timeout=20)
+    if number == signal.SIGKILL:
+        os.kill(child, number)
+        assert len(left(bare)) == 3
+        assert access(bare, "dev", "true").returncode == 0
+    else:
+        assert code == 128 + number
+        wait_for(lambda: not Path(f"/proc/{child}").exists())
+    assert left(bare) == []
+
+
+def wait_for(true: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_runs_in_one_checkout_do_not_take_each_other_s_secrets(bare: Project) -> None:
+    inner = f"{bare.root}/scripts/with-access dev true; echo $?; cat .vault/dev"
+    names = " ".join(f"{name}=x" for name in SECRETS)
+    done = access(bare, "dev", "sh", "-c", f"export {names}; {inner}")
+    assert done.stdout.split() == ["2", given(bare)["VAULT_PASSWORD"]]
+    assert "at work in this checkout" in done.stderr
+
+
+def test_a_machine_with_secrets_of_its_own_keeps_them(bare: Project) -> None:
+    (bare.root / ".vault").mkdir()
+    (bare.root / ".vault/dev").write_text("mine")
+    done = access(bare, "dev", "true")
+    assert (done.returncode, (bare.root / ".vault/dev").read_text()) == (2, "mine")
+    assert "secrets of its own" in done.stderr
+    assert left(bare) == [str(bare.root / ".vault")]
+
+
+# --- the way back ---
+
+
+def called(project: Project, program: str, answer: str = "") -> Path:
+    """Put a program into the path that tells what it was called with; return the file that it tells it in."""
+    file = project.root / f"{program}-called"
+    path = project.root / "bin" / program
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        f'#!{sys.executable}\nimport json, sys\nopen({str(file)!r}, "a").write(json.dumps(sys.argv[1:]))\n{answer}'
+    )
+    path.chmod(0o755)
+    return file
+
+
+def script(project: Project, *words: str, **changed: str) -> subprocess.CompletedProcess[str]:
+    """Run a script, with the test's own programs first in the path."""
+    environment = project.environment()
+    path = f"{project.root}/bin:{environment['PATH']}"
+    return subprocess.run(
+        words,
+        cwd=project.root,
+        env={**environment, "PATH": path, **changed},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [(["prod"], ["release=", "schema="]), (["prod", "aa-bb", "stop"], ["release=aa-bb", "schema="]),
+     (["prod", "aa-dirty-bb", "keep"], ["release=aa-dirty-bb", "schema=keep"])],
+)  # fmt: skip
+def test_a_rollback_is_the_playbook_s(project: Project, words: list[str], extra: list[str]) -> None:
+    file = called(project, "ansible-playbook")
+    assert script(project, "scripts/rollback", *words).returncode == 0
+    told = json.loads(file.read_text())
+    assert told[:3] == ["playbooks/rollback.yml", "-l", "prod"]
+    assert told[3:] == ["-e", "confirm=prod", *(word for value in extra for word in ("-e", value))]
+
+
+@pytest.mark.parametrize("release", ["aa confirm=dev", "--help", "@file", "{a: b}", "$(id)"])
+def test_what_is_no_release_s_id_is_refused(project: Project, release: str) -> None:
+    file = called(project, "ansible-playbook")
+    done = script(project, "scripts/rollback", "prod", release)
+    assert (done.returncode, file.exists()) == (2, False)
+    assert "playbooks/releases.yml -l prod" in done.stderr
+
+
+# --- the plan as a summary ---
+
+
+def test_a_summary_is_added_and_cut_to_what_github_takes(project: Project, tmp_path: Path) -> None:
+    plan, summary = tmp_path / "plan.md", tmp_path / "summary"
+    plan.write_text("# Plan\n")
+    assert script(project, "scripts/job-summary", str(plan)).stdout == "# Plan\n"
+    plan.write_text("x" * 2_000_000)
+    summary.write_text("before\n")
+    done = script(project, "scripts/job-summary", str(plan), GITHUB_STEP_SUMMARY=str(summary))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert summary.read_text().startswith("before\nxxx")
+    assert summary.stat().st_size < 1 << 20
+    assert script(project, "scripts/job-summary", "no-such-file").returncode == 1
+
+
+# --- drift ---
+
+RECORD = {
+    "host": "prod1", "kind": "change", "role": "nginx", "task": "Configure nginx", "resource": "/etc/nginx/a.conf",
+    "text": "-````\n+two\n",
+}  # fmt: skip
+NOTHING: dict[str, Any] = {"drift": [], "unreachable": []}
+GH = """
+if sys.argv[1:3] == ["issue", "list"]: print({number!r})
+if "-" in sys.argv: open({body!r}, "w").write(sys.stdin.read())
+"""
+
+
+def found(project: Project, **reports: dict[str, Any]) -> str:
+    """Write what drift.yml found in each environment; return the folder."""
+    folder = project.root / "found"
+    folder.mkdir()
+    for environment, report in reports.items():
+        (folder / f"drift-{environment}.json").write_text(json.dumps(report))
+    return "found"
+
+
+@pytest.mark.parametrize("number", ["", "7"])
+def test_drift_is_told_in_one_issue(project: Project, number: str) -> None:
+    body = project.root / "body"
+    file = called(project, "gh", GH.format(number=number, body=str(body)))
+    reports = {"dev": NOTHING, "prod": {"drift": [RECORD], "unreachable": ["prod2"]}}
+    done = script(project, "scripts/drift-issue", found(project, **reports), RUN_URL="https://example.com/7")
+    assert done.returncode == 0, done.stderr
+    text = body.read_text()
+    for words in (
+        "## dev\n\nNo drift.",
+        "- **prod1** `/etc/nginx/a.conf` (nginx: Configure nginx)",
+        "````\n-```\n+two\n````",  # its own fence does not end the block
+        "- **prod2** could not be reached",
+        "`ansible-playbook site.yml -l prod`",
+        "https://example.com/7",
+    ):
+        assert words in text
+    assert ('"edit", "7"' if number else '"create", "--title"') in file.read_text()
+    assert ("edit" in file.read_text()) is bool(number)
+
+
+def test_an_issue_is_closed_when_nothing_is_left(project: Project) -> None:
+    file = called(project, "gh", GH.format(number="7", body="/dev/null"))
+    assert script(project, "scripts/drift-issue", found(project, dev=NOTHING, prod=NOTHING)).returncode == 0
+    assert '"close", "7"' in file.read_text()
+
+
+def test_an_environment_that_was_not_looked_at_closes_nothing(project: Project) -> None:
+    file = called(project, "gh", GH.format(number="7", body=str(project.root / "body")))
+    assert script(project, "scripts/drift-issue", found(project, dev=NOTHING)).returncode == 0
+    assert "close" not in file.read_text()
+    assert "## prod\n\n- could not be looked at at all" in (project.root / "body").read_text()
+
+
+def test_a_host_that_cannot_be_reached_is_in_the_report_of_drift(project: Project) -> None:
+    (project.root / "found").mkdir()
+    words = ("-i", "inventory/test", "-l", "dev", "-e", "drift_json=found/drift-dev.json")
+    done = project.run("ansible-playbook", "playbooks/drift.yml", *words)
+    assert done.returncode == 4, done.stdout
+    assert json.loads((project.root / "found/drift-dev.json").read_text())["unreachable"] == ["dev1"]
+    assert "**dev1** could not be reached" in script(project, "scripts/drift-issue", "--print", "found").stdout
+
+
+def test_what_is_deployed_is_the_commit_of_a_run_that_came_to_its_end(project: Project) -> None:
+    file = called(project, "gh", "print('0123abc')")
+    assert script(project, "scripts/deployed-commit").stdout == "0123abc\n"
+    assert {"deploy.yml", "success", "push"} <= set(json.loads(file.read_text()))
+    called(project, "gh")
+    assert script(project, "scripts/deployed-commit").returncode == 1
+
+
+# --- what is missing on GitHub ---
+
+API = """
+answers = json.load(open({file!r}))
+path = sys.argv[2].removeprefix("repos/{{owner}}/{{repo}}").partition("?")[0]
+if path in answers: print(json.dumps(answers[path]))
+else: sys.exit("gh: Not Found (HTTP 404)")
+"""
+KEY = "i-1 ssh-ed25519 " + "A" * 68
+
+
+def complete() -> dict[str, Any]:
+    """Return what GitHub answers where nothing is missing."""
+    variables = {
+        "KNOWN_HOSTS": KEY,
+        "AWS_ROLE": "arn:aws:iam::123456789012:role/nba",
+        "AWS_REGION": "x",
+        "PIPELINE": "on",
+    }
+    answers: dict[str, Any] = {
+        "": {"default_branch": "main"},
+        "/branches/main": {"protected": True},
+        "/actions/permissions/workflow": {"default_workflow_permissions": "read"},
+        "/actions/variables": {"variables": [{"name": name, "value": value} for name, value in variables.items()]},
+    }
+    for place in ("dev", "prod-plan", "prod"):
+        rules = [{"type": "required_reviewers"}] if place == "prod" else []
+        names = SECRETS[:2] if place == "dev" else SECRETS[:3]
+        answers[f"/environments/{place}"] = {"deployment_branch_policy": {"x": 1}, "protection_rules": rules}
+        answers[f"/environments/{place}/secrets"] = {"secrets": [{"name": name} for name in names]}
+    return answers
+
+
+def checked(project: Project, answers: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Run scripts/pipeline-check against these answers of GitHub, with vaults in Git."""
+    (project.root / "inventory/aws").mkdir(exist_ok=True)
+    (project.root / "inventory/aws/aws_ec2.yml").write_text("---\n")
+    assert project.run("git", "add", "--force", "group_vars").returncode == 0
+    file = project.root / "answers.json"
+    file.write_text(json.dumps(answers))
+    called(project, "gh", API.format(file=str(file)))
+    return script(project, sys.executable, "scripts/pipeline-check")
+
+
+def test_a_pipeline_that_has_all_is_told_so(project: Project) -> None:
+    done = checked(project, complete())
+    assert (done.returncode, done.stdout) == (0, "the pipeline has what it needs\n"), done.stdout + done.stderr
+
+
+def test_each_thing_that_is_missing_is_told_with_its_command(project: Project) -> None:
+    answers = complete()
+    del answers["/environments/prod-plan"]
+    answers["/environments/prod"] = {"deployment_branch_policy": None, "protection_rules": []}
+    answers["/environments/prod/secrets"] = {"secrets": []}
+    answers["/branches/main"] = {"protected": False}
+    answers["/actions/permissions/workflow"] = {"default_workflow_permissions": "write"}
+    answers["/actions/variables"] = {"variables": [{"name": "KNOWN_HOSTS", "value": f"{KEY}\nnonsense"}]}
+    done = checked(project, answers)
+    assert done.returncode == 1
+    for words in (
+        "environment prod-plan: gh api -X PUT",
+        "environment prod is open to every branch",
+        "environment prod asks nobody",
+        "secret VAULT_PASSWORD: gh secret set VAULT_PASSWORD --env prod <.vault/prod",
+        "secret PROMOTE_FROM_SSH_KEY: gh secret set PROMOTE_FROM_SSH_KEY --env prod <.access/dev/id_ed25519",
+        "main is not protected",
+        "variable KNOWN_HOSTS: line 2 is not",
+        "variable AWS_ROLE",
+        "workflows may write by default",
+        "variable PIPELINE is not `on`",
+    ):
+        assert words in done.stdout, words
+    assert "--env dev" not in done.stdout
+
+
+def test_a_vault_that_is_not_in_git_is_told(project: Project) -> None:
+    file = project.root / "answers.json"
+    file.write_text(json.dumps(complete()))
+    called(project, "gh", API.format(file=str(file)))
+    done = script(project, sys.executable, "scripts/pipeline-check")
+    assert "group_vars/dev/vault.yml is not in Git" in done.stdout, done.stdout + done.stderr
+
+
+def test_github_that_does_not_answer_is_no_finding(project: Project) -> None:
+    called(project, "gh", "sys.exit('gh: To get started with GitHub CLI, please run:  gh auth login')")
+    done = script(project, sys.executable, "scripts/pipeline-check")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "gh auth status" in done.stderr
+
+
+# --- the look from outside ---
+
+
+class Site(BaseHTTPRequestHandler):
+    """A host as the world sees it."""
+
+    pages: dict[str, str]
+
+    def do_GET(self) -> None:
+        body = self.pages.get(self.path)
+        self.send_response(200 if body is not None else 404)
+        self.send_header("Content-Type", "application/json" if self.path.startswith("/api") else "text/html")
+        self.end_headers()
+        self.wfile.write((body or "").encode())
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        """Stay silent."""
+
+
+@pytest.fixture
+def site(project: Project) -> Iterator[type[Site]]:
+    version = {"release": "r-1", "artefact": "0123abcd", "commit": "89ab", "environment": "dev"}
+    pages = {
+        "/": '<link href="style.css"><script src="app.js"></script><a href="#users">',
+        "/style.css": "", "/app.js": "", "/api/health/ready": "{}", "/api/version": json.dumps(version),
+    }  # fmt: skip
+    handler = type("Mine", (Site,), {"pages": pages})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    hosts = f"127.0.0.1:{server.server_port}"
+    inventory = project.root / "inventory/test/hosts.yml"
+    inventory.write_text(inventory.read_text().replace("192.0.2.1", f'"{hosts}"'))
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def smoke(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run playbooks/smoke.yml on dev."""
+    return project.run("ansible-playbook", "playbooks/smoke.yml", "-i", "inventory/test", "-l", "dev", *arguments)
+
+
+def test_a_site_that_works_is_told_apart_by_what_answers(project: Project, site: type[Site]) -> None:
+    done = smoke(project, "-e", "artefact=0123abcd")
+    assert done.returncode == 0, done.stdout
+    live = (project.root / ".results/live-dev.env").read_text()
+    assert live == "release=r-1\nartefact=0123abcd\ncommit=89ab\n"
+    assert not project.called, "a look from outside needs no ssh"
+    other = smoke(project, "-e", "artefact=other")
+    assert other.returncode == 2
+    assert "Meant was dev with other" in other.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/app.js", None), ("/no-such-file.js", "<html>"), ("/api/health/ready", None), ("/", None)],
+)
+def test_a_site_that_does_not_work_ends_the_run(
+    project: Project, site: type[Site], path: str, body: str | None
+) -> None:
+    if body is None:
+        del site.pages[path]
+    else:
+        site.pages[path] = body
+    done = smoke(project)
+    assert done.returncode == 2, done.stdout
+    assert not (project.root / ".results/live-dev.env").exists()
