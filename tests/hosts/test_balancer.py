@@ -136,6 +136,15 @@ def test_hosts_get_requests_once_they_serve(balanced: Balanced) -> None:
     assert again.changes() == []
 
 
+def test_a_host_that_was_left_out_comes_back(balanced: Balanced) -> None:
+    """As an interrupted run leaves it."""
+    balanced.here.execute(PROXY, "python3", "-c", TELL, f"disable server {BACKEND}/prod2\n")
+    assert balanced.members()["prod2"] == "MAINT"
+    run = balanced.here.ansible(*balanced.run("playbooks/deploy.yml")).succeeded()
+    assert run.changes() == ["balancer : Set whether the backend sends the host requests: prod2"]
+    assert balanced.members()["prod2"] == "UP"
+
+
 def test_a_deploy_takes_one_host_out_after_the_other(balanced: Balanced) -> None:
     before = balanced.live()
     with (
@@ -146,14 +155,14 @@ def test_a_deploy_takes_one_host_out_after_the_other(balanced: Balanced) -> None
         balanced.here.ansible(*balanced.run("playbooks/deploy.yml")).succeeded()
     after = balanced.live()
     assert len(set(after.values())) == 1 and after != before
-    assert min(serving(sample) for sample in samples) == len(FIRST) - 1
-    assert {host for sample in samples for host in FIRST if sample[host] != "UP"} == set(FIRST)
+    assert min(len(FIRST) - len(out(sample)) for sample in samples) == len(FIRST) - 1
+    assert set().union(*map(out, samples)) == set(FIRST)
     assert balanced.members() == {**dict.fromkeys(FIRST, "UP"), LAST: "MAINT"}
 
 
-def serving(sample: dict[str, str]) -> int:
-    """Return how many servers get requests; one that has just come back counts once HAProxy has seen it well."""
-    return sum(state.startswith("UP") for state in sample.values())
+def out(sample: dict[str, str]) -> set[str]:
+    """Return the first hosts that get no requests. `UP 1/3` gets some: it has not been checked three times yet."""
+    return {host for host in FIRST if not sample[host].startswith("UP")}
 
 
 def test_a_host_that_fails_stops_the_rest_and_all_go_back(balanced: Balanced) -> None:
@@ -167,17 +176,9 @@ def test_a_host_that_fails_stops_the_rest_and_all_go_back(balanced: Balanced) ->
     assert refused.code != 0
     assert balanced.live() == before
     assert balanced.members() == {**dict.fromkeys(FIRST, "UP"), LAST: "MAINT"}
-    # prod2 is the one that refuses: prod3 never left.
-    assert {host for sample in samples for host in FIRST if sample[host] != "UP"} == {"prod1", "prod2"}
-
-
-def test_a_host_that_was_left_out_comes_back(balanced: Balanced) -> None:
-    """As an interrupted run leaves it."""
-    balanced.here.execute(PROXY, "python3", "-c", TELL, f"disable server {BACKEND}/prod2\n")
-    assert balanced.members()["prod2"] == "MAINT"
-    run = balanced.here.ansible(*balanced.run("playbooks/deploy.yml")).succeeded()
-    assert run.changes() == ["balancer : Set whether the backend sends the host requests: prod2"]
-    assert balanced.members()["prod2"] == "UP"
+    # prod2 is the one that refuses: from then on no other host is taken out.
+    taken_out = [out(sample) for sample in samples]
+    assert set().union(*taken_out[taken_out.index({"prod2"}) :]) == {"prod2"}
 
 
 def test_a_new_host_joins_and_a_dead_one_blocks_nobody(balanced: Balanced) -> None:
@@ -187,8 +188,9 @@ def test_a_new_host_joins_and_a_dead_one_blocks_nobody(balanced: Balanced) -> No
         here.ansible(*balanced.run("site.yml")).succeeded()
     assert len(set(balanced.live().values())) == 1
     assert balanced.members() == dict.fromkeys(ALL, "UP")
-    assert min(serving(sample) for sample in samples) == len(FIRST)
-    here.shell(LAST, "systemctl stop ssh.socket ssh.service", check=False)
+    assert set().union(*map(out, samples)) == set()
+    # With the sessions, one of which Ansible keeps.
+    here.shell(LAST, "systemctl stop ssh.socket ssh.service; pkill sshd", check=False)
     try:
         with here.edited(MAIN, new_code("without the fourth host"), commit=True):
             with balanced.probing("deploy with a host that does not answer"):
