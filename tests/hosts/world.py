@@ -49,7 +49,7 @@ class Run:
         for line in self.output.splitlines():
             if named := re.match(r"(?:TASK|RUNNING HANDLER) \[(.*)\]", line):
                 task = named[1]
-            elif changed := re.match(r"changed: \[(\S+)\]", line):
+            elif changed := re.match(r"changed: \[(\S+?)(?: -> .+)?\]", line):
                 found.append(f"{task}: {changed[1]}")
         return found
 
