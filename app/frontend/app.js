@@ -1,7 +1,6 @@
 // The page of the sample application: what runs here, and its users. No framework, no build step.
 
-// Relative: the page works under any path and host. Opened on a laptop, it can use another host's API:
-// http://localhost:5173/?api=http://dev.example.com/api
+// Relative: the page works under any path and host. Opened on a laptop, `?api=` names another one (docs/frontend.md).
 const elsewhere = ["localhost", "127.0.0.1"].includes(location.hostname) && new URLSearchParams(location.search).get("api");
 const API = elsewhere ? elsewhere.replace(/\/+$/, "") : "api";
 const TIMEOUT_MS = 15000;

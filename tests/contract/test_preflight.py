@@ -116,7 +116,7 @@ def test_everything_that_is_wrong_is_said_at_once(project: Project) -> None:
     SECRETS[str(project.root)].discard("change-me")
     findings = refused(project, "-l", "dev", "--tags", "ngnix", "--skip-tags", "bsae")
     edit = "Set it: ansible-vault edit group_vars/dev/vault.yml"
-    known = "Known: app, aws, aws_removal, aws_snapshot, base, mysql_client, nginx, python"
+    known = "Known: app, aws, aws_removal, aws_snapshot, balancer, base, mysql_client, nginx, python"
     expected = {
         "tag 'ngnix': nothing carries it": known,
         "tag 'bsae': nothing carries it": known,
