@@ -32,6 +32,7 @@ defaults
     timeout connect 2s
     timeout client 60s
     timeout server 60s
+    timeout check 5s
 frontend web
     bind :80
     default_backend {backend}
