@@ -350,7 +350,9 @@ class Host:
         """Read the configuration that nginx has, all included files of it."""
         if not installed("nginx"):
             return {"nginx": "not installed"}
-        return {path: self.veil.cover(text) for path, text in nginx_files(run("nginx", "-T", "-q")).items()}
+        found = nginx_files(run("nginx", "-T", "-q"))
+        # It names both slots, whichever of them is live, so neither name stands for that (see `identity`).
+        return {path: self.veil.cover(re.sub(r"slots/(blue|green)\b", r"slots/<\1>", found[path])) for path in found}
 
     def tls(self) -> Facts:
         """Read which protocols and ciphers nginx accepts, and what its certificate is, by shaking hands with it."""
