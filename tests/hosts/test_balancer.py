@@ -190,7 +190,7 @@ def test_a_new_host_joins_and_a_dead_one_blocks_nobody(balanced: Balanced) -> No
     assert len(set(balanced.live().values())) == 1
     assert balanced.members() == dict.fromkeys(ALL, "UP")
     # The others change their release meanwhile: what the test before had deployed is in Git no more.
-    assert max(len(out(sample)) for sample in samples) == 1
+    assert max(len(out(sample)) for sample in samples) <= 1
     # With the sessions, one of which Ansible keeps.
     here.shell(LAST, "systemctl stop ssh.socket ssh.service; pkill sshd", check=False)
     try:
