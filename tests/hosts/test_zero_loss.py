@@ -345,7 +345,7 @@ def test_host_rebooted_in_the_middle(here: World, probing: Probing) -> None:
     before = live(here)
     with (
         here.edited(MAIN, new_code("rebooted"), commit=True),
-        probing("host rebooted at the step start", True) as watch,
+        probing("host rebooted at the step start", lossy=True) as watch,
     ):
         boot = boot_time(here, "prod2")
         with deploying(here) as running:
