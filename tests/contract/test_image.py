@@ -74,7 +74,7 @@ json.dump({"words": sys.argv[1:], "files": sorted(os.listdir(sys.argv[-1]))}, op
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Return a repository with an application, and an `.env` that Git does not know."""
-    for name in ("scripts/image", "plugins/action/artefact.py", "group_vars/all/vars.yml"):
+    for name in ("scripts/image", "scripts/checkout.py", "plugins/action/artefact.py", "group_vars/all/vars.yml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "app").mkdir()

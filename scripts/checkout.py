@@ -1,0 +1,27 @@
+"""What the scripts beside this file know of the checkout. Standard library alone: a runner's own Python starts some."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environments() -> list[str]:
+    """Return the names of the environments: each has a folder of values in group_vars."""
+    return sorted(path.parent.name for path in ROOT.glob("group_vars/*/vars.yml") if path.parent.name != "all")
+
+
+def plugin(path: str) -> ModuleType:
+    """Import a plugin by its path; Ansible loads them by their files, so they are in no package."""
+    name = Path(path).stem
+    specification = importlib.util.spec_from_file_location(name, ROOT / path)
+    if specification is None or specification.loader is None:
+        raise ImportError(path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    return module
