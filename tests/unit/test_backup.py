@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import gzip
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import boto3
+import moto
 import pytest
 
 from tests.support import module_at
@@ -181,6 +185,51 @@ def test_a_restore_that_fails_names_the_backup_of_what_was_there(backups: Any, p
     assert backups.names()[0] != name
 
 
+@pytest.fixture
+def away(backups: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return the backups with a bucket, on a service that plays S3 within this process."""
+    for name, value in (("ACCESS_KEY_ID", "it"), ("SECRET_ACCESS_KEY", "plays"), ("DEFAULT_REGION", "eu-west-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    bucket = program.Bucket("shop-backups", "shop/prod/", "eu-west-1", "")
+    with moto.mock_aws():
+        where = {"LocationConstraint": "eu-west-1"}
+        boto3.client("s3").create_bucket(Bucket=bucket.name, CreateBucketConfiguration=where)
+        yield program.Backups(dataclasses.replace(backups.config, bucket=bucket))
+
+
+def test_a_copy_goes_to_the_bucket_and_comes_back_to_a_host_without_it(away: Any, play: Path) -> None:
+    name = away.create(None)
+    found = boto3.client("s3").list_objects_v2(Bucket="shop-backups")["Contents"]
+    assert [item["Key"] for item in found] == [f"shop/prod/{name}"]
+    assert away.listing() == [f"{name}  0.0 MiB"]
+    (away.config.folder / name).unlink()
+    assert away.listing() == [f"{name}  0.0 MiB  s3://shop-backups/shop/prod/"]
+    away.restore(name)
+    assert (play / "loaded").read_text().endswith(DUMP)
+    assert (away.config.folder / name).stat().st_mode & 0o777 == 0o600
+    assert not list(away.config.folder.glob(".*.partial"))
+
+
+def test_what_else_is_in_the_bucket_is_no_backup(away: Any) -> None:
+    boto3.client("s3").put_object(Bucket="shop-backups", Key="shop/prod/notes.txt", Body=b"mine")
+    assert away.listing() == []
+    with pytest.raises(program.BackupError, match="is not a backup"):
+        away.restore("notes.txt")
+
+
+def test_a_bucket_that_takes_no_copy_stops_what_comes_after_and_keeps_the_backup(away: Any) -> None:
+    gone = dataclasses.replace(away.config, bucket=dataclasses.replace(away.config.bucket, name="not-mine"))
+    with pytest.raises(program.BackupError, match=r"is on this host alone: cannot write s3://not-mine/.*NoSuchBucket"):
+        program.Backups(gone).create(None)
+    assert len(away.names()) == 1
+
+
+def test_a_host_without_boto3_says_how_to_get_it(away: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["bucket"], "boto3", None)
+    with pytest.raises(program.BackupError, match=r"python3-boto3: ansible-playbook playbooks/base.yml -l ENV"):
+        away.create(None)
+
+
 def test_an_error_of_the_client_shows_no_people_s_data() -> None:
     text = "Warning: unknown\nERROR 1062 (23000) at line 9: Duplicate entry 'o'neil@example.com' for key 'users.email'"
     assert program.complaint(text) == "ERROR 1062 (23000) at line 9: Duplicate entry '...' for key 'users.email'"
@@ -190,6 +239,7 @@ def test_the_command_line(
     backups: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = {"name": "shop", "root": str(tmp_path / "srv"), "folder": str(tmp_path / "backups"), "keep": 2}
+    config["bucket"] = {"name": "", "prefix": "", "region": "", "endpoint": ""}
     (tmp_path / "backup.json").write_text(json.dumps(config))
     monkeypatch.setattr(program, "CONFIG", tmp_path / "backup.json")
 

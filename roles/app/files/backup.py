@@ -3,10 +3,11 @@
 
 The configuration is the file `backup.json` beside this program. A backup is a compressed dump of all tables, views
 and triggers, `<folder>/<UTC time>-<schema revision>.sql.gz`, which only root can read. It is written aside and gets its
-name when it is whole and on the disk. Host, account and password come from the option file `.mysql.cnf` of a release,
-never from a command line.
+name when it is whole and on the disk; where a bucket is set, a copy goes there. Host, account and password come from
+the option file `.mysql.cnf` of a release, never from a command line.
 
-Runs on Python 3.10 or newer, with nothing but its standard library, beside the client of MySQL or of MariaDB.
+Runs on Python 3.10 or newer, with nothing but its standard library, beside the client of MySQL or of MariaDB; a
+bucket takes boto3.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from basics import HALF_APPLIED, OPTION_FILE
+from bucket import Bucket, BucketError
 
 CONFIG = Path(__file__).resolve().with_suffix(".json")
 NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[\w.+-]+\.sql\.gz")
@@ -70,12 +72,14 @@ class Config:
     root: Path
     folder: Path
     keep: int
+    bucket: Bucket | None = None
 
     @classmethod
     def load(cls) -> Config:
         """Read the file beside this program."""
         values = json.loads(CONFIG.read_text())
-        return cls(values["name"], Path(values["root"]), Path(values["folder"]), int(values["keep"]))
+        bucket = Bucket(**values["bucket"]) if values["bucket"]["name"] else None
+        return cls(values["name"], Path(values["root"]), Path(values["folder"]), int(values["keep"]), bucket)
 
 
 def program(*names: str) -> str:
@@ -208,15 +212,20 @@ class Backups:
     config: Config
 
     def names(self) -> list[str]:
-        """Return the names of the backups, the newest first."""
+        """Return the names of the backups on this host, the newest first."""
         if not self.config.folder.is_dir():
             return []
         return sorted((path.name for path in self.config.folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
 
     def listing(self) -> list[str]:
-        """Return a line for each backup: name, size."""
-        sizes = {name: (self.config.folder / name).stat().st_size for name in self.names()}
-        return [f"{name}  {size / (1 << 20):.1f} MiB" for name, size in sizes.items()]
+        """Return a line for each backup, the newest first: name, size, and where it is if not on this host."""
+        here = {name: (self.config.folder / name).stat().st_size for name in self.names()}
+        away = self.config.bucket.sizes() if self.config.bucket else {}
+        return [
+            f"{name}  {size / (1 << 20):.1f} MiB{'' if name in here else f'  {self.config.bucket}'}"
+            for name, size in sorted({**away, **here}.items(), reverse=True)
+            if NAME.fullmatch(name)
+        ]
 
     def database(self) -> Database:
         """Return the database of the release prepared last, which has the newest password.
@@ -248,9 +257,18 @@ class Backups:
             yield
 
     def create(self, option_file: Path | None) -> str | None:
-        """Make a backup, remove the oldest beyond those to keep; return its name, None for an empty database."""
+        """Make a backup, remove the oldest beyond those to keep; return its name, None for an empty database.
+
+        Raises:
+            BackupError: it could not be made, or was not copied to the bucket.
+        """
         with self.alone():
             name = self.write(Database(option_file) if option_file else self.database())
+            if name and self.config.bucket:
+                try:
+                    self.config.bucket.put(self.config.folder / name)
+                except BucketError as error:
+                    raise BackupError(f"the backup {name} is on this host alone: {error}") from None
             for old in self.names()[max(self.config.keep, 1) :] if name else []:
                 (self.config.folder / old).unlink()
         return name
@@ -284,17 +302,33 @@ class Backups:
             os.close(folder)
         return name
 
+    def fetch(self, name: str) -> None:
+        """Bring a backup from the bucket to this host.
+
+        Raises:
+            BackupError: there is none of this name.
+        """
+        known = self.listing()
+        if self.config.bucket is None or name not in [line.split()[0] for line in known]:
+            there = "\n  ".join(known) or "none"
+            raise BackupError(f"{name} is not a backup on this host; there are:\n  {there}")
+        partial = self.config.folder / f".{name}.partial"
+        try:
+            self.config.bucket.fetch(name, partial)
+            partial.rename(self.config.folder / name)
+        finally:
+            partial.unlink(missing_ok=True)
+
     def restore(self, name: str) -> str | None:
         """Replace what is in the database by a backup; return the backup made of it before.
 
         Raises:
             BackupError: there is no such backup, it is damaged, or it could not be loaded.
         """
-        if name not in self.names():
-            known = "\n  ".join(self.names()) or "none"
-            raise BackupError(f"{name} is not a backup on this host; there are:\n  {known}")
         path = self.config.folder / name
         with self.alone():
+            if name not in self.names():
+                self.fetch(name)
             if not whole(path):
                 raise BackupError(f"{path} is damaged: it was cut off. Nothing was changed; take another one")
             database = self.database()
@@ -337,7 +371,7 @@ def main() -> int:
     options = parser().parse_args()
     try:
         result = dispatch(Backups(Config.load()), options)
-    except (BackupError, OSError) as error:
+    except (BackupError, BucketError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print("\n".join(result) if isinstance(result, list) else json.dumps(result))
