@@ -101,7 +101,8 @@ def start(name: str, root: Path, console: Path) -> None:
     """Boot a machine from `root` in the network namespace of its name, detached from this process."""
     command = ["systemd-nspawn", "-q", "-D", str(root), "-M", name, "-b", "--register=no", "--keep-unit"]
     command += [f"--network-namespace-path={NAMESPACES / name}", "--link-journal=no", "--console=pipe"]
-    command += [f"--resolv-conf={resolv_conf_mode()}"]
+    # The network namespace is the machine's own, and so are its firewall and its network's parameters.
+    command += [f"--resolv-conf={resolv_conf_mode()}", "--capability=CAP_NET_ADMIN"]
     if Path("/run/systemd/system").is_dir():
         unit = ["systemd-run", "--quiet", "--collect", f"--unit={name}", f"--setenv={UNIFIED}=1"]
         properties = ["Delegate=yes", "KillMode=mixed", f"TimeoutStopSec={GRACE_SECONDS}", "TasksMax=16384"]

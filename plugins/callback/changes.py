@@ -29,7 +29,7 @@ MARK = "looks_only"
 FILE = "changes.jsonl"
 HIDDEN = "********"
 # Arguments that name what a module acts on, the first that is set.
-NAMING = ("path", "dest", "name", "user", "argv", "command")
+NAMING = ("path", "dest", "name", "table", "user", "argv", "command")
 # Shorter ones would mask half of a text, and preflight refuses them.
 SECRET_LENGTH = 6
 # How .env spells them (plugins/filter/waffle.py).

@@ -122,6 +122,11 @@ def damage(path: str, kind: str) -> str:
     }[kind]
 
 
+def answers(path: str) -> bool:
+    """Tell whether a file is one of the program that answers what is live."""
+    return path.startswith(NAMES["__app_library"]) and Path(path).stem not in ("backup", "bucket")
+
+
 def of_files(poetry: str, host: int, number: int) -> list[Mutation]:
     """Return the damage to files of one host (0 or 1) in one round: every file, each time in another way."""
     found = []
@@ -134,7 +139,7 @@ def of_files(poetry: str, host: int, number: int) -> list[Mutation]:
             if silenced:
                 found.append(Mutation(path, "file", damage(path, "file")))
             continue
-        answering = path.startswith(NAMES["__app_library"]) and not silenced
+        answering = answers(path) and not silenced
         kinds = {"link": LINK_KINDS, "directory": DIRECTORY_KINDS}.get(state, FILE_KINDS)
         if answering and state == "file":
             kinds = ANSWERING_KINDS
@@ -150,7 +155,9 @@ SLOT = "$(basename $(readlink /srv/nba/live))"
 OTHER = "$(readlink /srv/nba/live | grep -q blue && echo green || echo blue)"
 RUNS = f"systemctl is-active --quiet nba@{SLOT}.service && systemctl is-enabled --quiet nba@{SLOT}.service"
 WELL = "nba-release status | python3 -c 'import json,sys; sys.exit(bool(json.load(sys.stdin)[\"problems\"]))'"
-NOT_THERE = "test ! -e {0} -a ! -L {0}"
+RULES = "nft list table inet waffle_iron"
+REDIRECTS = "net.ipv4.conf.all.accept_redirects"
+PARAMETERS = "/etc/sysctl.d/60-waffle-iron.conf"
 
 
 def added(path: str, text: str = "# by hand", mode: str = "0644", what: str = "") -> Mutation:
@@ -179,6 +186,8 @@ dpkg-deb --build old >/dev/null && dpkg -i --force-downgrade old.deb && apt-mark
 # By host (0: the environment's first) and round.
 BY_HAND: dict[tuple[int, int], list[Mutation]] = {
     (0, 0): [
+        Mutation("inet waffle_iron", "flushed", "nft flush ruleset", f"{RULES} | grep -q 'policy drop'",
+                 "Load the firewall"),
         Mutation("nginx", "stopped", "systemctl stop nginx", "systemctl is-active --quiet nginx", "Run nginx"),
         Mutation("systemd-timesyncd", "disabled", "systemctl disable systemd-timesyncd",
                  "systemctl is-enabled --quiet systemd-timesyncd", "Synchronise the clock"),
@@ -199,6 +208,10 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         added("/etc/systemd/system/nba@.service.d/mine.conf", "[Service]\nNice=5", what="nba@.service.d"),
     ],
     (1, 0): [
+        Mutation("inet waffle_iron", "rule added", "nft add rule inet waffle_iron input tcp dport 9000 accept",
+                 f"! {RULES} | grep 9000", "Load the firewall"),
+        Mutation("nftables", "disabled", "systemctl disable nftables", "systemctl is-enabled --quiet nftables",
+                 "Load the firewall at boot"),
         Mutation("nginx", "disabled", "systemctl disable nginx", "systemctl is-enabled --quiet nginx", "Run nginx"),
         Mutation("systemd-timesyncd", "masked", "systemctl mask systemd-timesyncd",
                  "systemctl is-enabled --quiet systemd-timesyncd", "Synchronise the clock"),
@@ -217,6 +230,10 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         added("/srv/nba/releases/copy/note", what="copy is no release"),
     ],
     (0, 1): [
+        Mutation("nftables", "masked", "systemctl mask nftables", "systemctl is-enabled --quiet nftables",
+                 "Load the firewall at boot"),
+        Mutation(REDIRECTS, "running value changed", f"sysctl --write {REDIRECTS}=1",
+                 f"sysctl --values {REDIRECTS} | grep -qx 0", "Set the kernel's parameters"),
         Mutation("nginx", "masked", "systemctl mask nginx", "! systemctl is-enabled nginx | grep -q masked",
                  "Run nginx"),
         Mutation("/etc/systemd/system/nba@", "masked", f"systemctl mask nba@{SLOT}.service", RUNS),
@@ -237,6 +254,10 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         added("/srv/nba/slots/blue/mine"),
     ],
     (1, 1): [
+        Mutation("inet waffle_iron", "table deleted", "nft delete table inet waffle_iron", f"{RULES} >/dev/null",
+                 "Load the firewall"),
+        Mutation(REDIRECTS, "value at boot changed", f"sed -i s/0$/1/ {PARAMETERS}",
+                 f"grep -qx {REDIRECTS}=0 {PARAMETERS}", "Set the kernel's parameters"),
         Mutation(".socket is ", "disabled", f"systemctl disable nba@{SLOT}.socket", RUNS),
         Mutation("runs as the account", "uid changed",
                  "sed -i \"s/^nba:x:[0-9]*:/nba:x:$((6000 + $$ % 1000)):/\" /etc/passwd",
@@ -252,6 +273,9 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         added("/srv/nba/slots/mine"),
     ],
     (0, 2): [
+        Mutation("nftables", "stopped", "systemctl stop nftables", f"{RULES} >/dev/null", "Load the firewall at boot"),
+        Mutation(REDIRECTS, "file deleted", f"rm {PARAMETERS}", f"grep -qx {REDIRECTS}=0 {PARAMETERS}",
+                 "Set the kernel's parameters"),
         Mutation("no release is live", "live link replaced", "rm /srv/nba/live && mkdir /srv/nba/live", WELL),
         Mutation("Create the account nba_prod", "account locked", "", sql="ALTER USER nba_prod ACCOUNT LOCK"),
         Mutation("Create the account nba_prod_migrate", "account dropped", "", sql="DROP USER nba_prod_migrate"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tests.hosts.conftest import Converged
@@ -10,6 +12,7 @@ from tests.hosts.world import AWKWARD, UNPROVEN, World, await_true
 pytestmark = pytest.mark.lab
 HOSTS = {"dev1": "dev", "bare1": "dev", "prod1": "prod", "prod2": "prod"}
 UNCHANGED = {"prod1": 0, "prod2": 0}
+LISTENS = "ss -Hltn 'sport = :9000'"
 
 
 def test_the_preview_of_a_bare_host_ends_well_and_names_what_it_would_do(converged: Converged) -> None:
@@ -119,6 +122,17 @@ def test_the_service_is_closed_in(here: World, converged: Converged) -> None:
         assert "denied" in here.shell(host, f"{' '.join(user)} 2>&1", check=False)
         listening = here.execute(host, "ss", "-Hltn")
         assert {line.split()[3].rsplit(":", 1)[1] for line in listening.splitlines()} == {"22", "80"}
+
+
+def test_a_port_that_nobody_opened_is_closed(here: World, converged: Converged) -> None:
+    here.execute("dev1", "systemd-run", "--unit=listener", "--collect", "python3", "-m", "http.server", "9000")
+    try:
+        await_true(lambda: here.shell("dev1", LISTENS) != "", 30, "it listens")
+        with pytest.raises(TimeoutError):
+            socket.create_connection((here.address("dev1"), 9000), timeout=3).close()
+        assert here.get("dev1", "/api/health/ready").status == 200
+    finally:
+        here.execute("dev1", "systemctl", "stop", "listener")
 
 
 def test_nginx_says_what_it_should_and_nothing_more(here: World, converged: Converged) -> None:
