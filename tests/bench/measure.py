@@ -28,6 +28,8 @@ BY_HAND = Path(__file__).with_name("by_hand.sh")
 BARE_RUNS = 2
 AGAIN_RUNS = 3
 DEPLOYS = 3
+HOSTS = (1, 2, 4, 8)
+HOST_RUNS = 2
 ANSISTRANO = "12.8 s Ansistrano, with a restart, on another machine"
 PICTURE = CHECKOUT / "docs/deploy.svg"
 PROMOTED = ("-e", "promotion_override=measured")  # what is deployed here never was on dev
@@ -326,6 +328,42 @@ def two(bench: Bench) -> list[Row]:
     return [Row(what, spread(both), f"{spread(one)} on one", f"{ratio:.2f} x", "at most 1.4 x", ratio <= 1.4)]
 
 
+def hosts(bench: Bench) -> list[Row]:
+    """What each further host of prod adds to a run that changes nothing, to a deploy and to parity."""
+    taken: dict[str, list[float]] = {"second run of `site.yml`": [], "deploy of new code": [], "`parity.yml`": []}
+    few = {"workers_max": 2, "database_pool_size": 2, "database_pool_overflow": 0}  # eight hosts' fit the server
+
+    def smaller(text: str) -> str:
+        for name, value in few.items():
+            text = re.sub(rf"^{name}: .*$", f"{name}: {value}", text, flags=re.M)
+        return text
+
+    with bench.here.edited("group_vars/prod/vars.yml", smaller, commit=True):
+        for count in HOSTS:
+            say(f"prod, with {count} hosts")
+            bench.here.lab("up", "--prod-hosts", str(count))
+            bench.ansible("site.yml", *PROMOTED, environment="prod")
+            again = [seconds_of(partial(bench.ansible, "site.yml", environment="prod")) for _ in range(HOST_RUNS)]
+            parity = partial(bench.ansible, "playbooks/parity.yml", environment="prod")
+            compared = [seconds_of(parity) for _ in range(HOST_RUNS)]
+            deployed = []
+            for _ in range(HOST_RUNS):
+                with new_code(bench):
+                    deployed.append(released(bench, "deploy", "prod"))
+            for name, values in zip(taken, (again, deployed, compared), strict=True):
+                taken[name].append(statistics.median(values))
+                say(f"  {name}: {spread(values)}")
+    return [
+        Row(
+            f"{name} on {', '.join(map(str, HOSTS))} hosts, {HOST_RUNS} each",
+            ", ".join(f"{value:.1f} s" for value in values),
+            "",
+            f"{statistics.linear_regression(HOSTS, values).slope:.1f} s for each further host",
+        )
+        for name, values in taken.items()
+    ]
+
+
 def memory(bench: Bench) -> list[Row]:
     """Memory of the services (PSS) while a release is switched: at most one slot more than before."""
     bench.converge()
@@ -380,4 +418,5 @@ PARTS = {
     "memory": memory,
     "plot": plot,
     "two": two,
+    "hosts": hosts,
 }
