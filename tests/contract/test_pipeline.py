@@ -30,9 +30,10 @@ JOBS: list[Job] = [
 STEPS = [(f"{file}:{name}", job, step) for file, name, job in JOBS for step in job["steps"]]
 # What a job may do with GitHub beyond reading the code, and the only jobs that may.
 RIGHTS = {
-    "id-token: write": {"dev", "plan", "prod", "rollback", "look"},
+    "id-token: write": {"dev", "plan", "prod", "rollback", "look", "preview", "remove"},
     "actions: read": {"look"},
     "issues: write": {"issue"},
+    "pull-requests: write": {"comment"},
 }
 SECRETS = ("VAULT_PASSWORD", "SSH_KEY", "PROMOTE_FROM_SSH_KEY", "KNOWN_HOSTS")
 MEMORY = Path("/dev/shm")  # noqa: S108
@@ -40,8 +41,8 @@ MEMORY = Path("/dev/shm")  # noqa: S108
 # --- the workflows ---
 
 
-def test_there_are_the_three() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["ci", "deploy", "drift"]
+def test_there_are_these() -> None:
+    assert [path.stem for path in WORKFLOWS] == ["ci", "deploy", "drift", "preview"]
 
 
 def test_every_action_is_pinned_by_its_commit_and_says_its_version() -> None:
@@ -91,9 +92,17 @@ def test_no_secret_is_within_reach_of_a_fork() -> None:
         workflow = yaml_at(path.relative_to(ROOT))
         events = set(workflow["on"])
         assert events <= {"push", "pull_request", "workflow_dispatch", "schedule"}, path.name
-        if "pull_request" in events:
-            assert "secrets." not in path.read_text()
-            assert not any("environment" in job for job in workflow["jobs"].values())
+        for name, job in workflow["jobs"].items() if "pull_request" in events else ():
+            if "secrets." in json.dumps(job) or "environment" in job:
+                assert (path.stem, job["environment"]["name"]) == ("preview", "preview"), name
+                assert "github.event.pull_request.head.repo.full_name == github.repository" in job["if"], name
+
+
+def test_a_preview_takes_the_application_alone_from_the_pull_request() -> None:
+    for name, job in yaml_at(".github/workflows/preview.yml")["jobs"].items():
+        for step in job["steps"]:
+            if str(step.get("uses", "")).startswith("actions/checkout@"):
+                assert step["with"]["ref"] == "${{ github.event.pull_request.base.sha }}", name
 
 
 def commands(step: dict[str, Any]) -> Iterator[list[str]]:
@@ -123,7 +132,7 @@ def test_a_step_calls_what_anybody_can_call(where: str, step: dict[str, Any]) ->
             assert os.access(ROOT / words[0], os.X_OK), where
         else:
             # What is too small for a script.
-            assert words[0] in ("cat", "git", "mkdir"), f"{where}: {words}"
+            assert words[0] in ("cat", "gh", "git", "mkdir"), f"{where}: {words}"
             own -= 1
         own += 1
     assert own >= 0 or step["run"].count("\n") == 0
@@ -154,7 +163,7 @@ def test_prod_gets_what_dev_answers_with_after_its_plan_was_approved() -> None:
 
 
 def test_nothing_is_deployed_before_somebody_says_so() -> None:
-    for file in ("deploy", "drift"):
+    for file in ("deploy", "drift", "preview"):
         for name, job in yaml_at(f".github/workflows/{file}.yml")["jobs"].items():
             assert "vars.PIPELINE == 'on'" in job.get("if", "") or "needs" in job, name
 
@@ -546,6 +555,20 @@ def test_each_thing_that_is_missing_is_told_with_its_command(project: Project) -
     ):
         assert words in done.stdout, words
     assert "--env dev" not in done.stdout
+
+
+def test_previews_take_an_environment_of_their_own_where_there_is_a_domain_for_them(project: Project) -> None:
+    values = project.vars_file("dev")
+    values.write_text(values.read_text().replace('preview_domain: ""', "preview_domain: dev.test"))
+    done = checked(project, complete())
+    assert (done.returncode, "environment preview: gh api -X PUT" in done.stdout) == (1, True), done.stdout
+    answers = complete()
+    answers["/environments/preview"] = {"deployment_branch_policy": None, "protection_rules": []}
+    answers["/environments/preview/secrets"] = {"secrets": [{"name": "VAULT_PASSWORD"}]}
+    done = checked(project, answers)
+    assert done.stdout.splitlines()[:-1] == [
+        "  1. secret SSH_KEY: gh secret set SSH_KEY --env preview <.access/dev/id_ed25519"
+    ]
 
 
 def test_a_vault_that_is_not_in_git_is_told(project: Project) -> None:

@@ -1,0 +1,79 @@
+"""A pull request beside the live release of dev: made, renewed, and gone without a trace; dev never notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.hosts.conftest import Converged
+from tests.hosts.probe import FORGET, Probe
+from tests.hosts.world import World, await_true
+
+pytestmark = pytest.mark.lab
+PREVIEW = ("playbooks/preview.yml", "-l", "dev", "-e", "preview=pr-12")
+HOST = {"Host": "pr-12.dev.test"}
+TRACES = """
+ls -d /srv/nba-pr-12 /var/backups/nba-pr-12 /usr/local/lib/nba-pr-12 /usr/local/sbin/nba-pr-12* \
+  /etc/systemd/system/nba-pr-12* /etc/systemd/system/*.wants/nba-pr-12* /etc/nginx/*/nba-pr-12* \
+  /run/nba-pr-12 2>/dev/null
+getent passwd nba-pr-12 nba-pr-12-migrate
+systemctl list-units --all --plain --no-legend 'nba-pr-12@*'
+true
+"""
+
+
+@pytest.fixture
+def commit(here: World, converged: Converged) -> Iterator[str]:
+    """Return a commit whose application greets in another way, while dev's branch is what it was."""
+    with (
+        here.edited(
+            "group_vars/dev/vars.yml", lambda text: text.replace('preview_domain: ""', "preview_domain: dev.test")
+        ),
+        here.edited("app/nba/application.py", lambda text: text.replace('"MySQL"', '"Preview"'), commit=True),
+    ):
+        made = here.git("rev-parse", "HEAD").strip()
+        here.git("checkout", "--quiet", "HEAD~", "--", "app")
+        here.git("commit", "--quiet", "--message", "What dev has")
+        try:
+            yield made
+        finally:
+            here.ansible(*PREVIEW, "-e", "preview_state=absent").succeeded()
+
+
+def test_a_pull_request_is_previewed_beside_the_live_release(here: World, commit: str) -> None:
+    live = here.get("dev1", "/api/version").json()["release"]
+    with Probe(here.address("dev1"), 30) as probe:
+        await_true(lambda: len(probe.samples) > 20, 30, "the probe is answered")
+        here.ansible(*PREVIEW, "-e", f"app_version={commit}").succeeded()
+        assert (here.root / ".results/preview.env").read_text() == "address=http://pr-12.dev.test/\n"
+        assert here.get("dev1", "/api/", **HOST).json() == {"Hello": "Preview"}
+        assert here.get("dev1", "/api/").json() == {"Hello": "MySQL"}
+        assert here.get("dev1", "/", **HOST).status == 200
+        assert here.get("dev1", "/api/version", **HOST).json()["commit"] == commit
+
+        # Its database is its own.
+        user = {"name": "Ada", "email": "ada@preview.test"}
+        assert here.get("dev1", "/api/users", "POST", user, **HOST).status == 201
+        assert user["email"] in here.sql("nba_dev_pr_12", "SELECT email FROM users")
+        assert user["email"] not in here.sql("nba_dev", "SELECT email FROM users")
+
+        for again in (PREVIEW, ("-l", "dev", "site.yml")):
+            version = ("-e", f"app_version={commit}") if again is PREVIEW else ()
+            assert set(here.ansible(*again, *version).succeeded().changed().values()) == {0}
+        assert here.shell("bare1", TRACES) == ""
+
+        here.ansible(*PREVIEW, "-e", "preview_state=absent").succeeded()
+        assert here.shell("dev1", TRACES) == ""
+        assert here.sql("mysql", "SELECT user FROM user WHERE user LIKE '%pr_12'; SHOW DATABASES LIKE '%pr_12'") == ""
+        assert set(here.ansible(*PREVIEW, "-e", "preview_state=absent").succeeded().changed().values()) == {0}
+        probe.stop()
+    assert (probe.failed, probe.missing()) == ([], [])
+    here.sql("nba_dev", FORGET)
+    assert here.get("dev1", "/api/version").json()["release"] == live
+
+
+@pytest.mark.parametrize("name", ["", "PR-12", "pr_12", "a-name-that-is-long"])
+def test_a_name_that_cannot_be_is_refused(here: World, commit: str, name: str) -> None:
+    run = here.ansible("playbooks/preview.yml", "-l", "dev", "-e", f"preview={name}")
+    assert run.code != 0 and "-e preview is a name" in run.output
