@@ -49,7 +49,7 @@ while os.path.exists(sys.argv[1]):
     print(json.dumps(slots), flush=True)
     time.sleep(0.1)
 """
-DATABASE = "DROP DATABASE IF EXISTS {0}; DROP USER IF EXISTS {1}, {2};"
+DATABASE = "DROP DATABASE IF EXISTS {0}; DROP USER IF EXISTS {1}, {2}, {3};"
 ACCOUNTS = """
 CREATE DATABASE {0} CHARACTER SET utf8mb4;
 CREATE USER {1} IDENTIFIED BY '{3}' REQUIRE SSL;
@@ -119,7 +119,8 @@ class Bench:
         self.here.lab("reset", "dev1")
         self.connections += 1
         self.converged = False
-        names = [self.values[key] for key in ("database_name", "database_user", "database_migration_user")]
+        accounts = ("database_user", "database_migration_user", "database_reader_user")
+        names = [self.values[key] for key in ("database_name", *accounts)]
         self.here.execute("db1", "mysql", "-e", DATABASE.format(*names))
 
     def dotenv(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -29,6 +30,10 @@ all:
     dev: {hosts: {dev1: {ansible_host: 192.0.2.1}}, vars: {database_host: db.example.com, database_port: 3310}}
     prod: {hosts: {prod1: {ansible_host: 192.0.2.2}}, vars: {database_host: prod.example.com}}
 """
+PASSWORDS = {
+    "vault_database_password": AWKWARD,
+    "vault_database_reader_password": f"reader's {AWKWARD}",
+}
 # Listens where the real one would, or ends at once, and says what it was given.
 SSH = """#!{python}
 import json, os, signal, socket, sys
@@ -163,9 +168,9 @@ def test_an_environment_must_be_named(project: Project, calls: Path, arguments: 
 
 
 def console(project: Project, calls: Path, *arguments: str) -> tuple[str, str]:
-    """Open a console; return what was said and the option file, having seen that the password is nowhere else."""
+    """Open a console; return what was said and the option file, having seen that the passwords are nowhere else."""
     name = arguments[0]
-    clear = {**yaml.safe_load(project.view(name)), "vault_database_password": AWKWARD}
+    clear = {**yaml.safe_load(project.view(name)), **PASSWORDS}
     project.encrypt(name, yaml.safe_dump(clear))
     done = reach(project, "db", *arguments)
     assert done.returncode == 3, done.stdout  # the client's own
@@ -174,7 +179,7 @@ def console(project: Project, calls: Path, *arguments: str) -> tuple[str, str]:
     assert command == [next(iter(command))]
     assert command[0].startswith("--defaults-file=/dev/fd/")
     assert mode == "0o600"
-    for secret in (AWKWARD, *clear.values()):
+    for secret in clear.values():
         assert secret not in f"{ssh} {command} {inherited} {done.stdout}"
     deadline = time.monotonic() + 10
     while not gone(number) and time.monotonic() < deadline:
@@ -183,18 +188,37 @@ def console(project: Project, calls: Path, *arguments: str) -> tuple[str, str]:
     return done.stdout, options
 
 
+def login(options: str) -> dict[str, str]:
+    """Return user and password of an option file."""
+    found = re.findall(r'^(user|password)\s*=\s*"(.*)"$', options, re.MULTILINE)
+    return {name: re.sub(r"\\(.)", r"\1", value) for name, value in found}
+
+
 def test_a_console_has_its_password_from_memory(project: Project, calls: Path) -> None:
     said, options = console(project, calls, "dev")
     assert said == ""
-    assert 'user="nba_dev"' in options.replace(" = ", "=")
-    assert "password" in options
-    assert "READ ONLY" not in options
+    assert login(options) == {"user": "nba_dev", "password": PASSWORDS["vault_database_password"]}
 
 
-def test_prod_s_console_only_reads_unless_it_is_told_to_write(project: Project, calls: Path) -> None:
+def test_prod_s_console_is_of_an_account_that_only_reads_unless_it_is_told_to_write(
+    project: Project, calls: Path
+) -> None:
     said, options = console(project, calls, "prod")
     assert said == "prod: this console only reads. To write: make db ENV=prod WRITE=yes\n"
-    assert "SET SESSION TRANSACTION READ ONLY" in options
+    assert login(options) == {"user": "nba_prod_read", "password": PASSWORDS["vault_database_reader_password"]}
     said, options = console(project, calls, "prod", "yes")
     assert said == ""
-    assert "READ ONLY" not in options
+    assert login(options) == {"user": "nba_prod", "password": PASSWORDS["vault_database_password"]}
+
+
+def test_a_vault_of_before_is_told_what_it_lacks(project: Project, calls: Path) -> None:
+    clear = yaml.safe_load(project.view("prod"))
+    del clear["vault_database_reader_password"]
+    project.encrypt("prod", yaml.safe_dump(clear))
+    done = reach(project, "db", "prod")
+    assert done.returncode == 1
+    assert done.stdout == (
+        "group_vars/prod/vault.yml has no vault_database_reader_password. Add it: ansible-vault edit "
+        "group_vars/prod/vault.yml; then site.yml makes the account\n"
+    )
+    assert not (calls / "mysql").exists()

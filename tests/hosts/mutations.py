@@ -279,6 +279,8 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         Mutation("no release is live", "live link replaced", "rm /srv/nba/live && mkdir /srv/nba/live", WELL),
         Mutation("Create the account nba_prod", "account locked", "", sql="ALTER USER nba_prod ACCOUNT LOCK"),
         Mutation("Create the account nba_prod_migrate", "account dropped", "", sql="DROP USER nba_prod_migrate"),
+        Mutation("Create the account nba_prod_read", "grant added", "",
+                 sql="GRANT INSERT ON nba_prod.* TO nba_prod_read"),
         Mutation("nginx.service is older", "process older than its files", "touch /etc/nginx/mime.types"),
     ],
     (1, 2): [

@@ -92,6 +92,16 @@ def test_the_accounts_can_do_what_they_must_and_no_more(here: World, converged: 
             "CREATE TABLE nba_dev.probe (id int); DROP TABLE nba_dev.probe",
             "CREATE DATABASE other",
         ),
+        *(
+            ("nba_dev_read", "vault_database_reader_password", "SELECT count(*) FROM nba_dev.users", change)
+            for change in (
+                "INSERT INTO nba_dev.users SELECT * FROM nba_dev.users",
+                "UPDATE nba_dev.users SET id = id",
+                "DELETE FROM nba_dev.users",
+                "CREATE TABLE nba_dev.probe (id int)",
+                "SELECT count(*) FROM nba_prod.users",
+            )
+        ),
     ):
         password = here.secrets("dev")[secret].replace("\\", "\\\\").replace('"', '\\"')
         options = f'[client]\nhost=db1.waffle.lab\nuser={account}\npassword="{password}"\n'
