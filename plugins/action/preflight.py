@@ -40,7 +40,7 @@ FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "optional_arn": ("the ARN of a certificate, or empty", matches(r"(arn:aws[\w-]*:acm:\S+)?")),
     "optional_bucket": ("the name of a bucket of S3, or empty", matches(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?")),
     "region": ("a region of AWS, as in `eu-west-1`", matches(r"[a-z]{2}(-[a-z]+)+-\d")),
-    "network": ("a network, as in `10.10.0.0/16`", matches(r"\d+(\.\d+){3}/\d+")),
+    "network": ("a network, as in `10.10.0.0/16`, or default", matches(r"\d+(\.\d+){3}/\d+|default")),
     "instance_type": ("a type of EC2, as in `t3.micro`", matches(r"[a-z][a-z0-9-]*\.[a-z0-9-]+")),
     "database_class": ("a class of RDS, as in `db.t4g.micro`", matches(r"db\.[a-z][a-z0-9-]*\.[a-z0-9-]+")),
     "image": ("debian-12, debian-13 or ubuntu-24.04", matches(r"debian-12|debian-13|ubuntu-24\.04")),

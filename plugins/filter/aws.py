@@ -22,6 +22,8 @@ PRICE = re.compile(r"^\|\s*`([^`]+)`\s*\|\s*([0-9.]+)\s*\|", re.MULTILINE)
 DATED = re.compile(r"<!-- prices (\S+) (\d{4}-\d{2}) -->")
 # RDS refuses these in the master password, and more than 41 characters.
 REFUSED_IN_PASSWORDS = frozenset("/@\" '")
+# The value of network_cidr that stands for the network which AWS makes with an account.
+DEFAULT_NETWORK = "default"
 # What the modules call the name of a thing; an instance has key_name, too.
 NAMES = ("instance_id", "db_instance_identifier", "load_balancer_name", "key_name")
 
@@ -56,8 +58,8 @@ def _value_findings(values: Mapping[str, Any]) -> Iterator[str]:
     if values["image"] not in values["images"]:
         yield f"machine_image: {values['image']!r} is none of {', '.join(values['images'])}"
     try:
-        network = ipaddress.ip_network(values["network"])
-        if not (network.is_private and 16 <= network.prefixlen <= 24):
+        network = ipaddress.ip_network(values["network"]) if values["network"] != DEFAULT_NETWORK else None
+        if network and not (network.is_private and 16 <= network.prefixlen <= 24):
             yield f"network_cidr: {network} must be a private network between /16 and /24"
     except ValueError as error:
         yield f"network_cidr: {error}"
@@ -80,14 +82,26 @@ def aws_refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
 
     Arguments:
         wanted: ``network``, ``image``, ``disk`` (GiB), ``hosts`` (names), ``database_version`` and
-            ``database_disk`` (GiB), ``name`` (of what has one), ``tags``.
-        found: ``networks``, ``instances``, ``databases`` and ``keys`` as the modules describe them,
-            ``private_key`` (whether the file is there).
+            ``database_disk`` (GiB), ``name`` (of what has one), ``environment``, ``region``, ``tags``.
+        found: ``networks`` (with the environment's tags), ``default_subnets`` (the account's), ``instances``,
+            ``databases`` and ``keys`` as the modules describe them, ``private_key`` (whether the file is there).
     """
     return list(_refusals(wanted, found))
 
 
 def _refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
+    yield from _network_refusals(wanted, found)
+    yield from _instance_refusals(wanted, found["instances"])
+    yield from _database_refusals(wanted, found["databases"])
+    for key in found["keys"]:
+        if not found["private_key"]:
+            yield (
+                f"key pair {key['key_name']}: is in the account, and its private key {wanted['private_key']} is not on "
+                "this machine. Bring it from the machine that made it"
+            )
+
+
+def _network_refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[str]:
     for network in found["networks"]:
         if network["cidr_block"] != wanted["network"]:
             yield (
@@ -96,13 +110,25 @@ def _refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[s
             )
     if len(found["networks"]) > 1:
         yield "network: there are two with this environment's tags. Remove the one that is not used"
-    yield from _instance_refusals(wanted, found["instances"])
-    yield from _database_refusals(wanted, found["databases"])
-    for key in found["keys"]:
-        if not found["private_key"]:
+    homes = {network["vpc_id"] for network in found["networks"]}
+    if wanted["network"] == DEFAULT_NETWORK:
+        homes |= {subnet["vpc_id"] for subnet in found["default_subnets"]}
+        if len(found["default_subnets"]) < 2:  # RDS and a load balancer want two zones each
+            region = wanted["region"]
             yield (
-                f"key pair {key['key_name']}: is in the account, and its private key {wanted['private_key']} is not on "
-                "this machine. Bring it from the machine that made it"
+                f"network_cidr: {region} has no default VPC with subnets in two zones. Make it: aws ec2 "
+                f"create-default-vpc --region {region} (where it is there: aws ec2 create-default-subnet "
+                f"--availability-zone {region}a); or set a network of its own, such as 10.10.0.0/16, in "
+                f"group_vars/{wanted['environment']}/vars.yml"
+            )
+    ours = [each for each in found["databases"] if not aws_foreign([each], wanted["tags"])]
+    places = {name: instance["vpc_id"] for name, instance in aws_by_host(found["instances"]).items()}
+    places |= {each["db_instance_identifier"]: each["db_subnet_group"]["vpc_id"] for each in ours}
+    for name, place in places.items():
+        if place not in homes:
+            yield (
+                f"network_cidr: {name} stands in {place}, which is not the network {wanted['network']}, and no machine "
+                "can be moved: it would be replaced by an empty one"
             )
 
 

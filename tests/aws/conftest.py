@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fnmatch
 import json
 import os
 import re
@@ -128,6 +129,18 @@ class Cloud:
         done = self.run(*command, **changes)
         self.called.setdefault(name, set()).update(actions(self.recording.read_text()))
         return done
+
+    def denied(self, name: str) -> set[str]:
+        """Return what a playbook, or the inventory, has asked for, and its policy in docs does not allow."""
+        policy = json.loads((ROOT / f"docs/policies/{name}.json").read_text())
+        allowed = [
+            action
+            for statement in policy["Statement"]
+            for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+        ]
+        asked = self.called[name]
+        assert len(asked) > 2
+        return {action for action in asked if not any(fnmatch.fnmatchcase(action, each) for each in allowed)}
 
     def ask(self, path: str, data: bytes | None = None) -> bytes:
         """Ask moto's own interface."""

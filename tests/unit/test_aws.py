@@ -24,6 +24,8 @@ VALUES: dict[str, Any] = {
 WANTED: dict[str, Any] = {
     "name": "nba-dev",
     "tags": {"Project": "nba", "Environment": "dev"},
+    "environment": "dev",
+    "region": "eu-west-1",
     "network": "10.10.0.0/16",
     "image": "debian-13",
     "disk": 20,
@@ -32,16 +34,18 @@ WANTED: dict[str, Any] = {
     "database_disk": 20,
     "private_key": ".access/dev/id_ed25519",
 }
-HOST = {"instance_id": "i-1", "tags": {"Host": "dev1", "Image": "debian-13", "DiskGigabytes": "20"}}
+HOST = {"instance_id": "i-1", "vpc_id": "vpc-1", "tags": {"Host": "dev1", "Image": "debian-13", "DiskGigabytes": "20"}}
 DATABASE = {
     "db_instance_identifier": "nba-dev",
     "tags": {"Project": "nba", "Environment": "dev", "More": "x"},
     "engine_version": "8.4.6",
     "allocated_storage": 20,
     "storage_encrypted": True,
+    "db_subnet_group": {"vpc_id": "vpc-1"},
 }
 FOUND: dict[str, Any] = {
-    "networks": [{"cidr_block": "10.10.0.0/16"}],
+    "networks": [{"vpc_id": "vpc-1", "cidr_block": "10.10.0.0/16"}],
+    "default_subnets": [{"vpc_id": "vpc-0"}, {"vpc_id": "vpc-0"}],
     "instances": [HOST],
     "databases": [DATABASE],
     "keys": [{"key_name": "nba-dev"}],
@@ -76,6 +80,10 @@ def test_a_secret_is_not_in_a_finding() -> None:
     assert "slash-in" not in str(FILTERS.aws_value_findings({**VALUES, "password": "slash-in/it"}))
 
 
+def test_the_account_s_default_network_is_a_value() -> None:
+    assert FILTERS.aws_value_findings({**VALUES, "network": "default"}) == []
+
+
 @pytest.mark.parametrize("found", [FOUND, {**FOUND, "networks": [], "instances": [], "databases": [], "keys": []}])
 def test_nothing_is_refused_where_nothing_is_lost(found: dict[str, Any]) -> None:
     assert FILTERS.aws_refusals(WANTED, found) == []
@@ -99,6 +107,30 @@ def test_what_would_destroy_something_is_refused(change: dict[str, Any], words: 
     refusals = FILTERS.aws_refusals({**WANTED, **change}, FOUND)
     assert len(refusals) == bool(words)
     assert words in str(refusals)
+
+
+STANDING: dict[str, Any] = {**FOUND, "networks": [], "default_subnets": [{"vpc_id": "vpc-1"}, {"vpc_id": "vpc-1"}]}
+
+
+def test_machines_in_the_default_network_stay_there() -> None:
+    assert FILTERS.aws_refusals({**WANTED, "network": "default"}, STANDING) == []
+    host, database = FILTERS.aws_refusals(WANTED, STANDING)
+    assert host.startswith("network_cidr: dev1 stands in vpc-1, which is not the network 10.10.0.0/16")
+    assert database.startswith("network_cidr: nba-dev stands in vpc-1")
+
+
+def test_machines_in_a_network_of_their_own_stay_there() -> None:
+    (refusal,) = FILTERS.aws_refusals({**WANTED, "network": "default"}, FOUND)
+    assert refusal.startswith("network_cidr: the network is 10.10.0.0/16")
+
+
+@pytest.mark.parametrize("subnets", [[], [{"vpc_id": "vpc-1"}]])
+def test_without_a_default_network_it_is_said_how_to_get_one(subnets: list[dict[str, str]]) -> None:
+    empty = {**STANDING, "instances": [], "databases": [], "default_subnets": subnets}
+    (refusal,) = FILTERS.aws_refusals({**WANTED, "network": "default"}, empty)
+    assert refusal.startswith("network_cidr: eu-west-1 has no default VPC with subnets in two zones")
+    assert "aws ec2 create-default-vpc --region eu-west-1" in refusal
+    assert refusal.endswith("such as 10.10.0.0/16, in group_vars/dev/vars.yml")
 
 
 def test_a_key_pair_without_its_private_key_is_refused() -> None:

@@ -1,0 +1,160 @@
+"""An environment in the account's default network, which is used, and never changed or removed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.aws.conftest import Cloud
+
+pytestmark = [pytest.mark.aws, pytest.mark.timeout(3000)]
+# prod: its keys and pins are not those that other tests look at.
+VALUES: dict[str, Any] = {
+    "network_cidr": "default",
+    "host_address": "private",
+    "host_count": 2,
+    "load_balancer": True,
+    "confirm": "prod",
+}
+
+
+def play(cloud: Cloud, name: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+    """Run a playbook on prod."""
+    return cloud.play(name, "-l", "prod", "-e", json.dumps({**VALUES, **changes}))
+
+
+def changed(done: subprocess.CompletedProcess[str]) -> int:
+    """Return how many tasks changed something."""
+    (number,) = re.findall(r"^prod_account .* changed=(\d+)", done.stdout, re.MULTILINE)
+    return int(number)
+
+
+def default_network(cloud: Cloud) -> dict[str, list[dict[str, Any]]]:
+    """Return what AWS makes with an account, as boto3 describes it."""
+    ec2 = cloud.client("ec2")
+    (network,) = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
+    inside = [{"Name": "vpc-id", "Values": [network["VpcId"]]}]
+    attached = [{"Name": "attachment.vpc-id", "Values": [network["VpcId"]]}]
+    subnets = ec2.describe_subnets(Filters=inside)["Subnets"]
+    for subnet in subnets:
+        del subnet["AvailableIpAddressCount"]  # what stands in it is not its own
+    return {
+        "network": [network],
+        "subnets": sorted(subnets, key=lambda subnet: str(subnet["AvailabilityZone"])),
+        "routes": ec2.describe_route_tables(Filters=inside)["RouteTables"],
+        "gateways": ec2.describe_internet_gateways(Filters=attached)["InternetGateways"],
+    }
+
+
+@pytest.fixture(scope="module")
+def before(cloud: Cloud) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """Return the default network of an empty account. moto makes no gateway with it, as AWS does."""
+    cloud.prepare()
+    ec2 = cloud.client("ec2")
+    (network,) = default_network(cloud)["network"]
+    gateway = ec2.create_internet_gateway()["InternetGateway"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway["InternetGatewayId"], VpcId=network["VpcId"])
+    found = default_network(cloud)
+    assert all(found.values())
+    yield found
+    cloud.prepare()
+
+
+@pytest.fixture(scope="module")
+def made(cloud: Cloud, before: dict[str, list[dict[str, Any]]]) -> subprocess.CompletedProcess[str]:
+    """Return the run that made the machines."""
+    done = play(cloud, "provision")
+    assert done.returncode == 0, done.stdout
+    return done
+
+
+def test_everything_stands_in_it_and_it_stays_as_it_was(
+    cloud: Cloud, before: dict[str, list[dict[str, Any]]], made: subprocess.CompletedProcess[str]
+) -> None:
+    (network,), subnets = before["network"], before["subnets"]
+    identity, first_two = network["VpcId"], {subnet["SubnetId"] for subnet in subnets[:2]}
+    assert {instance["VpcId"] for instance in cloud.instances()} == {identity}
+    assert {instance["SubnetId"] for instance in cloud.instances()} == first_two
+    (database,) = cloud.client("rds").describe_db_instances()["DBInstances"]
+    assert database["DBSubnetGroup"]["VpcId"] == identity
+    (balancer,) = cloud.client("elbv2").describe_load_balancers()["LoadBalancers"]
+    assert balancer["VpcId"] == identity
+    assert default_network(cloud) == before
+    assert len(cloud.client("ec2").describe_vpcs()["Vpcs"]) == 1
+
+
+def test_another_run_changes_nothing(cloud: Cloud, made: subprocess.CompletedProcess[str]) -> None:
+    instances = cloud.instances()
+    done = play(cloud, "provision")
+    assert done.returncode == 0, done.stdout
+    assert changed(done) == 0, done.stdout
+    assert len(cloud.instances()) == len(instances)
+
+
+def test_a_preview_changes_nothing(cloud: Cloud, made: subprocess.CompletedProcess[str]) -> None:
+    done = cloud.play("provision", "-l", "prod", "-e", json.dumps(VALUES), "--check")
+    assert done.returncode == 0, done.stdout
+    assert changed(done) == 0, done.stdout
+
+
+def test_a_network_of_its_own_is_refused_from_then_on(cloud: Cloud, made: subprocess.CompletedProcess[str]) -> None:
+    done = play(cloud, "provision", network_cidr="10.20.0.0/16")
+    assert done.returncode == 2
+    assert "network_cidr: prod1 stands in vpc-" in " ".join(done.stdout.split())
+    assert changed(done) == 0
+
+
+def test_removal_leaves_it_whatever_tags_it_has(
+    cloud: Cloud, before: dict[str, list[dict[str, Any]]], made: subprocess.CompletedProcess[str]
+) -> None:
+    ec2 = cloud.client("ec2")
+    identities = [
+        thing[key]
+        for kind, key in (
+            ("network", "VpcId"),
+            ("subnets", "SubnetId"),
+            ("routes", "RouteTableId"),
+            ("gateways", "InternetGatewayId"),
+        )
+        for thing in before[kind]
+    ]
+    tags = [{"Key": "Project", "Value": "nba"}, {"Key": "Environment", "Value": "prod"}]
+    ec2.create_tags(Resources=identities, Tags=tags)
+    done = play(cloud, "deprovision")
+    assert done.returncode == 0, done.stdout
+    ec2.delete_tags(Resources=identities, Tags=tags)
+    assert default_network(cloud) == before
+    for left in (
+        cloud.instances(),
+        cloud.client("rds").describe_db_instances()["DBInstances"],
+        cloud.client("elbv2").describe_load_balancers()["LoadBalancers"],
+        [group for group in ec2.describe_security_groups()["SecurityGroups"] if group["GroupName"] != "default"],
+        ec2.describe_addresses()["Addresses"],
+    ):
+        assert left == []
+
+
+@pytest.mark.parametrize("name", ["provision", "deprovision"])
+def test_the_documented_policy_allows_what_was_asked(
+    cloud: Cloud, made: subprocess.CompletedProcess[str], name: str
+) -> None:
+    assert cloud.denied(name) == set()
+
+
+def test_where_there_is_none_it_is_said_how_to_get_one(
+    cloud: Cloud, before: dict[str, list[dict[str, Any]]], made: subprocess.CompletedProcess[str]
+) -> None:
+    ec2 = cloud.client("ec2")
+    for subnet in before["subnets"]:
+        ec2.delete_subnet(SubnetId=subnet["SubnetId"])
+    done = play(cloud, "provision")
+    assert done.returncode == 2
+    said = " ".join(done.stdout.split())
+    assert "nothing was changed. network_cidr: eu-west-1 has no default VPC with subnets in two zones" in said
+    assert "aws ec2 create-default-vpc --region eu-west-1" in said
+    assert "in group_vars/prod/vars.yml" in said
