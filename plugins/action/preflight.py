@@ -55,9 +55,11 @@ FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
         lambda value: isinstance(value, str) and len(value) >= 12 and value.isprintable(),
     ),
     # Ansible's MySQL modules log in with the master password, and their driver sends anything else as Latin-1.
-    "ascii_secret": (
-        "printable ASCII text of at least 12 characters",
-        lambda value: isinstance(value, str) and len(value) >= 12 and value.isprintable() and value.isascii(),
+    "optional_ascii_secret": (
+        "printable ASCII text of at least 12 characters, or empty for one that RDS keeps",
+        lambda value: (
+            value == "" or (isinstance(value, str) and len(value) >= 12 and value.isprintable() and value.isascii())
+        ),
     ),
     "integer": ("a whole number, 0 or more", is_integer),
     "positive": ("a whole number, 1 or more", lambda value: is_integer(value) and int(str(value)) > 0),
@@ -263,6 +265,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if not values:
                 notes.append(f"the secrets of {name} were not compared: its vault cannot be opened from here")
             for variable, value in values.items():
+                if not value:  # of an optional secret
+                    continue
                 other = seen.setdefault((variable, value), name)
                 if other != name:
                     command = f"ansible-vault edit group_vars/{name}/vault.yml"

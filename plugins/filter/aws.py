@@ -82,7 +82,8 @@ def aws_refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
 
     Arguments:
         wanted: ``network``, ``image``, ``disk`` (GiB), ``hosts`` (names), ``database_version`` and
-            ``database_disk`` (GiB), ``name`` (of what has one), ``environment``, ``region``, ``tags``.
+            ``database_disk`` (GiB), ``managed_password`` (whether RDS keeps the master's), ``name`` (of what has
+            one), ``environment``, ``region``, ``tags``.
         found: ``networks`` (with the environment's tags), ``default_subnets`` (the account's), ``instances``,
             ``databases`` and ``keys`` as the modules describe them, ``private_key`` (whether the file is there).
     """
@@ -175,6 +176,11 @@ def _database_refusals(wanted: Mapping[str, Any], databases: Iterable[Mapping[st
             )
         if not database["storage_encrypted"]:
             yield f"database {name}: is not encrypted, and that cannot be changed: it would be replaced"
+        if database.get("master_user_secret") and not wanted["managed_password"]:
+            yield (
+                f"database_master_password: RDS keeps that of {name}, and it is not the vault's. Empty the vault's, or "
+                "take it over from RDS first (docs/aws.md, The master password)"
+            )
 
 
 def same_version(version: str, wanted: str) -> bool:

@@ -26,7 +26,8 @@ short_description: Finds each environment's database on AWS
 description:
   - Comes after C(aws_ec2.yml) beside it, and adds no host.
   - Sets C(database_host) and C(database_port) of each environment's group to the endpoint of the RDS instance that
-    carries the tags C(Project) and C(Environment).
+    carries the tags C(Project) and C(Environment), and C(database_master_secret) to the ARN of the secret in which RDS
+    keeps its master password, where it does.
   - Fails where the environment that is meant has no hosts; regions and names are those of group_vars.
 options:
   plugin:
@@ -41,12 +42,16 @@ def carries(database: dict[str, Any], tags: dict[str, str]) -> bool:
     return tags.items() <= {tag["Key"]: tag["Value"] for tag in database.get("TagList", [])}.items()
 
 
-def endpoints(region: str, tags: dict[str, str]) -> Iterator[tuple[str, int]]:
-    """Yield address and port of the databases of a region that carry these tags; one that is being made has none."""
+def databases(region: str, tags: dict[str, str]) -> Iterator[dict[str, str | int]]:
+    """Yield the variables of each database of a region that carries these tags; one that is being made has none."""
     for page in boto3.client("rds", region_name=region).get_paginator("describe_db_instances").paginate():
         for database in page["DBInstances"]:
             if carries(database, tags) and "Endpoint" in database:
-                yield database["Endpoint"]["Address"], int(database["Endpoint"]["Port"])
+                endpoint = database["Endpoint"]
+                known = {"database_host": endpoint["Address"], "database_port": int(endpoint["Port"])}
+                if secret := database.get("MasterUserSecret"):
+                    known["database_master_secret"] = secret["SecretArn"]
+                yield known
 
 
 def difference(source: dict[str, Any], regions: set[str], project: str) -> str:
@@ -82,7 +87,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             tags = {"Project": project, "Environment": name}
             inventory.add_group(name)
             try:
-                self._set_database(name, sorted(endpoints(region, tags)))
+                self._set_database(name, list(databases(region, tags)))
                 if not inventory.groups[name].get_hosts():
                     empty.append(nothing(name, region, tags))
             except (BotoCoreError, ClientError) as error:
@@ -91,15 +96,14 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         if found := [text for text in empty if len(empty) == len(regions) or text.partition(":")[0] in meant]:
             raise AnsibleParserError("; ".join(found))
 
-    def _set_database(self, name: str, found: list[tuple[str, int]]) -> None:
+    def _set_database(self, name: str, found: list[dict[str, str | int]]) -> None:
         if len(found) > 1:
-            addresses = ", ".join(address for address, _ in found)
+            addresses = ", ".join(sorted(str(known["database_host"]) for known in found))
             raise AnsibleParserError(
                 f"{name} has several databases by their tags: {addresses}. Take the tags off the others"
             )
-        for address, port in found:
-            self.inventory.set_variable(name, "database_host", address)
-            self.inventory.set_variable(name, "database_port", port)
+        for variable, value in (item for known in found for item in known.items()):
+            self.inventory.set_variable(name, variable, value)
 
 
 def nothing(name: str, region: str, tags: dict[str, str]) -> str:

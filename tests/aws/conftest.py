@@ -167,9 +167,11 @@ def actions(recording: str) -> Iterator[str]:
     """Yield the actions in what moto recorded, as a policy names them: SERVICE:Action."""
     for line in recording.splitlines():
         entry = json.loads(line)
-        signed = re.search(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/", entry["headers"].get("Authorization", ""))
+        headers = {name.lower(): value for name, value in entry["headers"].items()}
+        signed = re.search(r"Credential=[^/]+/[^/]+/[^/]+/([^/]+)/", headers.get("authorization", ""))
         body = base64.b64decode(entry["body"]).decode(errors="replace") if entry["body_encoded"] else ""
-        action = urllib.parse.parse_qs(body).get("Action")
+        # In the body, or in a header (secretsmanager.GetSecretValue).
+        action = urllib.parse.parse_qs(body).get("Action") or headers.get("x-amz-target", "").split(".")[1:]
         if signed and action:
             yield f"{signed[1]}:{action[0]}"
 

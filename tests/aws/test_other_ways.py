@@ -1,4 +1,7 @@
-"""An environment in the account's default network, which is used, and never changed or removed."""
+"""An environment made in the other ways: in the account's default network, with a master password that RDS keeps.
+
+That network is used, and never changed or removed.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +56,10 @@ def default_network(cloud: Cloud) -> dict[str, list[dict[str, Any]]]:
 
 @pytest.fixture(scope="module")
 def before(cloud: Cloud) -> Iterator[dict[str, list[dict[str, Any]]]]:
-    """Return the default network of an empty account. moto makes no gateway with it, as AWS does."""
+    """Empty account and master password; return the default network, with the gateway that moto does not make."""
     cloud.prepare()
+    secrets = cloud.project.view("prod")
+    cloud.project.encrypt("prod", re.sub(r"^(vault_database_master_password): .*$", r'\1: ""', secrets, flags=re.M))
     ec2 = cloud.client("ec2")
     (network,) = default_network(cloud)["network"]
     gateway = ec2.create_internet_gateway()["InternetGateway"]
@@ -62,6 +67,7 @@ def before(cloud: Cloud) -> Iterator[dict[str, list[dict[str, Any]]]]:
     found = default_network(cloud)
     assert all(found.values())
     yield found
+    cloud.project.encrypt("prod", secrets)
     cloud.prepare()
 
 
@@ -86,6 +92,20 @@ def test_everything_stands_in_it_and_it_stays_as_it_was(
     assert balancer["VpcId"] == identity
     assert default_network(cloud) == before
     assert len(cloud.client("ec2").describe_vpcs()["Vpcs"]) == 1
+
+
+def test_rds_keeps_the_master_password_and_the_inventory_finds_it(
+    cloud: Cloud, made: subprocess.CompletedProcess[str]
+) -> None:
+    (database,) = cloud.client("rds").describe_db_instances()["DBInstances"]
+    secret = cloud.client("secretsmanager").get_secret_value(SecretId=database["MasterUserSecret"]["SecretArn"])
+    password = json.loads(secret["SecretString"])["password"]
+    look = ("-m", "ansible.builtin.debug", "-a", "var=mysql_client_master_password")
+    done = cloud.noted("inventory", "ansible", "prod1", "-i", "inventory/aws", *look)
+    assert done.returncode == 0, done.stdout
+    assert password in done.stdout
+    assert password not in made.stdout
+    assert "secretsmanager:GetSecretValue" in cloud.called["inventory"]
 
 
 def test_another_run_changes_nothing(cloud: Cloud, made: subprocess.CompletedProcess[str]) -> None:
@@ -139,7 +159,7 @@ def test_removal_leaves_it_whatever_tags_it_has(
         assert left == []
 
 
-@pytest.mark.parametrize("name", ["provision", "deprovision"])
+@pytest.mark.parametrize("name", ["inventory", "provision", "deprovision"])
 def test_the_documented_policy_allows_what_was_asked(
     cloud: Cloud, made: subprocess.CompletedProcess[str], name: str
 ) -> None:

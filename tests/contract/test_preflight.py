@@ -168,6 +168,18 @@ def test_a_secret_in_two_environments(project: Project) -> None:
     ]
 
 
+def test_a_master_password_that_rds_keeps(project: Project) -> None:
+    for name in ("dev", "prod"):
+        change_secrets(project, name, vault_database_master_password="")
+    SECRETS[str(project.root)].discard("")
+    assert project.playbook("-l", "dev").returncode == 4  # the host, at last
+    look = ("-m", "ansible.builtin.debug", "-a", "msg={{ mysql_client_master_password }}")
+    done = project.run("ansible", "dev1", "-i", "inventory/test", *look)
+    assert done.returncode == 2
+    assert "vault_database_master_password (group_vars/dev/vault.yml) is empty, and RDS keeps none" in done.stdout
+    assert "ansible-playbook -i inventory/account playbooks/provision.yml -l dev" in done.stdout
+
+
 @pytest.mark.parametrize("damage", ["password gone", "password wrong", "vault gone"])
 def test_dev_needs_nothing_of_prod(project: Project, damage: str) -> None:
     if damage == "vault gone":

@@ -11,6 +11,7 @@ from tests.support import ENVIRONMENTS, ROOT, module_at, yaml_at
 
 FILTERS = module_at("plugins/filter/aws.py")
 KEYS = module_at("plugins/action/host_keys.py")
+PASSWORDS = module_at("plugins/action/managed_password.py")
 DATABASES = module_at("plugins/inventory/databases.py")
 VALUES: dict[str, Any] = {
     "environment": "dev",
@@ -32,6 +33,7 @@ WANTED: dict[str, Any] = {
     "hosts": ["dev1"],
     "database_version": "8.4",
     "database_disk": 20,
+    "managed_password": False,
     "private_key": ".access/dev/id_ed25519",
 }
 HOST = {"instance_id": "i-1", "vpc_id": "vpc-1", "tags": {"Host": "dev1", "Image": "debian-13", "DiskGigabytes": "20"}}
@@ -136,6 +138,13 @@ def test_without_a_default_network_it_is_said_how_to_get_one(subnets: list[dict[
 def test_a_key_pair_without_its_private_key_is_refused() -> None:
     (refusal,) = FILTERS.aws_refusals(WANTED, {**FOUND, "private_key": False})
     assert ".access/dev/id_ed25519 is not on this machine" in refusal
+
+
+def test_a_password_that_rds_keeps_is_not_the_vault_s() -> None:
+    kept = {**FOUND, "databases": [{**DATABASE, "master_user_secret": {"secret_arn": "arn"}}]}
+    assert FILTERS.aws_refusals({**WANTED, "managed_password": True}, kept) == []
+    (refusal,) = FILTERS.aws_refusals(WANTED, kept)
+    assert refusal.startswith("database_master_password: RDS keeps that of nba-dev")
 
 
 def test_two_hosts_of_a_name_are_refused() -> None:
@@ -248,6 +257,21 @@ def test_waiting_ends() -> None:
 
 def test_what_is_pinned_is_known_by_the_instance() -> None:
     assert KEYS.pinned(f"# by hand\ni-1 {KEY}\n\ni-2 {KEY}\n") == {"i-1", "i-2"}
+
+
+# --- the master password that RDS keeps ---
+
+
+def test_a_secret_that_is_being_made_is_asked_for_again() -> None:
+    states: list[dict[str, Any]] = [
+        {},
+        {"MasterUserSecret": {"SecretStatus": "creating"}},
+        {"MasterUserSecret": {"SecretStatus": "active"}},
+    ]
+    pauses: list[float] = []
+    assert PASSWORDS.await_secret(iter(states).__next__, 60, pauses.append) is True
+    assert len(pauses) == 2
+    assert PASSWORDS.await_secret(dict, 0, pauses.append) is False
 
 
 # --- the inventory ---
