@@ -4,7 +4,8 @@
 const elsewhere = ["localhost", "127.0.0.1"].includes(location.hostname) && new URLSearchParams(location.search).get("api");
 const API = elsewhere ? elsewhere.replace(/\/+$/, "") : "api";
 const TIMEOUT_MS = 15000;
-const VERSION_INTERVAL_MS = 30000;
+const WATCH_MS = 30000;
+const WATCH_TROUBLE_MS = 5000;
 
 const TEXTS = {
   en: {
@@ -97,15 +98,17 @@ function renderVersion() {
 
 // Users
 
-async function loadUsers(query = "") {
+/** Load the first users, or those of a Link header's query; `quietly` leaves on the page what it shows meanwhile. */
+async function loadUsers(query = "", quietly = false) {
   const first = query === "";
-  if (first) {
-    Object.assign(state, { view: "loading", users: [], next: null, fresh: null });
+  if (first && !quietly) {
+    state.view = "loading";
     renderUsers();
   }
   element("more").disabled = true;
   try {
     const { body, headers } = await call(`/users${query}`);
+    if (first) Object.assign(state, { users: [], fresh: null });
     state.users.push(...body);
     state.next = headers.get("Link")?.match(/<([^>]*)>; rel="next"/)?.[1] ?? null;
     state.view = "users";
@@ -255,9 +258,16 @@ element("reload").addEventListener("click", () => loadUsers());
 element("retry").addEventListener("click", () => { loadUsers(); loadVersion(); });
 element("form").addEventListener("submit", addUser);
 element("language").addEventListener("click", switchLanguage);
-// After a deploy the page tells by itself which release answers now.
-setInterval(() => { if (!document.hidden) loadVersion(); }, VERSION_INTERVAL_MS);
+
+// After a deploy the page tells by itself which release answers now, and after an outage it shows the users again.
+async function watch() {
+  if (!document.hidden) {
+    await loadVersion();
+    if (state.version && state.view === "error") await loadUsers("", true);
+  }
+  setTimeout(watch, state.version && state.view !== "error" ? WATCH_MS : WATCH_TROUBLE_MS);
+}
 
 setLanguage(preferredLanguage());
-loadVersion();
 loadUsers();
+watch();
