@@ -64,6 +64,7 @@ async def version(request: Request) -> Version:
     return Version(
         release=release["release"],
         commit=release.get("commit"),
+        frontend=release.get("frontend"),
         artefact=release.get("artefact"),
         environment=settings.environment,
         lock=release.get("lock"),

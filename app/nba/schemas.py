@@ -53,6 +53,7 @@ class Version(BaseModel):
 
     release: str
     commit: str | None
+    frontend: str | None = Field(description="Commit of a front end from a repository of its own")
     artefact: str | None
     environment: str
     lock: str | None

@@ -43,7 +43,8 @@ def test_version(make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.Mo
     development = make_client().get("/version").json()
     assert (development["release"], development["commit"], development["schema"]) == ("development", None, None)
     assert (development["environment"], development["worker"]) == ("test", os.getpid())
-    written = {"release": "r1", "commit": "c1", "artefact": "sha256:a", "lock": "sha256:l"}
+    assert development["frontend"] is None
+    written = {"release": "r1", "commit": "c1", "frontend": "f1", "artefact": "sha256:a", "lock": "sha256:l"}
     (tmp_path / "release.json").write_text(json.dumps({**written, "by": "someone"}))
     release = make_client().get("/version").json()
     assert {key: release[key] for key in written} == written

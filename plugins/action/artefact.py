@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible.errors import AnsibleActionFail
@@ -90,25 +90,43 @@ def tree_of(source: Path, version: str) -> tuple[str, str, bool]:
     return tree.decode().strip(), commit, True
 
 
+class Names(NamedTuple):
+    """The variables that say where something is in a repository somewhere else, and a hint about its folder."""
+
+    repository: str
+    version: str
+    folder: str
+    hint: str = ""
+
+
+APPLICATION = Names("app_repository", "app_version", "app_repository_folder")
+FRONT_END = Names(
+    "app_frontend_repository", "app_frontend_version", "app_frontend_folder",
+    ", and have what the build makes committed (docs/frontend.md)",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Remote:
-    """A repository somewhere else, as ``app_repository`` names it."""
+    """A repository somewhere else, as ``app_repository`` or ``app_frontend_repository`` names it."""
 
     url: str
     """Without credentials: this may be shown, and given to programs."""
     user: str = ""
     password: str = ""
+    names: Names = APPLICATION
+    """What messages are about."""
 
     @classmethod
-    def parse(cls, text: str) -> Remote:
+    def parse(cls, text: str, names: Names = APPLICATION) -> Remote:
         """Take the credentials out of an http(s) URL; a path on this machine is made absolute."""
         parts = urlsplit(text)
         if parts.scheme in ("http", "https") and "@" in parts.netloc:
             login, _, host = parts.netloc.rpartition("@")
             user, _, password = login.partition(":")
-            return cls(urlunsplit(parts._replace(netloc=host)), unquote(user), unquote(password))
+            return cls(urlunsplit(parts._replace(netloc=host)), unquote(user), unquote(password), names)
         path = Path(text).expanduser()
-        return cls(str(path.resolve()) if path.exists() else text)
+        return cls(str(path.resolve()) if path.exists() else text, names=names)
 
     @property
     def shown(self) -> str:
@@ -139,8 +157,9 @@ class Remote:
                 message = hidden(str(error.message))
                 words = message.partition(f"in {mirror}: ")[2] or message
                 raise AnsibleActionFail(
-                    f"app_repository: {self.shown} could not be fetched: {words}\n"
-                    f"Try `git ls-remote {self.shown}` on this machine; app_repository is in group_vars/all/vars.yml"
+                    f"{self.names.repository}: {self.shown} could not be fetched: {words}\n"
+                    f"Try `git ls-remote {self.shown}` on this machine; {self.names.repository} is in "
+                    "group_vars/all/vars.yml"
                 ) from None
         return mirror
 
@@ -160,7 +179,7 @@ def remote_tree(remote: Remote, mirror: Path, version: str, folder: str) -> tupl
         commit = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", folder=mirror).decode().strip()
     except AnsibleActionFail:
         raise AnsibleActionFail(
-            f"app_version: {version!r} is not a commit, tag or branch of {remote.shown}; "
+            f"{remote.names.version}: {version!r} is not a commit, tag or branch of {remote.shown}; "
             f"`git ls-remote {remote.shown}` lists its branches and tags"
         ) from None
     try:
@@ -170,10 +189,51 @@ def remote_tree(remote: Remote, mirror: Path, version: str, folder: str) -> tupl
         is_folder = False
     if not is_folder:
         raise AnsibleActionFail(
-            f"app_repository_folder: {folder!r} is not a folder of {remote.shown} at {version}; "
-            "set it in group_vars/all/vars.yml"
+            f"{remote.names.folder}: {folder!r} is not a folder of {remote.shown} at {version}; "
+            f"set it in group_vars/all/vars.yml{remote.names.hint}"
         )
     return tree, commit
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """A front end of a repository of its own, which takes the place of the application's."""
+
+    mirror: Path
+    tree: str
+    commit: str
+    """The last one that touched its folder."""
+    subject: str
+
+    @classmethod
+    def fetch(cls, url: str, version: str, folder: str, mirrors: Path) -> FrontEnd:
+        """Bring a built front end below ``mirrors``; raise `AnsibleActionFail` where it is none, or not committed."""
+        remote, below = Remote.parse(url, FRONT_END), folder.strip("/")
+        mirror = remote.fetch(mirrors)
+        tree, commit = remote_tree(remote, mirror, version, below)
+        # In a work tree of this machine, people look at more than its HEAD has.
+        unfinished = version == "HEAD" and (Path(remote.url) / ".git").exists()
+        if unfinished and git("status", "--porcelain", "--", below or ".", folder=Path(remote.url)).strip():
+            raise AnsibleActionFail(
+                f"{FRONT_END.repository}: {remote.shown} has changes that are not committed, which no release would "
+                f"have. Commit them (`git add -A && git commit`), or deploy a commit: -e {FRONT_END.version}=main"
+            )
+        if "index.html" not in git("ls-tree", "--name-only", "-z", tree, folder=mirror).decode().split("\0"):
+            raise AnsibleActionFail(
+                f"{FRONT_END.folder}: {below!r} of {remote.shown} at {version} has no index.html; "
+                f"set it in group_vars/all/vars.yml to the folder that the build writes, such as dist{FRONT_END.hint}"
+            )
+        return cls(mirror, tree, *last_change(mirror, commit, below))
+
+
+def last_change(folder: Path, commit: str, below: str) -> tuple[str, str]:
+    """Return the last commit that touched what is below a folder, and its subject.
+
+    Commits that touch something else are no new version of it.
+    """
+    log = git("log", "-1", "--format=%H%n%s", commit, "--", below or ".", folder=folder)
+    touched, _, subject = log.decode(errors="replace").partition("\n")
+    return touched, subject.strip()
 
 
 def referenced(page: str, reference: str) -> str:
@@ -219,20 +279,39 @@ def blobs(digests: list[str], folder: Path) -> list[bytes]:
     return found
 
 
-def archive(source: Path, tree: str) -> bytes:
-    """Return ``tree`` as an uncompressed tar archive that depends on nothing but its content."""
-    listing = git("ls-tree", "-r", "-z", "--full-tree", tree, folder=source).decode().split("\0")
+def files_of(folder: Path, tree: str, what: str) -> dict[str, tuple[str, bytes]]:
+    """Return Git's mode and the content of each file of ``tree``; ``what`` it is, messages name."""
+    listing = git("ls-tree", "-r", "-z", "--full-tree", tree, folder=folder).decode().split("\0")
     modes, digests = {}, {}
     for head, path in (line.split("\t", 1) for line in listing if line):
         modes[path], kind, digests[path] = head.split()
         if kind != "blob":
-            raise AnsibleActionFail(f"{path}: a Git submodule cannot be part of the application")
-    contents = dict(zip(digests, blobs(list(digests.values()), source), strict=True))
-    contents |= with_fingerprints({path: content for path, content in contents.items() if modes[path] != LINK})
+            raise AnsibleActionFail(f"{path}: a Git submodule cannot be part of the {what}")
+    contents = blobs(list(digests.values()), folder)
+    return {path: (modes[path], content) for path, content in zip(digests, contents, strict=True)}
+
+
+def with_front_end(files: Mapping[str, tuple[str, bytes]], front_end: FrontEnd) -> dict[str, tuple[str, bytes]]:
+    """Return the application's files with another front end in the place of its own."""
+    own = {path: file for path, file in files.items() if path.partition("/")[0] != FRONTEND}
+    for path, (mode, content) in files_of(front_end.mirror, front_end.tree, "front end").items():
+        # nginx would follow it, out of the folder that is for everybody's eyes.
+        if mode == LINK:
+            raise AnsibleActionFail(f"{path}: a symbolic link cannot be part of a front end; commit the file itself")
+        own[f"{FRONTEND}/{path}"] = mode, content
+    return own
+
+
+def archive(source: Path, tree: str, front_end: FrontEnd | None = None) -> bytes:
+    """Return ``tree`` as an uncompressed tar archive that depends on nothing but its content, and the front end's."""
+    files = files_of(source, tree, "application")
+    if front_end:
+        files = with_front_end(files, front_end)
+    changed = with_fingerprints({path: content for path, (mode, content) in files.items() if mode != LINK})
+    files |= {path: (files.get(path, ("",))[0], content) for path, content in changed.items()}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for path, content in sorted(contents.items()):
-            mode = modes.get(path, "")
+        for path, (mode, content) in sorted(files.items()):
             member = tarfile.TarInfo(path)
             member.mode = 0o755 if mode == EXECUTABLE else 0o644
             if mode == LINK:
@@ -274,6 +353,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         source: folder of the application, inside a Git work tree; not used with ``repository``.
         repository: URL or path of another Git repository that holds the application; empty to take ``source``.
         repository_folder: folder of the application in that repository; empty for its root.
+        frontend_repository: the same for a front end, instead of the application's own; empty for that.
+        frontend_version: commit, tag or branch of it.
+        frontend_folder: the folder with its built files; empty for its root.
         mirrors: folder for what is fetched of such repositories.
         version: commit, tag or branch; HEAD takes the work tree as it is, or the other repository's default branch.
         allow_dirty: whether uncommitted changes may be part of the artefact.
@@ -281,13 +363,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         since: the commit that is live, to be told what comes with this one and what it takes back; may be left out.
 
     Returns path, digest (SHA-256), lock (SHA-256 of poetry.lock), commit (the last one that touched the source),
-    label (the digest's beginning, marked where it is dirty), subject; with ``since``, also commits and undone.
+    label (the digest's beginning, marked where it is dirty), subject, frontend (commit and subject of a front end from
+    a repository of its own, or empty); with ``since``, also commits and undone.
     """
 
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(
-        ("source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "cache", "since")
-    )
+        (
+            "source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "cache", "since",
+            "frontend_repository", "frontend_version", "frontend_folder",
+        )
+    )  # fmt: skip
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the artefact's facts as a task result."""
@@ -309,7 +395,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 f"{source} has changes that are not committed, and this environment takes none (allow_dirty_tree). "
                 "Commit them (`git add -A && git commit`), or deploy a commit: -e app_version=main"
             )
-        content = archive(source, tree)
+        front_end = self._front_end()
+        content = archive(source, tree, front_end)
         digest = hashlib.sha256(content).hexdigest()
         lock = member_digest(content, "poetry.lock")
         if not lock:
@@ -320,10 +407,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
                 stream.write(content)
             Path(stream.name).replace(path)
-        # Commits that touch something else are no new version of the application.
-        touched, _, subject = (
-            git("log", "-1", "--format=%H%n%s", commit, "--", below or ".", folder=source).decode().partition("\n")
-        )
+        touched, subject = last_change(source, commit, below)
         if since := str(arguments.get("since", "")):
             result.update(
                 commits=commits_between(since, touched, below or ".", source),
@@ -337,6 +421,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             commit=touched,
             dirty=dirty,
             label=digest[:8] + ("-dirty" if dirty else ""),
-            subject=subject.strip(),
+            subject=subject,
+            frontend={"commit": front_end.commit, "subject": front_end.subject} if front_end else {},
         )
         return result
+
+    def _front_end(self) -> FrontEnd | None:
+        """Return the front end that has a repository of its own."""
+        url, version, folder = (
+            str(self._task.args.get(f"frontend_{name}", "")) for name in ("repository", "version", "folder")
+        )
+        return FrontEnd.fetch(url, version or "HEAD", folder, Path(str(self._task.args["mirrors"]))) if url else None

@@ -167,7 +167,8 @@ class Environment:
             "digest": digest(basis),
             "basis": basis,
             "release": {
-                key: self.artefact.get(key) for key in ("commit", "subject", "dirty", "digest", "commits", "undone")
+                key: self.artefact.get(key)
+                for key in ("commit", "subject", "frontend", "dirty", "digest", "commits", "undone")
             },
             "settings": self.settings(),
             "migrations": migrations,
@@ -270,6 +271,8 @@ class Text:
         lines += ["## Release", "", *listed(self.moves()), ""]
         dirty = ", with changes that are not committed" if release["dirty"] else ""
         lines += [f"Code: commit {str(release['commit'])[:12]}, {release['subject']}{dirty}", ""]
+        if front_end := release["frontend"]:
+            lines += [f"Front end: commit {front_end['commit'][:12]}, {front_end['subject']}", ""]
         for title, key in (("Commits that come", "commits"), ("Commits that are taken back", "undone")):
             if release[key]:
                 lines += [f"### {title}", "", *listed(release[key]), ""]

@@ -49,7 +49,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     Arguments:
         group: the other environment, as a group of the inventory; its first host is asked.
         command: path of the release program there.
-        artefact: digest, commit and subject of what shall be proven.
+        artefact: digest, commit and subject of what shall be proven; frontend, the commit of a front end from a
+            repository of its own, may be left out.
         override: why it goes without proof; empty to ask.
 
     Fails where the artefact was never good there, or the host cannot be asked; in check mode that is a warning.
@@ -68,7 +69,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return result
         variables = task_vars or {}
         host = variables["groups"][group][0]
-        deploy = f"`ansible-playbook playbooks/deploy.yml -l {group} -e app_version={artefact['commit']}`"
+        versions = {"app_version": artefact["commit"], "app_frontend_version": artefact.get("frontend")}
+        chosen = " ".join(f"-e {name}={commit}" for name, commit in versions.items() if commit)
+        deploy = f"`ansible-playbook playbooks/deploy.yml -l {group} {chosen}`"
         try:
             proof = self._asked(host, variables, str(arguments["command"]), artefact["digest"])
         except AnsibleError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,10 @@ def test_what_was_not_is_refused_with_what_is_there(asking: Project) -> None:
         """-e 'promotion_override="the reason"'""",
     ):
         assert words in done.stdout
+    asked = (asking.root / "playbooks/ask.yml").read_text()
+    with_front_end = asked.replace("subject: A change}", "subject: A change, frontend: f00d}")
+    (asking.root / "playbooks/ask.yml").write_text(with_front_end)
+    assert "-e app_version=89abcdef89abcdef -e app_frontend_version=f00d`" in ask(asking, answers).stdout
     preview = ask(asking, answers, "--check")
     assert preview.returncode == 0, preview.stdout
     assert "a run without --check would end here" in preview.stdout
@@ -147,6 +152,35 @@ def test_what_is_wrong_with_another_repository_is_said_first(
     done = project.playbook("-l", "dev", *(part for word in named for part in ("-e", word)))
     assert (done.returncode, project.called) == (2, False), done.stdout
     assert words in done.stdout
+
+
+@pytest.fixture
+def site(project: Project, tmp_path: Path) -> Path:
+    """Return a repository with a built front end in a folder."""
+    folder = tmp_path / "site"
+    (folder / "dist").mkdir(parents=True)
+    (folder / "dist/index.html").write_text("theirs\n")
+    for arguments in (["init", "--quiet"], ["add", "."], [*AUTHOR, "commit", "--quiet", "--message", "site"]):
+        assert project.run("git", "-C", str(folder), *arguments).returncode == 0
+    return folder
+
+
+def test_a_front_end_of_another_repository_is_part_of_the_artefact(project: Project, site: Path) -> None:
+    """With the cached artefact, which is what goes to a host."""
+    cache = project.root.parent / ".cache/waffle-iron/artefacts"
+    named = ("-e", f"app_frontend_repository={site}", "-e", "app_frontend_folder=dist")
+    done = project.run("ansible-playbook", "playbooks/preflight.yml", "-i", "inventory/test", "-l", "dev", *named)
+    assert done.returncode == 0, done.stdout
+    (made,) = cache.glob("*.tar")
+    with tarfile.open(made) as tar:
+        assert tar.getnames() == ["frontend/index.html", "poetry.lock"]
+
+
+def test_what_is_wrong_with_a_front_end_is_said_before_a_host_is_touched(project: Project, site: Path) -> None:
+    (site / "dist/index.html").write_text("not committed\n")
+    done = project.playbook("-l", "dev", "-e", f"app_frontend_repository={site}", "-e", "app_frontend_folder=dist")
+    assert (done.returncode, project.called) == (2, False), done.stdout
+    assert "app_frontend_repository: " in done.stdout and "not committed" in done.stdout
 
 
 def test_the_credentials_of_a_repository_are_not_shown(project: Project) -> None:

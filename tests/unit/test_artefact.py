@@ -386,3 +386,126 @@ def test_files_of_a_front_end_keep_their_names_as_well(app: Path) -> None:
 
 def test_pages_elsewhere_stay_as_they_are() -> None:
     assert artefact.with_fingerprints({"templates/index.html": b'<link href="a.css">', "templates/a.css": b""}) == {}
+
+
+# --- a front end from a repository of its own ---
+
+
+@pytest.fixture
+def site(app: Path, tmp_path: Path) -> Path:
+    """Return a repository with a built front end in ``dist``; the application has one of its own."""
+    (app / "frontend").mkdir()
+    (app / "frontend/index.html").write_text("ours")
+    (app / "frontend/ours.js").write_text("ours")
+    commit(app.parent)
+    folder = tmp_path / "site"
+    (folder / "dist/assets").mkdir(parents=True)
+    (folder / "package.json").write_text("{}")
+    (folder / "dist/index.html").write_text('<link href="style.css"><script src="assets/index-DiwrgTda.js"></script>')
+    (folder / "dist/style.css").write_text("1")
+    (folder / "dist/assets/index-DiwrgTda.js").write_text("2")
+    git(tmp_path, "init", "--quiet", "--initial-branch=main", "site")
+    commit(folder)
+    return folder
+
+
+def built(app: Path, site: Path | str, version: str = "HEAD", folder: str = "dist") -> tuple[bytes, str]:
+    """Return the artefact with that front end, and the front end's commit."""
+    front_end = artefact.FrontEnd.fetch(str(site), version, folder, app.parent.parent / "mirrors")
+    tree, _, _ = artefact.tree_of(app, "HEAD")
+    return artefact.archive(app, tree, front_end), front_end.commit
+
+
+def test_a_front_end_of_its_own_takes_the_place_of_the_application_s(app: Path, site: Path) -> None:
+    content, head = built(app, site)
+    found = members(content)
+    assert [name for name in found if name.startswith("frontend")] == [
+        "frontend/assets/index-DiwrgTda.js",
+        "frontend/index.html",
+        f"frontend/style.{mark(b'1')}.css",
+        "frontend/style.css",
+    ]
+    assert [name for name in found if not name.startswith("frontend/")] == [
+        "latest", "nba/main.py", "nba/é.txt", "poetry.lock", "run",
+    ]  # fmt: skip
+    assert head == git(site, "rev-parse", "HEAD")
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        page = tar.extractfile("frontend/index.html")
+        assert page is not None and f"style.{mark(b'1')}.css".encode() in page.read()
+
+
+def test_the_digest_covers_a_front_end_and_nothing_beside_it(app: Path, site: Path, tmp_path: Path) -> None:
+    before, first = built(app, site)
+    git(tmp_path, "clone", "--quiet", "site", "clone")
+    assert built(app, tmp_path / "clone") == (before, first)
+    (site / "package.json").write_text('{"name": "site"}')
+    commit(site)
+    assert built(app, site) == (before, first)
+    (site / "dist/style.css").write_text("3")
+    second = commit(site)
+    after, head = built(app, site)
+    assert (after != before, head) == (True, second)
+    assert built(app, site, first) == (before, first)
+
+
+def test_the_root_of_a_branch_can_be_the_front_end(app: Path, site: Path) -> None:
+    content, _ = built(app, site)
+    tree = git(site, "rev-parse", "HEAD:dist")
+    git(site, "branch", "built", git(site, "commit-tree", "-m", "Built", tree))
+    assert built(app, site, "built", "")[0] == content
+
+
+@pytest.mark.parametrize(
+    ("change", "chosen", "words"),
+    [
+        ({}, ("v9", "dist"), r"app_frontend_version: 'v9' is not a commit, tag or branch of .*`git ls-remote"),
+        (
+            {},
+            ("HEAD", "build"),
+            r"app_frontend_folder: 'build' is not a folder of .*set it in group_vars/all/vars\.yml",
+        ),
+        (
+            {},
+            ("HEAD", ""),
+            r"app_frontend_folder: '' of .* at HEAD has no index\.html; set it in group_vars/all/vars\.yml",
+        ),
+        (
+            {"dist/style.css": "9"},
+            ("HEAD", "dist"),
+            r"app_frontend_repository: .* not committed.*-e app_frontend_version=",
+        ),
+        (
+            {"dist/new.css": "9"},
+            ("HEAD", "dist"),
+            r"app_frontend_repository: .* not committed.*`git add -A && git commit`",
+        ),
+    ],
+)
+def test_a_front_end_that_is_none_is_refused(
+    app: Path, site: Path, change: dict[str, str], chosen: tuple[str, str], words: str
+) -> None:
+    for name, content in change.items():
+        (site / name).write_text(content)
+    with pytest.raises(AnsibleActionFail, match=words):
+        built(app, site, *chosen)
+
+
+def test_changes_beside_a_front_end_do_not_matter_and_neither_do_they_to_a_version(app: Path, site: Path) -> None:
+    before = built(app, site)
+    (site / "package.json").write_text("not committed")
+    assert built(app, site) == before
+    (site / "dist/style.css").write_text("not committed")
+    assert built(app, site, "main") == before
+    assert built(app, f"file://{site}") == before
+
+
+def test_a_front_end_that_cannot_be_fetched_is_named_by_its_own_variable(app: Path, tmp_path: Path) -> None:
+    with pytest.raises(AnsibleActionFail, match=r"app_frontend_repository: .*nowhere could not be fetched"):
+        built(app, tmp_path / "nowhere")
+
+
+def test_a_link_in_a_front_end_is_refused(app: Path, site: Path) -> None:
+    (site / "dist/env").symlink_to("../.env")
+    commit(site)
+    with pytest.raises(AnsibleActionFail, match="env: a symbolic link cannot be part of a front end"):
+        built(app, site)

@@ -94,6 +94,13 @@ def test_the_same_change_of_all_hosts_is_said_once() -> None:
     assert len(changes) == 5
 
 
+def test_a_front_end_of_its_own_is_named() -> None:
+    front_end = {"commit": "f00d" * 10, "subject": "A new page"}
+    full, _ = words(environment(artefact={**ARTEFACT, "frontend": front_end}).plan([]))
+    assert "Front end: commit f00df00df00d, A new page\n" in full
+    assert "Front end" not in words(environment(artefact={**ARTEFACT, "frontend": {}}).plan([]))[0]
+
+
 def test_nothing_to_do() -> None:
     same = {"release": "aaaa-1", "settings": LIVE["settings"]}
     preview = {"migrations": {"current": "0001", "head": "0001", "pending": []}, "connections": {"checked": False}}

@@ -584,7 +584,7 @@ class Host:
         before = self.facts(receipt["before"]) if receipt["before"] else {}
         receipt.update(
             release=release,
-            **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "dirty")},
+            **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "frontend", "dirty")},
             settings=facts.get("settings", {}),
             settings_changed=settings_changed(before.get("settings", {}), facts.get("settings", {})) if facts else [],
             schema=live.version().get("schema") if live else None,
