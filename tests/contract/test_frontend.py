@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from jinja2 import Environment
 
+from tests.contract.conftest import AUTHOR
 from tests.support import ROOT, module_at, yaml_at
 
 FILES = {
@@ -71,6 +76,42 @@ def test_what_artefacts_make_is_what_nginx_keeps() -> None:
     assert artefact.FINGERPRINTED.pattern == yaml_at("roles/nginx/defaults/main.yml")["nginx_fingerprinted"]
     made = artefact.with_fingerprints({"frontend/index.html": b' src="a.js"', "frontend/a.js": b""})
     assert [bool(re.search(kept()[0], name)) for name in sorted(made)] == [True, False]
+
+
+def test_the_workflow_in_the_documentation_brings_what_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, as at two pushes: from a shallow clone, as GitHub's runners have it, with `dist` ignored."""
+    (text,) = re.findall(r"```yaml\n(name: Built\n.*?)```", (ROOT / "docs/frontend.md").read_text(), flags=re.DOTALL)
+    script = yaml.safe_load(text)["jobs"]["built"]["steps"][-1]["run"]
+    for name, value in {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*command: str, folder: Path = tmp_path) -> str:
+        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+    work = tmp_path / "work"
+    run("git", "init", "--quiet", "--bare", "--initial-branch=main", "site.git")
+    run("git", "clone", "--quiet", "site.git", "work")
+    (work / ".gitignore").write_text("dist\n")
+    commits = []
+    for page in ("one", "two"):
+        (work / "source").write_text(page)
+        run("git", "add", "--all", folder=work)
+        run("git", *AUTHOR, "commit", "--quiet", "--message", f"Make it {page}", folder=work)
+        run("git", "push", "--quiet", "origin", "HEAD:main", folder=work)
+        runner = tmp_path / f"runner-{page}"
+        run("git", "clone", "--quiet", "--depth=1", f"file://{tmp_path}/site.git", str(runner))
+        (runner / "dist").mkdir()
+        (runner / "dist/index.html").write_text(page)
+        run("bash", "-e", "-c", script, folder=runner)
+        front_end = module_at("plugins/action/artefact.py").FrontEnd.fetch(
+            f"file://{tmp_path}/site.git", "built", "", tmp_path / "mirrors"
+        )
+        assert front_end.subject.startswith(f"Make it {page} (")
+        assert run("git", "show", f"{front_end.commit}:index.html", folder=front_end.mirror) == page
+        commits.append(front_end.commit)
+    assert run("git", "rev-list", "built", folder=tmp_path / "site.git").split() == commits[::-1]
 
 
 def test_pages_from_elsewhere_call_dev_s_api_alone() -> None:

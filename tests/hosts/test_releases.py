@@ -129,13 +129,15 @@ def test_the_same_order_again_joins_the_run(here: World) -> None:
 
 
 def test_another_repository_brings_the_application(here: World, tmp_path: Path) -> None:
-    """Fetched by the control node: the host gets an archive, and neither Git nor its credentials."""
+    """And its front end: fetched by the control node, the host gets an archive, and neither Git nor its credentials."""
     theirs = tmp_path / "theirs"
     shutil.copytree(
         here.root / "app", theirs / "service", ignore=shutil.ignore_patterns(".*_cache", "__pycache__", ".env")
     )
     with (theirs / "service/nba/__init__.py").open("a") as stream:
         stream.write("# another repository\n")
+    (theirs / "dist").mkdir()
+    (theirs / "dist/index.html").write_text("their page\n")
     git = partial(subprocess.run, cwd=theirs, check=True, env={**os.environ, **IDENTITY})
     for command in (
         ["init", "--quiet", "--initial-branch=main"],
@@ -145,8 +147,12 @@ def test_another_repository_brings_the_application(here: World, tmp_path: Path) 
         git(["git", *command])
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=theirs, text=True).strip()
     where = {"app_repository": f"file://{theirs}", "app_repository_folder": "service", "app_version": "main"}
+    where |= {"app_frontend_repository": str(theirs), "app_frontend_folder": "dist"}
     deploy(here, "-e", json.dumps({**where, "app_repository_cache": str(tmp_path / "mirrors")})).succeeded()
-    assert here.get("dev1", "/api/version").json()["commit"] == commit
+    version = here.get("dev1", "/api/version").json()
+    assert (version["commit"], version["frontend"]) == (commit, commit)
+    assert json.loads(receipts(here)[-1].read_text())["frontend"] == commit
+    assert here.get("dev1", "/").text == "their page\n"
     assert here.get("dev1", "/api/users").status == 200
 
 
