@@ -156,6 +156,11 @@ def test_prod_gets_what_dev_answers_with_after_its_plan_was_approved() -> None:
     assert "scripts/job-summary .results/plan-prod.md" in runs["plan"]
     assert "site.yml -l prod -e confirm=prod -e plan=.results/plan-prod.json" in runs["prod"]
     assert 'playbooks/smoke.yml -l prod -e "artefact=$ARTEFACT"' in runs["prod"]
+    assert jobs["dev"]["outputs"]["frontend"] == "${{ steps.live.outputs.frontend }}"
+    for name in ("plan", "prod"):
+        (step,) = (step for step in jobs[name]["steps"] if "FRONTEND" in step.get("env", {}))
+        assert step["env"]["FRONTEND"] == "${{ needs.dev.outputs.frontend }}"
+        assert step["run"].endswith('${FRONTEND:+-e "app_frontend_version=$FRONTEND"}')
     assert yaml_at("group_vars/prod/vars.yml")["promote_from"] == "dev"
     for name in ("dev", "prod", "rollback"):
         receipts = [step for step in jobs[name]["steps"] if step.get("with", {}).get("path") == ".receipts"]
@@ -632,11 +637,24 @@ def test_a_site_that_works_is_told_apart_by_what_answers(project: Project, site:
     done = smoke(project, "-e", "artefact=0123abcd")
     assert done.returncode == 0, done.stdout
     live = (project.root / ".results/live-dev.env").read_text()
-    assert live == "release=r-1\nartefact=0123abcd\ncommit=89ab\n"
+    assert live == "release=r-1\nartefact=0123abcd\ncommit=89ab\nfrontend=\n"
     assert not project.called, "a look from outside needs no ssh"
     other = smoke(project, "-e", "artefact=other")
     assert other.returncode == 2
     assert "Meant was dev with other" in other.stdout
+
+
+@pytest.mark.parametrize(
+    ("answer", "taken"), [("f00d" * 10, "f00d" * 10), ("f00d" * 10 + " confirm=prod", ""), (None, "")]
+)
+def test_a_front_end_of_its_own_is_told_apart_too(
+    project: Project, site: type[Site], answer: str | None, taken: str
+) -> None:
+    """It becomes an option of the run on prod: what is no commit must not get there."""
+    site.pages["/api/version"] = json.dumps({**json.loads(site.pages["/api/version"]), "frontend": answer})
+    done = smoke(project)
+    assert done.returncode == 0, done.stdout
+    assert (project.root / ".results/live-dev.env").read_text().endswith(f"\nfrontend={taken}\n")
 
 
 @pytest.mark.parametrize(
