@@ -76,4 +76,4 @@ def test_a_pull_request_is_previewed_beside_the_live_release(here: World, commit
 @pytest.mark.parametrize("name", ["", "PR-12", "pr_12", "a-name-that-is-long"])
 def test_a_name_that_cannot_be_is_refused(here: World, commit: str, name: str) -> None:
     run = here.ansible("playbooks/preview.yml", "-l", "dev", "-e", f"preview={name}")
-    assert run.code != 0 and "-e preview is a name" in run.output
+    assert run.code != 0 and "a preview takes a preview_domain" in run.output
