@@ -176,7 +176,7 @@ def test_a_master_password_that_rds_keeps(project: Project) -> None:
     look = ("-m", "ansible.builtin.debug", "-a", "msg={{ mysql_client_master_password }}")
     done = project.run("ansible", "dev1", "-i", "inventory/test", *look)
     assert done.returncode == 2
-    assert "vault_database_master_password (group_vars/dev/vault.yml) is empty, and RDS keeps none" in done.stdout
+    assert "database_master_password (group_vars/dev/vault.yml) is empty, and RDS keeps none" in done.stdout
     assert "ansible-playbook -i inventory/account playbooks/provision.yml -l dev" in done.stdout
 
 
