@@ -57,7 +57,7 @@ class Runner:
                 cwd=self.root,
                 env={
                     **self.here.environment,
-                    **self.evaluated({**known["env"], **step.get("env", {})}),
+                    **self.evaluated({**known["env"], **known["jobs"][job].get("env", {}), **step.get("env", {})}),
                     "GITHUB_STEP_SUMMARY": str(summary),
                     "GITHUB_OUTPUT": str(output),
                 },

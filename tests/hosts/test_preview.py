@@ -47,7 +47,7 @@ def test_a_pull_request_is_previewed_beside_the_live_release(here: World, commit
         assert here.get("dev1", "/api/version", **HOST).json()["commit"] == commit
 
         # Its database is its own.
-        user = {"name": "Ada", "email": "ada@preview.test"}
+        user = {"name": "Ada", "email": "pr-12@example.com"}
         assert here.get("dev1", "/api/users", "POST", user, **HOST).status == 201
         assert user["email"] in here.sql("nba_dev_pr_12", "SELECT email FROM users")
         assert user["email"] not in here.sql("nba_dev", "SELECT email FROM users")
