@@ -30,7 +30,8 @@ Deploy = Callable[[bool], subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def deploy(cloud: Cloud) -> Deploy:
-    """Return what runs the documented hook; whether the environment is protected is said each time."""
+    """Return what runs the documented hook, on an empty account; it is told whether the environment is protected."""
+    cloud.prepare()
     root = cloud.project.root
     section = (ROOT / "docs/aws.md").read_text().partition("## A snapshot before each deploy")[2]
     (root / "hooks").mkdir(exist_ok=True)
