@@ -59,7 +59,7 @@ lint: setup ## Check the house rules
 quick: lint ## Lint, and the tests without hosts
 	@$(VENV)/bin/python -m pytest -q -n auto --dist loadfile -m "not lab and not aws"
 
-test: setup ## Everything, on lab hosts of its own
+test: setup ## Lint and tests, on lab hosts of their own; with LONG=yes those that take long, too
 	@scripts/test
 
 bench: setup ## Measure; writes docs/benchmarks.md

@@ -21,7 +21,8 @@ REBOOT_EXIT_CODE = 133
 # systemd-nspawn with --keep-unit leaves the restart after a reboot to its caller. Each machine needs a
 # control group of its own: otherwise all share one, and stopping a unit here stops its namesake there.
 SUPERVISOR = f'echo $$ >"$1/cgroup.procs" || exit 1; shift; while "$@"; [ $? -eq {REBOOT_EXIT_CODE} ]; do :; done'
-UNIFIED = "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY"
+# The network namespace is the machine's own, and so are its parameters in /proc/sys/net.
+SETTINGS = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,11 @@ def start(name: str, root: Path, console: Path) -> None:
     """Boot a machine from `root` in the network namespace of its name, detached from this process."""
     command = ["systemd-nspawn", "-q", "-D", str(root), "-M", name, "-b", "--register=no", "--keep-unit"]
     command += [f"--network-namespace-path={NAMESPACES / name}", "--link-journal=no", "--console=pipe"]
-    # The network namespace is the machine's own, and so are its firewall and its network's parameters.
+    # And so is its firewall.
     command += [f"--resolv-conf={resolv_conf_mode()}", "--capability=CAP_NET_ADMIN"]
     if Path("/run/systemd/system").is_dir():
-        unit = ["systemd-run", "--quiet", "--collect", f"--unit={name}", f"--setenv={UNIFIED}=1"]
+        unit = ["systemd-run", "--quiet", "--collect", f"--unit={name}"]
+        unit += [f"--setenv={setting}={value}" for setting, value in SETTINGS.items()]
         properties = ["Delegate=yes", "KillMode=mixed", f"TimeoutStopSec={GRACE_SECONDS}", "TasksMax=16384"]
         properties += [f"RestartForceExitStatus={REBOOT_EXIT_CODE}", f"SuccessExitStatus={REBOOT_EXIT_CODE}"]
         properties += [f"StandardOutput=append:{console}", f"StandardError=append:{console}"]
@@ -118,7 +120,7 @@ def start(name: str, root: Path, console: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, UNIFIED: "1"},
+            env={**os.environ, **SETTINGS},
             start_new_session=True,
             cwd="/",
         )

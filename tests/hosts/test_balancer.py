@@ -18,7 +18,7 @@ from tests.hosts.conftest import REPORTS, Watch, probe_hosts
 from tests.hosts.test_zero_loss import HEALTH, MAIN, REFUSES_ITSELF, new_code
 from tests.hosts.world import UNPROVEN, World, world
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 PROXY = "bare1"
 FIRST = ("prod1", "prod2", "prod3")
 LAST = "prod4"

@@ -113,13 +113,14 @@ def one_round(here: World, number: int, poetry: str) -> Outcome:
     return Outcome(sum(map(len, damaged.values())), missed, left)
 
 
-def test_everything_that_people_change_is_named_and_repaired(here: World, with_a_login: None, summary: Summary) -> None:
+@pytest.mark.parametrize("number", [0, *(pytest.param(number, marks=pytest.mark.long) for number in range(1, ROUNDS))])
+def test_what_people_change_is_named_and_repaired(
+    here: World, with_a_login: None, summary: Summary, number: int
+) -> None:
     poetry = here.shell("prod1", "ls -d /opt/poetry-*").strip()
     run, records = look(here)
     assert (run.code, records) == (0, []), run.output[-3000:]
-    rounds = [one_round(here, number, poetry) for number in range(ROUNDS)]
-    total = sum(one.total for one in rounds)
-    missed = [line for one in rounds for line in one.missed]
-    left = [line for one in rounds for line in one.left]
-    summary("what people change by hand", f"{total - len(missed)} of {total} caught, {total - len(left)} repaired")
-    assert not missed and not left, "\n".join(["not named:", *missed, "not repaired:", *left])
+    found = one_round(here, number, poetry)
+    caught, repaired = found.total - len(found.missed), found.total - len(found.left)
+    summary(f"what people change, round {number}", f"{caught} of {found.total} caught, {repaired} repaired")
+    assert not found.missed and not found.left, "\n".join(["not named:", *found.missed, "not repaired:", *found.left])

@@ -316,7 +316,9 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [step if step in ("migrate", "switch") else pytest.param(step, marks=pytest.mark.long) for step in STEPS]
+)
 def test_interrupted_control_node(here: World, probing: Probing, step: str) -> None:
     """Ctrl-C, and a control node that is gone at once: what runs on the hosts ends by itself or is taken over."""
     for number in (signal.SIGINT, signal.SIGKILL):

@@ -274,7 +274,7 @@ def test_another_checkout_is_told_whose_lab_it_is(up: dict[str, str], tmp_path: 
     assert boot_ids() == up
 
 
-@pytest.mark.parametrize("after", [0.8, 1.3, 2.5])
+@pytest.mark.parametrize("after", [1.3, *(pytest.param(after, marks=pytest.mark.long) for after in (0.8, 2.5))])
 def test_ctrl_c_leaves_what_up_can_go_on_from(up: dict[str, str], after: float) -> None:
     del up
     lab("down")
