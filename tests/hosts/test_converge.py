@@ -145,6 +145,12 @@ def test_a_port_that_nobody_opened_is_closed(here: World, converged: Converged) 
         here.execute("dev1", "systemctl", "stop", "listener")
 
 
+def test_a_firewall_that_would_lock_everybody_out_is_refused(here: World, converged: Converged) -> None:
+    refused = here.ansible("playbooks/base.yml", "-l", "dev", "-e", '{"base_firewall_ports": [80]}')
+    assert refused.code != 0 and "lacks 22, the port of ssh" in refused.output
+    assert set(refused.changed().values()) == {0}
+
+
 def test_nginx_says_what_it_should_and_nothing_more(here: World, converged: Converged) -> None:
     page = here.get("prod1", "/")
     assert page.headers["Server"] == "nginx"
