@@ -123,8 +123,8 @@ def damage(path: str, kind: str) -> str:
 
 
 def answers(path: str) -> bool:
-    """Tell whether a file is one of the program that answers what is live."""
-    return path.startswith(NAMES["__app_library"]) and Path(path).stem not in ("backup", "bucket")
+    """Tell whether a file is one of the program that answers what is live, or of what it imports."""
+    return path.startswith(NAMES["__app_library"])
 
 
 def of_files(poetry: str, host: int, number: int) -> list[Mutation]:
