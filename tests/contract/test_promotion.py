@@ -119,15 +119,20 @@ def test_a_reason_must_say_something(asking: Project, reason: str) -> None:
 # --- code from another repository ---
 
 
+def committed(project: Project, folder: Path) -> Path:
+    """Make a repository of a folder, with all that is in it, and return the folder."""
+    for arguments in (["init", "--quiet"], ["add", "."], [*AUTHOR, "commit", "--quiet", "--message", "all"]):
+        assert project.run("git", "-C", str(folder), *arguments).returncode == 0
+    return folder
+
+
 @pytest.fixture
 def elsewhere(project: Project, tmp_path: Path) -> Path:
     """Return a repository with an application in a folder."""
     folder = tmp_path / "elsewhere"
     (folder / "service").mkdir(parents=True)
     (folder / "service/poetry.lock").write_text("# lock\n")
-    for arguments in (["init", "--quiet"], ["add", "."], [*AUTHOR, "commit", "--quiet", "--message", "app"]):
-        assert project.run("git", "-C", str(folder), *arguments).returncode == 0
-    return folder
+    return committed(project, folder)
 
 
 def test_an_application_of_another_repository(project: Project, elsewhere: Path) -> None:
@@ -160,9 +165,7 @@ def site(project: Project, tmp_path: Path) -> Path:
     folder = tmp_path / "site"
     (folder / "dist").mkdir(parents=True)
     (folder / "dist/index.html").write_text("theirs\n")
-    for arguments in (["init", "--quiet"], ["add", "."], [*AUTHOR, "commit", "--quiet", "--message", "site"]):
-        assert project.run("git", "-C", str(folder), *arguments).returncode == 0
-    return folder
+    return committed(project, folder)
 
 
 def test_a_front_end_of_another_repository_is_part_of_the_artefact(project: Project, site: Path) -> None:

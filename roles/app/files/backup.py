@@ -217,14 +217,17 @@ class Backups:
             return []
         return sorted((path.name for path in self.config.folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
 
+    def away(self) -> dict[str, int]:
+        """Return the sizes in bytes of the backups in the bucket, by their names; nothing without a bucket."""
+        found = self.config.bucket.sizes() if self.config.bucket else {}
+        return {name: size for name, size in found.items() if NAME.fullmatch(name)}
+
     def listing(self) -> list[str]:
         """Return a line for each backup, the newest first: name, size, and where it is if not on this host."""
         here = {name: (self.config.folder / name).stat().st_size for name in self.names()}
-        away = self.config.bucket.sizes() if self.config.bucket else {}
         return [
             f"{name}  {size / (1 << 20):.1f} MiB{'' if name in here else f'  {self.config.bucket}'}"
-            for name, size in sorted({**away, **here}.items(), reverse=True)
-            if NAME.fullmatch(name)
+            for name, size in sorted({**self.away(), **here}.items(), reverse=True)
         ]
 
     def database(self) -> Database:
@@ -308,9 +311,8 @@ class Backups:
         Raises:
             BackupError: there is none of this name.
         """
-        known = self.listing()
-        if self.config.bucket is None or name not in [line.split()[0] for line in known]:
-            there = "\n  ".join(known) or "none"
+        if self.config.bucket is None or name not in self.away():
+            there = "\n  ".join(self.listing()) or "none"
             raise BackupError(f"{name} is not a backup on this host; there are:\n  {there}")
         partial = self.config.folder / f".{name}.partial"
         try:
