@@ -243,7 +243,9 @@ class Host:
         found: Facts = {}
         for file in ("release.json", "backup.json"):
             for key, value in json_at(f"{self.library}/{file}").items():
-                found[f"{file}: {key}"] = value if isinstance(value, str) else json.dumps(value)
+                # A mapping has a line for each key, since lines are compared one by one.
+                indent = 1 if isinstance(value, dict) else None
+                found[f"{file}: {key}"] = value if isinstance(value, str) else json.dumps(value, indent=indent)
         if not self.release:
             return {**found, "live release": "none"}
         facts = json_at(f"{self.release}/release.json")

@@ -27,6 +27,7 @@ DEV = {
     "workers_max": 2,
     "tasks_max": 256,
     "sample_data": True,
+    "backup_bucket": "",
     "server_names": ["_"],
     "login_accounts": [],
 }
@@ -39,6 +40,7 @@ PROD = {
     "memory_max": "1G",
     "workers_max": 4,
     "sample_data": False,
+    "backup_bucket": "nba-backups",
     "server_names": ["nba.example.com", "www.example.com"],
     "login_accounts": [{"name": "alice", "keys": ["ssh-ed25519 AAAA alice"], "sudo": True}],
 }
@@ -167,6 +169,21 @@ def test_a_number_is_declared_where_it_is_wired() -> None:
     row = only("2", "4", section="application", key="release.json: workers_max")
     assert (row.kind, row.variables) == ("declared", ("workers_max",))
     assert only("2", "5", section="application", key="release.json: workers_max").kind == "undeclared"
+
+
+def test_a_bucket_of_one_environment_is_declared_with_its_folder_and_what_it_takes() -> None:
+    dev, prod = (
+        json.dumps({"name": name, "prefix": f"nba/{environment}/", "region": "eu-west-1"}, indent=1)
+        for name, environment in (("", "dev"), ("nba-backups", "prod"))
+    )
+    key = "backup.json: bucket"
+    row = only(dev, prod, section="application", key=key)
+    assert (row.kind, row.variables) == ("declared", ("backup_bucket", "environment_name"))
+    for wrong in (prod.replace("/prod", "/test"), prod.replace("eu-", "us-")):
+        assert only(dev, wrong, section="application", key=key).kind == "undeclared"
+    row = only(None, "1.37", section="packages", key="python3-boto3")
+    assert (row.kind, row.variables) == ("declared", ("backup_bucket",))
+    assert only(None, "1.37", section="packages", key="python3-botany").kind == "undeclared"
 
 
 def test_a_thing_that_one_environment_lists_may_be_missing_in_the_other() -> None:
