@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Sees that no package is older than it was."""
+"""Sees that no package is older than it was, and tells which are installed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: package_versions
-short_description: Sees that no package is older than it was
+short_description: Sees that no package is older than it was, and tells which are installed
 description:
   - C(state=present) is content with any version, and C(state=latest) would upgrade whenever somebody converges. This
     module remembers the versions of all packages, and upgrades those alone that somebody took back since, a hold of
     theirs notwithstanding. What the host's sources do not offer any more is taken as it is, and remembered.
+  - What it found is also a fact, by which later roles of the run know whether they must call apt at all.
 options:
   record: {type: path, required: true, description: File that keeps the versions; root's.}
   lock_timeout: {type: int, default: 60, description: Seconds to wait for another apt.}
@@ -28,6 +29,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+ansible_facts:
+  description: C(installed_packages), the names of all installed packages, without an architecture.
+  type: dict
+  returned: always
 changed_paths:
   description: Each package that was older, with both versions.
   type: list
@@ -90,7 +95,8 @@ def main() -> None:
     words = [f"{name} is {now[name]}, and was {known[name]}" for name in older]
     if not module.check_mode and (found := installed()) != known:
         write(module.params["record"], found)
-    module.exit_json(changed=bool(older), changed_paths=words)
+    names = sorted({name.partition(":")[0] for name in now})
+    module.exit_json(changed=bool(older), changed_paths=words, ansible_facts={"installed_packages": names})
 
 
 if __name__ == "__main__":

@@ -89,3 +89,11 @@ def test_a_preview_remembers_nothing(packages: Packages, capsys: pytest.CaptureF
 def test_versions_are_compared_as_dpkg_does() -> None:
     assert package_versions.is_older("1.0~rc1-1", "1.0-1")
     assert not package_versions.is_older("1:1.0", "2.0")
+
+
+def test_what_is_installed_is_a_fact_without_architectures(
+    packages: Packages, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packages.installed["libc6:amd64"] = "2.41-12"
+    facts = packages.run(capsys, check=True)["ansible_facts"]
+    assert facts == {"installed_packages": ["libc6", "nginx", "tzdata"]}
