@@ -12,6 +12,8 @@ from lab.config import DATABASE_PORT, DOMAIN, HostSpec, Lab
 from lab.errors import LabError
 
 SERVICE_SECONDS = 20.0
+# What a container cannot have in a machine that is one itself: keys of its own, and more than the machine's limits.
+CONTAINERS = '[containers]\nkeyring = false\ndefault_ulimits = ["nofile=1024:8192", "nproc=4096:4096"]\n'
 
 
 def image_of(lab: Lab, host: str) -> str:
@@ -94,6 +96,9 @@ def personalize(lab: Lab, spec: HostSpec, root: Path) -> None:
     images.chroot(root, "update-ca-certificates")
     if spec.is_database:
         return
+    containers = root / "etc/containers/containers.conf"
+    containers.parent.mkdir(exist_ok=True)
+    containers.write_text(CONTAINERS)
     key = lab.host_dir(spec.name) / "ssh_host_ed25519_key"
     for source, mode in ((key, 0o600), (key.with_suffix(".pub"), 0o644)):
         copy = root / "etc/ssh" / source.name

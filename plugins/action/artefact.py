@@ -44,6 +44,7 @@ FINGERPRINT = 10
 FINGERPRINTED = re.compile(r"\.[0-9a-f]{8,}\.[a-z0-9]+$|/assets/.+-[A-Za-z0-9_-]{8}\.[a-z0-9]+$")
 REFERENCE = re.compile(rb"""(\s(?:src|href)=["'])([^"':?#]+)(?=["'])""")
 COMMITS_SHOWN = 100
+RUNTIMES = ("venv", "container")
 
 
 def git(*arguments: str, folder: Path, environment: dict[str, str] | None = None, lines: str = "") -> bytes:
@@ -332,6 +333,19 @@ def member_digest(content: bytes, name: str) -> str:
         return hashlib.sha256(stream.read()).hexdigest() if stream else ""
 
 
+def runtime_finding(content: bytes, runtime: str, place: str) -> str:
+    """Return what is wrong with ``app_runtime`` for an archive that comes from a place; nothing where all is well."""
+    if runtime not in RUNTIMES:
+        return f"app_runtime: {runtime!r} is neither of {' and '.join(RUNTIMES)}; set it in group_vars/all/vars.yml"
+    if runtime == "container" and not member_digest(content, "Containerfile"):
+        return (
+            f"{place}: Containerfile is not there, and app_runtime is container, which builds the release's image from it. "
+            "Write one and commit it (`git add Containerfile && git commit`; docs/image.md says what it takes), or set "
+            "app_runtime to venv in group_vars/all/vars.yml"
+        )
+    return ""
+
+
 def commits_between(old: str, new: str, below: str, folder: Path) -> list[str] | None:
     """Return what ``new`` has and ``old`` has not below a folder: short name and subject, the newest first.
 
@@ -359,6 +373,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         mirrors: folder for what is fetched of such repositories.
         version: commit, tag or branch; HEAD takes the work tree as it is, or the other repository's default branch.
         allow_dirty: whether uncommitted changes may be part of the artefact.
+        runtime: what the release is to run in, ``venv`` or ``container``, which takes a Containerfile.
         cache: folder for finished archives.
         since: the commit that is live, to be told what comes with this one and what it takes back; may be left out.
 
@@ -370,7 +385,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(
         (
-            "source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "cache", "since",
+            "source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "runtime", "cache", "since",
             "frontend_repository", "frontend_version", "frontend_folder",
         )
     )  # fmt: skip
@@ -401,6 +416,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         lock = member_digest(content, "poetry.lock")
         if not lock:
             raise AnsibleActionFail(f"{place}: poetry.lock is not in {version}: run `poetry lock` there and commit it")
+        if finding := runtime_finding(content, str(arguments.get("runtime", "venv")), place):
+            raise AnsibleActionFail(finding)
         path = Path(str(arguments["cache"])) / f"{digest}.tar"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)

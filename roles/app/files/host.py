@@ -5,13 +5,10 @@ from __future__ import annotations
 import configparser
 import contextlib
 import fcntl
-import hashlib
 import http.client
 import json
 import os
-import pwd
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +19,7 @@ from typing import Any
 from activation import Abandoned, Course, Order, Run
 from basics import OPTION_FILE, ReleaseError, digest_of, parsed, read_json, replace_link, run, set_aside, write_whole
 from connections import Pool, Server, fit
+from environments import KINDS, Environment, runtime_of
 from integrity import Integrity, exchange, in_words, unknown
 from parcel import Parcel
 from records import Mask, Records, settings_changed
@@ -70,6 +68,15 @@ class Host:
     def integrity(self) -> Integrity:
         """Return what compares this host with what it was made to be."""
         return Integrity(self.config.root, self.config.user, self.config.migration_user)
+
+    @property
+    def environments(self) -> dict[str, Environment]:
+        """Return what releases can run in."""
+        return {name: kind(self.config, self.integrity) for name, kind in KINDS.items()}
+
+    def environment(self, folder: Path) -> Environment:
+        """Return what the release in a folder runs in."""
+        return self.environments[runtime_of(folder)]
 
     @property
     def live(self) -> Slot | None:
@@ -142,6 +149,9 @@ class Host:
         found = []
         shown = live.show("ActiveState", "NeedDaemonReload", "MainPID", "FragmentPath", "DropInPaths")
         found += [f"{unit} is {state}, not enabled" for unit, state in live.at_boot().items() if state != "enabled"]
+        environment = self.environment(self.folder(live.release))
+        if live.drop_in.is_symlink() != environment.contained:
+            found.append(f"{live.service} is not one for a release with {environment.title}")
         if shown.get("NeedDaemonReload") == "yes":
             found.append(f"{live.service} was changed since systemd read it")
         if shown.get("ActiveState") != "active":
@@ -157,8 +167,9 @@ class Host:
         found = self.integrity.account_problems(self.folder(live))
         if changes := self.integrity.changes(self.folder(live)):
             found.append(f"release {live}: {in_words(changes)}")
-        if changes := self.integrity.venv_changes(self.folder(live)):
-            found.append(f"the virtual environment of {live}: {in_words(changes)}")
+        environment = self.environment(self.folder(live))
+        if changes := environment.changes(self.folder(live)):
+            found.append(f"the {environment.title} of {live}: {in_words(changes)}")
         return found + [f"{path} is no release that could be gone back to" for path in self.unusable(live)]
 
     def unusable(self, live: str) -> list[Path]:
@@ -275,7 +286,7 @@ class Host:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             parcel.unpack(partial, {".env": service, ".env.migrate": migrator, OPTION_FILE: migrator})
-            self.link_venv(partial)
+            self.environment(partial).make(partial)
             self.check_settings(partial)
             yield partial
         finally:
@@ -289,18 +300,13 @@ class Host:
             parcel: what was brought.
             workers: worker processes of all hosts of the environment.
         """
-        venvs = self.config.root / "venvs"
-        with self.only_one_prepares():
-            known = set(venvs.iterdir())
-            try:
-                if self.folder(release).is_dir():
-                    return self.outlook(release, workers)
-                with self.made_aside(release, parcel) as folder:
-                    return self.outlook(folder.name, workers)
-            finally:
-                for venv in set(venvs.iterdir()) - known:
-                    shutil.rmtree(venv)
-                    self.integrity.forget(venv)
+        with self.only_one_prepares(), contextlib.ExitStack() as stack:
+            if self.folder(release).is_dir():
+                return self.outlook(release, workers)
+            for environment in self.environments.values():
+                stack.enter_context(environment.left_as_it_was())
+            folder = stack.enter_context(self.made_aside(release, parcel))
+            return self.outlook(folder.name, workers)
 
     def outlook(self, release: str, workers: int) -> dict[str, Any]:
         """Return the migrations of a release, and whether its connections fit; each problem is a text."""
@@ -329,89 +335,28 @@ class Host:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
-    def link_venv(self, folder: Path) -> None:
-        """Make the virtual environment for the release's lock file, unless there is one, and link it."""
-        venv = self.venv_for(folder)
-        (folder / ".venv").symlink_to(venv)
-        run(venv / "bin" / "python", "-m", "compileall", "-q", "-x", r"/\.venv/", folder)
-
-    def venv_for(self, folder: Path) -> Path:
-        """Return the virtual environment for a release's lock file, made where there is none that is as it was made.
-
-        One that somebody changed stays beside the new one for those who still run from it; `clean_up` removes it.
-        """
-        version = run(self.config.python, "-VV").stdout
-        key = hashlib.sha256((folder / "poetry.lock").read_bytes() + version.encode()).hexdigest()[:16]
-        number, venv = 0, self.config.root / "venvs" / key
-        while (venv / ".complete").is_file() and self.integrity.changes(venv):
-            number += 1
-            venv = venv.with_name(f"{key}.{number}")
-        if not (venv / ".complete").is_file():
-            shutil.rmtree(venv, ignore_errors=True)
-            run(self.config.python, "-m", "venv", "--without-pip", venv)
-            self.install(folder, venv)
-            (venv / ".complete").touch()
-            self.integrity.remember(venv)
-        return venv
-
-    def replace_venv(self, release: str) -> None:
-        """Give a release, and all that share its virtual environment, one that is as it was made."""
-        with self.only_one_prepares(), self.step("make the virtual environment anew"):
-            old = os.path.realpath(self.folder(release) / ".venv")
-            venv = self.venv_for(self.folder(release))
-            for name in {release, *self.releases()}:
-                link = self.folder(name) / ".venv"
-                if name == release or os.path.realpath(link) == old:
-                    replace_link(link, venv)
-
-    def install(self, folder: Path, venv: Path) -> None:
-        """Install exactly what poetry.lock names into ``venv``."""
-        environment = {
-            **os.environ,
-            "VIRTUAL_ENV": str(venv),
-            "PATH": f"{venv}/bin:{os.environ.get('PATH', os.defpath)}",
-            "POETRY_CACHE_DIR": "/var/cache/poetry",
-            # Poetry brings its own list of authorities; the system's may know more.
-            "REQUESTS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt",
-        }
-        if self.config.index_url:
-            environment["POETRY_PYPI_MIRROR_URL"] = self.config.index_url
-        run(
-            self.config.poetry, "sync", "--only=main", "--no-root", "--no-interaction", "--compile",
-            cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+    def renew_environment(self, release: str) -> None:
+        """Give a release, and all that share its environment, one that is as it was made."""
+        folder = self.folder(release)
+        with self.only_one_prepares(), self.step(f"make the {self.environment(folder).title} anew"):
+            others = [self.folder(name) for name in self.releases() if name != release]
+            self.environment(folder).renew(folder, [path for path in others if runtime_of(path) == runtime_of(folder)])
 
     def check_settings(self, folder: Path) -> None:
         """Let the release's own code accept or refuse its ``.env``."""
         if not self.config.settings_command:
             return
-        done = self.run_in(folder, self.config.user, self.config.settings_command)
+        done = self.environment(folder).run(folder, self.config.user, self.config.settings_command)
         if done.returncode != 0:
             raise ReleaseError(
                 f"the application refuses its settings:\n{(done.stderr or done.stdout).strip()}\n"
                 "correct them in group_vars and run the same command again; nothing was switched"
             )
 
-    def run_in(self, folder: Path, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
-        """Run a command of the release's virtual environment in its folder, as ``user``."""
-        account = pwd.getpwnam(user)
-        return subprocess.run(
-            [str(folder / ".venv" / "bin" / command[0]), *command[1:]],
-            check=False,
-            cwd=folder,
-            env={"PATH": f"{folder}/.venv/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent",
-                 "PYTHONDONTWRITEBYTECODE": "1"},
-            user=user,
-            group=account.pw_gid,
-            extra_groups=os.getgrouplist(user, account.pw_gid),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-        )  # fmt: skip
-
     def execute(self, release: str, command: list[str]) -> str:
         """Run a command of a release as its service account."""
-        done = self.run_in(self.folder(release), self.config.user, command)
+        folder = self.folder(release)
+        done = self.environment(folder).run(folder, self.config.user, command)
         output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-40:])
         if done.returncode != 0:
             raise ReleaseError(f"`{' '.join(command)}` in release {release} ended with {done.returncode}:\n{output}")
@@ -434,7 +379,8 @@ class Host:
         release, old, new = order.release, self.live, self.idle
         if old and old.release == release:
             return
-        if not self.folder(release).is_dir():
+        folder = self.folder(release)
+        if not folder.is_dir():
             raise ReleaseError(f"{release} is not on this host; `{self.config.name}-release list` names those that are")
         if change.workers:
             with self.step("see whether the connections fit"):
@@ -447,6 +393,8 @@ class Host:
                 self.remember(release, state="failed", at=time.time())
                 raise
         course.reached("migrated")
+        if self.state(release).get("state") == "good" and self.environment(folder).changes(folder):
+            self.renew_environment(release)
         self.start(new, release, lasting=self.state(release).get("state") != "good")
         try:
             course.reached("ready")
@@ -471,6 +419,8 @@ class Host:
             if slot.show("ActiveState").get("ActiveState") != "inactive":
                 slot.stop()
             replace_link(slot.folder / "release", self.folder(release))
+            if slot.contain(self.environment(self.folder(release)).contained):
+                run("systemctl", "daemon-reload")
         try:
             with self.step(f"start {release} in {slot.name}"):
                 run("systemctl", "start", slot.socket_unit, slot.service)
@@ -608,7 +558,7 @@ class Host:
             if status == 200:
                 version = slot.version()
                 seen.add(str(version.get("worker", "")))
-                if version.get("release") == release and slot.workers() <= seen | {slot.main(), ""}:
+                if version.get("release") == release and slot.workers() <= seen | {""}:
                     return
                 last = f"{self.config.version_path} names the release {version.get('release') or 'none'}"
             else:
@@ -654,7 +604,7 @@ class Host:
                 )
             if slot.show("ActiveState").get("ActiveState") != "active":
                 raise ReleaseError(f"{slot.service} died after the switch")
-            silent = slot.workers() - seen - {slot.main()} if seen != {""} else set()
+            silent = slot.workers() - seen if seen != {""} else set()
             if time.monotonic() - begin > seconds and not silent:
                 return
             if time.monotonic() - begin > seconds + self.config.start_timeout_seconds:
@@ -686,8 +636,10 @@ class Host:
             raise ReleaseError("no release is live; deploy one")
         self.integrity.mend_accounts([self.folder(name) for name in self.releases()])
         self.set_unusable_aside(live.release)
-        if self.integrity.venv_changes(live.folder / "release"):
-            self.replace_venv(live.release)
+        environment = self.environment(self.folder(live.release))
+        if environment.changes(self.folder(live.release)):
+            self.renew_environment(live.release)
+        live.contain(environment.contained)
         run("systemctl", "daemon-reload")
         run("systemctl", "unmask", "--quiet", live.service, live.socket_unit)
         live.enable()
@@ -710,7 +662,7 @@ class Host:
             raise ReleaseError("could not be repaired: " + "; ".join(left))
 
     def clean_up(self) -> None:
-        """Remove old releases and virtual environments; what a slot points to and the newest good ones stay."""
+        """Remove old releases and what they ran in; what a slot points to and the newest good ones stay."""
         if live := self.live:
             self.set_unusable_aside(live.release)
         pointed = {self.slot(name).release for name in SLOTS}
@@ -724,12 +676,10 @@ class Host:
             if name not in kept:
                 shutil.rmtree(self.folder(name))
                 self.forget(name)
-        used = {os.path.realpath(self.folder(name) / ".venv") for name in kept if name}
+        folders = [self.folder(name) for name in kept if name]
         with self.only_one_prepares():
-            for venv in (self.config.root / "venvs").iterdir():
-                if os.path.realpath(venv) not in used:
-                    shutil.rmtree(venv) if venv.is_dir() and not venv.is_symlink() else venv.unlink()
-                    self.integrity.forget(venv)
+            for name, environment in self.environments.items():
+                environment.clean([folder for folder in folders if runtime_of(folder) == name])
             for leftover in (self.config.root / "releases").glob(".*.partial"):
                 shutil.rmtree(leftover)
 
@@ -750,12 +700,11 @@ class Host:
         return min(len(os.sched_getaffinity(0)) + 1, self.config.workers_max)
 
     def serve(self, slot: str) -> None:
-        """Become the server of a slot; systemd starts this as the service account."""
+        """Become the server of a slot; systemd starts this in the release's folder."""
         command = [
             part.replace("{workers}", str(self.workers())).replace("{slot}", slot) for part in self.config.serve_command
         ]
-        program = Path.cwd() / ".venv" / "bin" / command[0]
-        os.execv(program, [str(program), *command[1:]])  # noqa: S606
+        self.environment(Path.cwd()).serve(self.slot(slot), command)
 
     def probe(self, slot_name: str, pid: int) -> None:
         """Wait until a starting slot answers at all; end at once when its main process ``pid`` is gone.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from basics import run, write_whole
-from slots import Slot
+from slots import Slot, server
 
 NAMED = 3  # so many changed files are named, the others counted
 # From linux/fs.h and linux/fcntl.h: renameat2 exchanges two names, so that neither is ever missing.
@@ -153,7 +153,7 @@ class Integrity:
 
     def process_problems(self, slot: Slot, shown: dict[str, str]) -> list[str]:
         """Return why the main process of a slot is not what its files say: it is older, or runs as another account."""
-        pid, release = shown.get("MainPID", "0"), slot.folder / "release"
+        pid, release = server(shown.get("MainPID", "0")), slot.folder / "release"
         try:
             words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -1,6 +1,6 @@
 """The schema of the database on its way to that of a release: planned, backed up, changed, taken back.
 
-Alembic itself runs in the release's own virtual environment (migrations.py), as the migration account.
+Alembic itself runs in the release's own environment (migrations.py), as the migration account.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Schema:
             known = f"`{self.host.config.name}-release list` names those that are"
             raise ReleaseError(f"{self.release} is not on this host; {known}")
         # Isolated: nothing beside migrations.py is importable by the application's env.py.
-        done = self.host.run_in(folder, self.host.config.migration_user, ["python", "-I", str(program), *arguments])
+        command = ["python", "-I", str(program), *arguments]
+        done = self.host.environment(folder).run(folder, self.host.config.migration_user, command, program)
         result = parsed(done.stdout)
         if done.returncode != 0:
             text = "\n".join(done.stderr.strip().splitlines()[-60:])

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basics import parsed, run
+from basics import parsed, replace_link, run
 
 SLOTS = ("blue", "green")
 CONFIG = Path(__file__).resolve().with_name("release.json")
+# Where administrators' programs put units, beside those in /etc that people edit.
+UNITS = Path("/usr/local/lib/systemd/system")
+# What podman leaves between systemd and a container: the unit's main process, whose only child is the server.
+MONITOR = "conmon"
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,32 @@ def ask(connection: http.client.HTTPConnection, path: str, host: str = "localhos
         connection.close()
 
 
+def children(pid: str) -> list[str]:
+    """Return the ids of a process's children; none where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+
+
+def server(main: str) -> str:
+    """Return the id of the process that serves, by that of a unit's main process."""
+    try:
+        monitored = Path(f"/proc/{main}/comm").read_text().strip() == MONITOR
+    except OSError:
+        return main
+    return next(iter(children(main)), "0") if monitored else main
+
+
+def own_id(pid: str) -> str:
+    """Return the id that a process knows itself by: in a container it is not the host's."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return pid
+    return next((line.split()[-1] for line in lines if line.startswith("NSpid:")), pid)
+
+
 @dataclass
 class Slot:
     """One of the two places that a release can run in."""
@@ -132,15 +162,28 @@ class Slot:
 
     def main(self) -> str:
         """Return the process id of the server's main process, 0 where there is none."""
-        return self.show("MainPID").get("MainPID", "0")
+        return server(self.show("MainPID").get("MainPID", "0"))
 
     def workers(self) -> set[str]:
-        """Return the process ids of the server's main process and its workers."""
-        main = self.main()
-        try:
-            return {main, *Path(f"/proc/{main}/task/{main}/children").read_text().split()}
-        except OSError:
-            return set()
+        """Return the process ids of the server's workers, as they know them themselves."""
+        return {own_id(worker) for worker in children(self.main())}
+
+    @property
+    def drop_in(self) -> Path:
+        """Return what has systemd start the slot's release as root, for podman; the role brings what it links to."""
+        return UNITS / f"{self.service}.d" / "container.conf"
+
+    def contain(self, wanted: bool) -> bool:
+        """Have systemd start the slot's release for podman, or not; tell whether it has to read its units anew."""
+        if wanted == self.drop_in.is_symlink():
+            return False
+        if wanted:
+            self.drop_in.parent.mkdir(parents=True, exist_ok=True)
+            replace_link(self.drop_in, CONFIG.with_name("container.conf"))
+        else:
+            self.drop_in.unlink()
+            self.drop_in.parent.rmdir()
+        return True
 
     def at_boot(self) -> dict[str, str]:
         """Return what the disk says of each unit, not what systemd remembers of it: enabled, disabled, masked, ..."""
@@ -158,6 +201,7 @@ class Slot:
         # The socket first, or the next connection would start the service again.
         run("systemctl", "stop", self.socket_unit)
         run("systemctl", "stop", "--no-block", self.service)
+        self.contain(False)
         # While its requests end.
         run("systemctl", "daemon-reload")
         run("systemctl", "stop", self.service)

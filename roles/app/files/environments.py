@@ -1,0 +1,362 @@
+"""What the code of a release runs in: a virtual environment of this host, or an image with a system of its own.
+
+A release keeps to the one that its `release.json` names, so that a rollback crosses from one to the other.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import hashlib
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from basics import OPTION_FILE, ReleaseError, read_json, replace_link, run
+from integrity import Integrity
+from slots import Config, Slot
+
+CERTIFICATES = Path("/etc/ssl/certs")
+
+
+@dataclass(frozen=True)
+class Environment(abc.ABC):
+    """What host.py asks of either; ``folder`` is a release's own, its code and settings."""
+
+    config: Config
+    integrity: Integrity
+
+    # What messages call it, and whether systemd hands a slot to podman, which is root's.
+    title = ""
+    contained = False
+
+    @abc.abstractmethod
+    def make(self, folder: Path) -> None:
+        """Make what a release needs, unless it is there.
+
+        Raises:
+            ReleaseError: it cannot be made.
+        """
+
+    @abc.abstractmethod
+    def changes(self, folder: Path) -> list[str]:
+        """Return what is wrong with what a release needs, in words."""
+
+    @abc.abstractmethod
+    def renew(self, folder: Path, others: Iterable[Path]) -> None:
+        """Make anew what a release needs, for the ``others`` that share it as well."""
+
+    @abc.abstractmethod
+    def run(self, folder: Path, user: str, command: list[str], *programs: Path) -> subprocess.CompletedProcess[str]:
+        """Run a command of a release in its folder as an account of this host.
+
+        ``programs`` are files of this host that the command names.
+        """
+
+    @abc.abstractmethod
+    def serve(self, slot: Slot, command: list[str]) -> None:
+        """Become the server of a slot, with the socket that systemd has handed over."""
+
+    @abc.abstractmethod
+    def names(self) -> set[str]:
+        """Return the names of all that there are on this host."""
+
+    @abc.abstractmethod
+    def name_for(self, folder: Path) -> str:
+        """Return the name of the one that a release has."""
+
+    @abc.abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove one that no release needs."""
+
+    def clean(self, kept: Iterable[Path]) -> None:
+        """Remove all but those of the releases that stay."""
+        for name in self.names() - {self.name_for(folder) for folder in kept}:
+            self.remove(name)
+
+    @contextlib.contextmanager
+    def left_as_it_was(self) -> Iterator[None]:
+        """Remove at the end what was made meanwhile."""
+        known = self.names()
+        try:
+            yield
+        finally:
+            for name in self.names() - known:
+                self.remove(name)
+
+
+class Venv(Environment):
+    """A virtual environment for each lock file, shared by the releases that have it and linked as their `.venv`."""
+
+    title = "virtual environment"
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of them all."""
+        return self.config.root / "venvs"
+
+    def make(self, folder: Path) -> None:
+        """Make the one for the release's lock file, unless there is one, and link it."""
+        venv = self.venv_for(folder)
+        (folder / ".venv").symlink_to(venv)
+        run(venv / "bin" / "python", "-m", "compileall", "-q", "-x", r"/\.venv/", folder)
+
+    def venv_for(self, folder: Path) -> Path:
+        """Return the one for a release's lock file, made where there is none that is as it was made.
+
+        One that somebody changed stays beside the new one for those who still run from it; `clean` removes it.
+        """
+        version = run(self.config.python, "-VV").stdout
+        key = hashlib.sha256((folder / "poetry.lock").read_bytes() + version.encode()).hexdigest()[:16]
+        number, venv = 0, self.folder / key
+        while (venv / ".complete").is_file() and self.integrity.changes(venv):
+            number += 1
+            venv = venv.with_name(f"{key}.{number}")
+        if not (venv / ".complete").is_file():
+            shutil.rmtree(venv, ignore_errors=True)
+            run(self.config.python, "-m", "venv", "--without-pip", venv)
+            self.install(folder, venv)
+            (venv / ".complete").touch()
+            self.integrity.remember(venv)
+        return venv
+
+    def install(self, folder: Path, venv: Path) -> None:
+        """Install exactly what poetry.lock names into ``venv``."""
+        environment = {
+            **os.environ,
+            "VIRTUAL_ENV": str(venv),
+            "PATH": f"{venv}/bin:{os.environ.get('PATH', os.defpath)}",
+            "POETRY_CACHE_DIR": "/var/cache/poetry",
+            # Poetry brings its own list of authorities; the system's may know more.
+            "REQUESTS_CA_BUNDLE": f"{CERTIFICATES}/ca-certificates.crt",
+        }
+        if self.config.index_url:
+            environment["POETRY_PYPI_MIRROR_URL"] = self.config.index_url
+        run(
+            self.config.poetry, "sync", "--only=main", "--no-root", "--no-interaction", "--compile",
+            cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def changes(self, folder: Path) -> list[str]:
+        """Return what somebody changed in the one that a release has."""
+        return self.integrity.venv_changes(folder)
+
+    def renew(self, folder: Path, others: Iterable[Path]) -> None:
+        """Give a release, and all that share the one that it has, one that is as it was made."""
+        old, venv = os.path.realpath(folder / ".venv"), self.venv_for(folder)
+        for release in (folder, *others):
+            if release == folder or os.path.realpath(release / ".venv") == old:
+                replace_link(release / ".venv", venv)
+
+    def run(self, folder: Path, user: str, command: list[str], *_programs: Path) -> subprocess.CompletedProcess[str]:
+        """Run a command of the virtual environment in the release's folder."""
+        account = pwd.getpwnam(user)
+        return subprocess.run(
+            [str(folder / ".venv" / "bin" / command[0]), *command[1:]],
+            check=False,
+            cwd=folder,
+            env={"PATH": f"{folder}/.venv/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent",
+                 "PYTHONDONTWRITEBYTECODE": "1"},
+            user=user,
+            group=account.pw_gid,
+            extra_groups=os.getgrouplist(user, account.pw_gid),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+
+    def serve(self, slot: Slot, command: list[str]) -> None:
+        """Become the server, in the release's folder as it is now: the slot may point to another one later.
+
+        Raises:
+            ReleaseError: this is root, whom systemd starts containers as.
+        """
+        if os.geteuid() == 0:
+            raise ReleaseError(f"{slot.service} would run as root: ansible-playbook playbooks/app.yml -l ENV mends it")
+        program = Path.cwd() / ".venv" / "bin" / command[0]
+        os.execv(program, [str(program), *command[1:]])  # noqa: S606
+
+    def names(self) -> set[str]:
+        """Return the names of the virtual environments, and of what else is where only they belong."""
+        return {path.name for path in self.folder.iterdir()}
+
+    def name_for(self, folder: Path) -> str:
+        """Return the name of the one that a release is linked to."""
+        return Path(os.path.realpath(folder / ".venv")).name
+
+    def remove(self, name: str) -> None:
+        """Remove one, and what is known of its files."""
+        venv = self.folder / name
+        shutil.rmtree(venv) if venv.is_dir() and not venv.is_symlink() else venv.unlink()
+        self.integrity.forget(venv)
+
+
+# crun alone can leave a container in the control group that it is started in. Podman's own events would stand in the
+# journal between the lines of the application.
+PODMAN = ("podman", "--runtime=crun", "--events-backend=none")
+# Where an image has the application: the WORKDIR of its Containerfile.
+INSIDE = "/app"
+# What a release adds to the code that is in the image.
+OF_THE_RELEASE = ("release.json", ".env")
+OF_THE_MIGRATION_ACCOUNT = (".env.migrate",)
+# What is beside the artefact's files, and never given to a build: whoever has an image can read all that is in it.
+BESIDE = (*OF_THE_RELEASE, *OF_THE_MIGRATION_ACCOUNT, OPTION_FILE)
+CONFINEMENT = (
+    "--network=host",
+    "--http-proxy=false",
+    "--pull=never",
+    # It stays in the control group of whoever starts it, so the unit's limits hold.
+    "--cgroups=disabled",
+    "--read-only",
+    "--cap-drop=all",
+    "--security-opt=no-new-privileges",
+    "--umask=0027",
+    # Those of the unit (app@.service.j2), which do not reach through podman.
+    "--ulimit=nofile=8192:8192",
+    "--ulimit=core=0:0",
+    # The authorities that this host trusts, a private one of the database among them.
+    f"--volume={CERTIFICATES}:{CERTIFICATES}:ro",
+)
+
+
+class Image(Environment):
+    """An image for each artefact and base, built on this host by podman from the artefact's own Containerfile."""
+
+    title = "image"
+    contained = True
+
+    @property
+    def repository(self) -> str:
+        """Return the name that all images of the application have before the colon."""
+        return f"localhost/{self.config.name}"
+
+    def name_for(self, folder: Path) -> str:
+        """Return the tag of the image for a release's artefact and base."""
+        facts = read_json(folder / "release.json")
+        base = hashlib.sha256(facts["image_base"].encode()).hexdigest()[:8] if facts.get("image_base") else "own"
+        return f"{facts['artefact'][:16]}-{base}"
+
+    def image_for(self, folder: Path) -> str:
+        """Return the image of a release by its full name."""
+        return f"{self.repository}:{self.name_for(folder)}"
+
+    def make(self, folder: Path) -> None:
+        """Build the image, unless it is there."""
+        if not shutil.which(PODMAN[0]):
+            raise ReleaseError("podman is not installed: ansible-playbook playbooks/app.yml -l ENV installs it")
+        if not (folder / "Containerfile").is_file():
+            raise ReleaseError("the application has no Containerfile; commit one, or set app_runtime to venv")
+        if not self.changes(folder):
+            return
+        with tempfile.TemporaryDirectory(prefix="release-image-") as temporary:
+            context, pip = Path(temporary) / "context", Path(temporary) / "pip.conf"
+            shutil.copytree(
+                folder, context, symlinks=True, ignore=lambda place, _: BESIDE if Path(place) == folder else ()
+            )
+            pip.write_text(f"[global]\nindex-url = {self.config.index_url}\n")
+            self.build(folder, context, [f"--volume={pip}:/etc/pip.conf:ro"] if self.config.index_url else [])
+
+    def build(self, folder: Path, context: Path, options: list[str]) -> None:
+        """Build the image of a release from a copy of its artefact.
+
+        Raises:
+            ReleaseError: with the end of what podman said.
+        """
+        facts = read_json(folder / "release.json")
+        arguments = {"COMMIT": facts.get("commit"), "ARTEFACT": facts["artefact"], "BASE": facts.get("image_base")}
+        labels = {"application": self.config.name, "artefact": facts["artefact"], "lock": facts.get("lock")}
+        try:
+            run(
+                *PODMAN,
+                "build",
+                "--network=host",
+                *options,
+                *(f"--build-arg={name}={value}" for name, value in arguments.items() if value),
+                *(f"--label=io.waffle-iron.{name}={value}" for name, value in labels.items()),
+                f"--tag={self.image_for(folder)}",
+                f"--file={context}/Containerfile",
+                context,
+                stdin=subprocess.DEVNULL,
+            )
+        except ReleaseError as error:
+            raise ReleaseError(
+                f"the image could not be built from the application's Containerfile; its base is "
+                f"{facts.get('image_base') or 'its own default'} (app_image_base in group_vars/all/vars.yml).\n{error}"
+            ) from None
+
+    def changes(self, folder: Path) -> list[str]:
+        """Return whether a release's image is gone; podman keeps what is in it."""
+        image = self.image_for(folder)
+        there = shutil.which(PODMAN[0]) and run(*PODMAN, "image", "exists", image, check=False).returncode == 0
+        return [] if there else [f"{image} is gone"]
+
+    def renew(self, folder: Path, _others: Iterable[Path]) -> None:
+        """Build the image again, by the name that all releases of the same artefact know it by."""
+        self.make(folder)
+
+    def command(self, folder: Path, user: str, options: list[str], command: list[str]) -> list[str]:
+        """Return the command line that runs a release's image as an account of this host.
+
+        The container reads the release's settings from mounted files: nothing secret is in a command line, or in what
+        `podman inspect` shows.
+        """
+        account = pwd.getpwnam(user)
+        groups = set(os.getgrouplist(user, account.pw_gid)) - {account.pw_gid}
+        files = OF_THE_RELEASE + (OF_THE_MIGRATION_ACCOUNT if user == self.config.migration_user else ())
+        return [
+            *PODMAN,
+            "run",
+            "--rm",
+            *CONFINEMENT,
+            f"--user={account.pw_uid}:{account.pw_gid}",
+            *(f"--group-add={group}" for group in sorted(groups)),
+            f"--workdir={INSIDE}",
+            *(f"--volume={folder / name}:{INSIDE}/{name}:ro" for name in files if (folder / name).is_file()),
+            *options,
+            self.image_for(folder),
+            *command,
+        ]
+
+    def run(self, folder: Path, user: str, command: list[str], *programs: Path) -> subprocess.CompletedProcess[str]:
+        """Run a command of the image, in a container that is gone afterwards."""
+        options = ["--log-driver=none", *(f"--volume={path}:{path}:ro" for path in programs)]
+        return run(*self.command(folder, user, options, command), check=False, stdin=subprocess.DEVNULL)
+
+    def serve(self, slot: Slot, command: list[str]) -> None:
+        """Become podman, which starts the container, tells systemd of its monitor and ends."""
+        options = [
+            f"--name={self.config.name}-{slot.name}",
+            "--replace",
+            "--detach",
+            # What it writes goes where systemd sends what a unit writes.
+            "--log-driver=passthrough",
+            "--sdnotify=conmon",
+        ]
+        folder = (slot.folder / "release").resolve()
+        os.execvp(PODMAN[0], self.command(folder, self.config.user, options, command))  # noqa: S606
+
+    def names(self) -> set[str]:
+        """Return the tags of the application's images; a host without podman has none."""
+        if not shutil.which(PODMAN[0]):
+            return set()
+        listing = run(*PODMAN, "image", "ls", "--format={{.Repository}}:{{.Tag}}").stdout.splitlines()
+        pairs = (line.rpartition(":") for line in listing)
+        return {tag for repository, _, tag in pairs if repository == self.repository and tag != "<none>"}
+
+    def remove(self, name: str) -> None:
+        """Remove an image; what its build kept to be quick goes when it was of no use for a week."""
+        run(*PODMAN, "image", "rm", "--force", f"{self.repository}:{name}")
+        run(*PODMAN, "image", "prune", "--force", "--filter=until=168h")
+
+
+KINDS: dict[str, type[Environment]] = {"venv": Venv, "container": Image}
+
+
+def runtime_of(folder: Path) -> str:
+    """Return which of the `KINDS` a release runs in; one from before there was a choice has a virtual environment."""
+    return str(read_json(folder / "release.json").get("runtime", "venv"))
