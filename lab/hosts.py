@@ -12,8 +12,8 @@ from lab.config import DATABASE_PORT, DOMAIN, HostSpec, Lab
 from lab.errors import LabError
 
 SERVICE_SECONDS = 20.0
-# What a container cannot have in a machine that is one itself: keys of its own, and more than the machine's limits.
-CONTAINERS = '[containers]\nkeyring = false\ndefault_ulimits = ["nofile=1024:8192", "nproc=4096:4096"]\n'
+# A machine that is a container itself cannot raise its limits for those in it.
+CONTAINERS = '[containers]\ndefault_ulimits = ["nofile=1024:8192", "nproc=4096:4096"]\n'
 
 
 def image_of(lab: Lab, host: str) -> str:

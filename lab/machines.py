@@ -61,7 +61,7 @@ def find(names: list[str]) -> dict[str, Machine]:
             inodes[(NAMESPACES / name).stat().st_ino] = name
     supervisors: dict[str, list[int]] = {name: [] for name in names}
     members: dict[str, list[int]] = {name: [] for name in names}
-    leaders: dict[str, int] = {}
+    leaders: dict[str, tuple[int, int]] = {}
     for pid, command in processes():
         if (name := supervised(command)) in supervisors:
             supervisors[name].append(pid)
@@ -71,9 +71,11 @@ def find(names: list[str]) -> dict[str, Machine]:
             owner = inodes.get(Path(f"/proc/{pid}/ns/net").stat().st_ino)
             if owner:
                 members[owner].append(pid)
-                if innermost_pid(pid) == 1:
-                    leaders[owner] = pid
-    return {name: Machine(name, tuple(supervisors[name]), tuple(members[name]), leaders.get(name)) for name in names}
+                # A container in the machine has a first process, too, in a namespace further in.
+                if (ids := namespaced_ids(pid))[-1] == 1:
+                    leaders[owner] = min(leaders.get(owner, (len(ids), pid)), (len(ids), pid))
+    leader = {name: pid for name, (_, pid) in leaders.items()}
+    return {name: Machine(name, tuple(supervisors[name]), tuple(members[name]), leader.get(name)) for name in names}
 
 
 def supervised_names() -> set[str]:
@@ -90,12 +92,12 @@ def supervised(command: list[str]) -> str:
     return ""
 
 
-def innermost_pid(pid: int) -> int:
-    """Return the process id that a process has in its own namespace."""
+def namespaced_ids(pid: int) -> list[int]:
+    """Return the process ids that a process has, from this namespace to its own."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("NSpid:"):
-            return int(line.split()[-1]) if len(line.split()) > 2 else pid
-    return pid
+            return [int(word) for word in line.split()[1:]]
+    return [pid]
 
 
 def start(name: str, root: Path, console: Path) -> None:
@@ -104,6 +106,8 @@ def start(name: str, root: Path, console: Path) -> None:
     command += [f"--network-namespace-path={NAMESPACES / name}", "--link-journal=no", "--console=pipe"]
     # And so is its firewall.
     command += [f"--resolv-conf={resolv_conf_mode()}", "--capability=CAP_NET_ADMIN"]
+    # For containers in it, which have a keyring and rules for devices.
+    command += ["--system-call-filter=@keyring bpf"]
     if Path("/run/systemd/system").is_dir():
         unit = ["systemd-run", "--quiet", "--collect", f"--unit={name}"]
         unit += [f"--setenv={setting}={value}" for setting, value in SETTINGS.items()]
