@@ -27,6 +27,7 @@ from tests.support import module_at
 
 release = module_at("roles/app/files/release.py")
 program, slots, parcels = sys.modules["host"], sys.modules["slots"], sys.modules["parcel"]
+environments = sys.modules["environments"]
 
 
 class Systemd:
@@ -125,7 +126,7 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     root = tmp_path / "srv"
-    for folder in ("releases", "venvs", "state", "slots/blue", "slots/green"):
+    for folder in ("releases", "venvs", "images", "state", "slots/blue", "slots/green"):
         (root / folder).mkdir(parents=True)
     for slot in program.SLOTS:
         (root / "slots" / slot / "socket").symlink_to(tmp_path / f"{slot}.sock")
@@ -261,7 +262,7 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Play the installation of dependencies and the check of the settings."""
     calls: list[str] = []
-    monkeypatch.setattr(program.Host, "link_venv", lambda host, folder: calls.append("venv"))
+    monkeypatch.setattr(environments.Venv, "make", lambda venv, folder: calls.append("venv"))
     monkeypatch.setattr(program.Host, "check_settings", lambda host, folder: calls.append("settings"))
     return calls
 
@@ -381,8 +382,8 @@ def test_refused_settings_leave_nothing_behind_and_can_be_corrected(
     with monkeypatch.context() as patch:
         patch.setattr(program.Host, "check_settings", CHECK_SETTINGS)
         patch.setattr(
-            program.Host,
-            "run_in",
+            environments.Venv,
+            "run",
             lambda *_: subprocess.CompletedProcess([], 1, "", "DATABASE_PORT: should be a valid integer\n"),
         )
         with pytest.raises(program.ReleaseError, match="DATABASE_PORT: should be a valid integer") as refusal:
@@ -481,18 +482,18 @@ def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch
             made[-1].mkdir()
         return subprocess.CompletedProcess([], 0, "Python 3.13.5", "")
 
-    monkeypatch.setattr(program, "run", run)
-    monkeypatch.setattr(program.Host, "install", lambda host, folder, venv: None)
+    monkeypatch.setattr(environments, "run", run)
+    monkeypatch.setattr(environments.Venv, "install", lambda kind, folder, venv: None)
     for name, lock in (("r1", "one"), ("r2", "one"), ("r3", "two")):
         folder = host.folder(name)
         folder.mkdir()
         (folder / "poetry.lock").write_text(lock)
-        host.link_venv(folder)
+        host.environment(folder).make(folder)
     links = [(host.folder(name) / ".venv").resolve() for name in ("r1", "r2", "r3")]
     assert links == [made[0], made[0], made[1]]
     (made[1] / ".complete").unlink()
     (host.folder("r3") / ".venv").unlink()
-    host.link_venv(host.folder("r3"))
+    host.environment(host.folder("r3")).make(host.folder("r3"))
     assert made == [links[0], links[2], links[2]], "a half-made one is made again"
 
 
@@ -738,8 +739,7 @@ def test_a_release_is_ready_when_each_worker_has_answered(
 ) -> None:
     put(host, "r1")
     left = iter(answers)
-    monkeypatch.setattr(program.Slot, "main", lambda slot: "9")
-    monkeypatch.setattr(program.Slot, "workers", lambda slot: {"9", "1", "2"})
+    monkeypatch.setattr(program.Slot, "workers", lambda slot: {"1", "2"})
     monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": "r1", "worker": next(left)})
     host.start(host.idle, "r1", lasting=False)
     assert list(left) == []
@@ -881,6 +881,7 @@ def test_workers_follow_the_cpus_up_to_the_ceiling(
 ) -> None:
     started: list[list[str]] = []
     monkeypatch.setattr(program.os, "sched_getaffinity", lambda pid: set(range(cpus)), raising=False)
+    monkeypatch.setattr(program.os, "geteuid", lambda: 1000)
     monkeypatch.setattr(program.os, "execv", lambda path, arguments: started.append(arguments[1:]))
     host.serve("blue")
     assert started == [[f"--workers={workers}"]]
@@ -888,6 +889,7 @@ def test_workers_follow_the_cpus_up_to_the_ceiling(
 
 def test_the_ceiling_holds_for_one_worker(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[list[str]] = []
+    monkeypatch.setattr(program.os, "geteuid", lambda: 1000)
     monkeypatch.setattr(program.os, "execv", lambda path, arguments: started.append(arguments[1:]))
     program.Host(program.Config(**{**host.config.__dict__, "workers_max": 1})).serve("blue")
     assert started == [["--workers=1"]]
@@ -897,11 +899,11 @@ def test_commands_of_a_release_run_under_the_service_s_account(host: Any, monkey
     put(host, "r1")
     users: list[str] = []
 
-    def run_in(host: Any, folder: Path, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+    def run_in(venv: Any, folder: Path, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
         users.append(user)
         return subprocess.CompletedProcess(command, 1 if "fail" in command else 0, "out\n", "err\n")
 
-    monkeypatch.setattr(program.Host, "run_in", run_in)
+    monkeypatch.setattr(environments.Venv, "run", run_in)
     assert host.execute("r1", ["python", "-m", "nba.seed"]) == "out\nerr"
     assert users == ["nba"]
     with pytest.raises(program.ReleaseError, match=r"`fail` in release r1 ended with 1:\nout\nerr"):
@@ -937,8 +939,11 @@ class Programs:
         self.failure: dict[str, Any] | None = None
         self.folder = folder
 
-    def run_in(self, _folder: Path, user: str, command: list[str]) -> subprocess.CompletedProcess[str]:
-        assert (user, command[:2], Path(command[2]).name) == ("nba-migrate", ["python", "-I"], "migrations.py")
+    def run_in(
+        self, _folder: Path, user: str, command: list[str], program: Path
+    ) -> subprocess.CompletedProcess[str]:
+        assert (user, command[:3]) == ("nba-migrate", ["python", "-I", str(program)])
+        assert program.name == "migrations.py"
         self.asked.append(" ".join(command[3:]))
         if command[3] == "plan":
             result: dict[str, Any] = {"current": self.current, "head": "0002", "pending": self.pending}
@@ -962,7 +967,7 @@ def programs(host: Any, monkeypatch: pytest.MonkeyPatch) -> Programs:
     (folder / ".mysql.cnf").touch()
     (folder / "0002.py").write_text("broken")
     programs = Programs(folder)
-    monkeypatch.setattr(program.Host, "run_in", programs.run_in)
+    monkeypatch.setattr(environments.Venv, "run", programs.run_in)
     monkeypatch.setattr(sys.modules["schema"], "run", programs.run)
     return programs
 

@@ -231,6 +231,11 @@ class Image(Environment):
     contained = True
 
     @property
+    def folder(self) -> Path:
+        """Return the folder with a file for each tag, which tells what to remove one day."""
+        return self.config.root / "images"
+
+    @property
     def repository(self) -> str:
         """Return the name that all images of the application have before the colon."""
         return f"localhost/{self.config.name}"
@@ -251,6 +256,7 @@ class Image(Environment):
             raise ReleaseError("podman is not installed: ansible-playbook playbooks/app.yml -l ENV installs it")
         if not (folder / "Containerfile").is_file():
             raise ReleaseError("the application has no Containerfile; commit one, or set app_runtime to venv")
+        (self.folder / self.name_for(folder)).touch()
         if not self.changes(folder):
             return
         with tempfile.TemporaryDirectory(prefix="release-image-") as temporary:
@@ -341,17 +347,15 @@ class Image(Environment):
         os.execvp(PODMAN[0], self.command(folder, self.config.user, options, command))  # noqa: S606
 
     def names(self) -> set[str]:
-        """Return the tags of the application's images; a host without podman has none."""
-        if not shutil.which(PODMAN[0]):
-            return set()
-        listing = run(*PODMAN, "image", "ls", "--format={{.Repository}}:{{.Tag}}").stdout.splitlines()
-        pairs = (line.rpartition(":") for line in listing)
-        return {tag for repository, _, tag in pairs if repository == self.repository and tag != "<none>"}
+        """Return the tags of the images that were built here; a host without containers need not have podman."""
+        return {path.name for path in self.folder.iterdir()}
 
     def remove(self, name: str) -> None:
         """Remove an image; what its build kept to be quick goes when it was of no use for a week."""
-        run(*PODMAN, "image", "rm", "--force", f"{self.repository}:{name}")
-        run(*PODMAN, "image", "prune", "--force", "--filter=until=168h")
+        if shutil.which(PODMAN[0]):
+            run(*PODMAN, "image", "rm", "--force", "--ignore", f"{self.repository}:{name}")
+            run(*PODMAN, "image", "prune", "--force", "--filter=until=168h")
+        (self.folder / name).unlink()
 
 
 KINDS: dict[str, type[Environment]] = {"venv": Venv, "container": Image}

@@ -151,7 +151,7 @@ class Host:
         found += [f"{unit} is {state}, not enabled" for unit, state in live.at_boot().items() if state != "enabled"]
         environment = self.environment(self.folder(live.release))
         if live.drop_in.is_symlink() != environment.contained:
-            found.append(f"{live.service} is not one for a release with {environment.title}")
+            found.append(f"{live.service} is not made for the {environment.title} of {live.release}")
         if shown.get("NeedDaemonReload") == "yes":
             found.append(f"{live.service} was changed since systemd read it")
         if shown.get("ActiveState") != "active":
