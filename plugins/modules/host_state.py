@@ -115,7 +115,8 @@ class Host:
         self.answer: dict[str, Any] = {}
         if not os.path.isdir(self.release):
             self.release = ""
-        self.live_environment = os.path.realpath(f"{self.release}/.venv") if self.release else ""
+        venv = os.path.realpath(f"{self.release}/.venv")
+        self.live_environment = venv if self.release and os.path.isdir(venv) else ""
         self.settings = {
             file: parse(text_of(f"{self.release}/{file}")) if self.release else {} for file, parse in SETTINGS
         }
@@ -190,8 +191,12 @@ class Host:
         """Read each distribution in the live environment, its version and a digest of its files as they are now."""
         if not self.release:
             return {"live release": "none"}
+        found = {"runtime": str(json_at(f"{self.release}/release.json").get("runtime", "venv"))}
         environment = self.live_environment
-        found = {"python": assignments(text_of(f"{environment}/pyvenv.cfg")).get("version", "unknown")}
+        if found["runtime"] == "container":
+            container, environment = self.container()
+            found |= container
+        found["python"] = assignments(text_of(f"{environment}/pyvenv.cfg")).get("version", "unknown")
         for name, (version, _) in self.distributions(environment).items():
             found[name] = version
         for folder in self.packages_folders(environment):
@@ -200,6 +205,16 @@ class Host:
                     found[f"content of {name}"] = self.tree_digest(os.path.join(folder, name))
         found["content of bin"] = self.tree_digest(f"{environment}/bin")
         return found
+
+    def container(self) -> tuple[Facts, str]:
+        """Read what podman says of the live container's image; return it, and where the environment in it is seen."""
+        (container,) = json.loads(run("podman", "container", "inspect", f"{self.name}-{self.slot()}"))
+        (image,) = json.loads(run("podman", "image", "inspect", container["Image"]))
+        said = {**(image.get("Labels") or {}), **(image.get("Annotations") or {})}
+        found = {"podman": run("podman", "--version").strip(), **{f"image: {key}": said[key] for key in said}}
+        process = container["State"]["Pid"]
+        program = text_of(f"/proc/{process}/cmdline").partition("\0")[0]
+        return found, f"/proc/{process}/root{os.path.dirname(os.path.dirname(program))}"
 
     @staticmethod
     def packages_folders(environment: str) -> list[str]:

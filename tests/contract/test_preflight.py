@@ -292,3 +292,17 @@ def test_an_environment_to_promote_from_without_hosts(project: Project) -> None:
     assert finding.startswith(
         "promote_from (group_vars/prod/vars.yml): the inventory has no hosts in the group 'stage'"
     )
+
+
+@pytest.mark.parametrize(
+    ("runtime", "words"),
+    [
+        ("container", "app: Containerfile is not there, and app_runtime is container"),
+        ("docker", "app_runtime: 'docker' is neither of venv and container"),
+    ],
+)
+def test_what_a_release_cannot_run_in(project: Project, runtime: str, words: str) -> None:
+    done = project.playbook("-l", "dev", "-e", f"app_runtime={runtime}")
+    assert done.returncode == 2, done.stdout
+    assert words in done.stdout and "group_vars/all/vars.yml" in done.stdout
+    assert not project.called

@@ -211,6 +211,43 @@ def test_an_environment_that_was_made_anew_under_another_path_is_the_same() -> N
     assert files("/srv/nba/venvs/33ae", "a")[1] == b"foo.py,sha256=1,2\n"
 
 
+def test_a_container_s_image_and_packages_are_read(
+    tmp_path: Path, veil: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = tmp_path / "proc/root/venv/lib/python3.13/site-packages"
+    (packages / "foo-1.0.dist-info").mkdir(parents=True)
+    (packages / "foo-1.0.dist-info/METADATA").write_text("Name: foo\nVersion: 1.0\n\n")
+    (tmp_path / "release.json").write_text('{"runtime": "container"}')
+    (tmp_path / "proc/root/venv/pyvenv.cfg").write_text("version = 3.13.5\n")
+    host = host_state.Host("nba", veil, "")
+    host.release = str(tmp_path)
+    answers = {
+        "podman --version": "podman version 5.4.2\n",
+        "podman container inspect nba-": json.dumps([{"Image": "1a", "State": {"Pid": 7}}]),
+        "podman image inspect 1a": json.dumps([{"Labels": {"io.waffle-iron.lock": "10c4"}, "Annotations": None}]),
+    }
+    text_of, names_in = host_state.text_of, host_state.names_in
+
+    def here(path: str) -> str:
+        return path.replace("/proc/7", f"{tmp_path}/proc")
+
+    monkeypatch.setattr(host_state, "run", lambda *words: answers[" ".join(words)])
+    monkeypatch.setattr(host_state, "names_in", lambda path: names_in(here(path)))
+    monkeypatch.setattr(
+        host_state, "text_of", lambda path: "/venv/bin/python3\0" if path == "/proc/7/cmdline" else text_of(here(path))
+    )
+    monkeypatch.setattr(host_state.Host, "tree_digest", lambda host, path: path)
+    assert host.environment() == {
+        "runtime": "container",
+        "podman": "podman version 5.4.2",
+        "image: io.waffle-iron.lock": "10c4",
+        "python": "3.13.5",
+        "foo": "1.0",
+        "content of foo-1.0.dist-info": "/proc/7/root/venv/lib/python3.13/site-packages/foo-1.0.dist-info",
+        "content of bin": "/proc/7/root/venv/bin",
+    }
+
+
 # --- the whole ---
 
 
