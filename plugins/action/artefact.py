@@ -339,9 +339,9 @@ def runtime_finding(content: bytes, runtime: str, place: str) -> str:
         return f"app_runtime: {runtime!r} is neither of {' and '.join(RUNTIMES)}; set it in group_vars/all/vars.yml"
     if runtime == "container" and not member_digest(content, "Containerfile"):
         return (
-            f"{place}: Containerfile is not there, and app_runtime is container, which builds the release's image from it. "
-            "Write one and commit it (`git add Containerfile && git commit`; docs/image.md says what it takes), or set "
-            "app_runtime to venv in group_vars/all/vars.yml"
+            f"{place}: Containerfile is not there, and app_runtime is container, which builds the image of a release "
+            "from it. Write one (docs/image.md says what it takes) and commit it: `git add Containerfile && "
+            "git commit`; or set app_runtime to venv in group_vars/all/vars.yml"
         )
     return ""
 
@@ -385,8 +385,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(
         (
-            "source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "runtime", "cache", "since",
-            "frontend_repository", "frontend_version", "frontend_folder",
+            "source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "cache", "since",
+            "frontend_repository", "frontend_version", "frontend_folder", "runtime",
         )
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """Releases as containers under systemd, on one host of dev: the same gates, the same switch, and no request is lost.
 
-No registry need be reached: the base image is the host's own system. A lab host has no controllers of control groups, so
-that limits of memory and processes, which the units set for either kind of release, are not tried here.
+No registry need be reached: the base image is the host's own system. A lab host has no controllers of control groups:
+the limits of memory and processes, which the units set for either kind of release, are not tried here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from tests.hosts.world import World, await_true
 pytestmark = pytest.mark.lab
 HOST = "dev1"
 BASE = "localhost/system:lab"
-PROGRAM = "/usr/local/sbin/nba-release"
 APP = ("playbooks/app.yml", "-l", HOST)
 MAIN = "app/nba/main.py"
 # The machine's disk is an overlay already, on which there can be no other.
@@ -29,11 +28,11 @@ IMPORT = f"""
 tar -C / -c --one-file-system --exclude=usr/share/doc --exclude=usr/share/man --exclude=usr/share/locale \
   bin lib lib64 sbin usr etc var/lib/dpkg | podman import - {BASE}
 """
-# What parity.yml compares, and a purge of packages might leave.
-TRACES = """
-dpkg-query -W -f '${Package}\\n' | sort
-find /etc /usr/local /opt -path '*/__pycache__' -prune -o -printf '%p\\n' | sort
-systemctl list-unit-files --no-legend --plain | sort
+# What parity.yml compares, and a purge of packages might leave; which slot is live does not count.
+PACKAGES = "dpkg-query -W -f '${Package}\\n'"
+TRACES = f"""
+{PACKAGES}
+find /etc /usr/local /opt -path '*/__pycache__' -prune -o ! -name '*@blue.*' ! -name '*@green.*' -print
 """
 FORGET_RELEASES = """
 cd /srv/nba
@@ -45,8 +44,9 @@ rm -f images/*
 """
 TIDY = """
 podman system reset --force
-apt-get purge --yes --auto-remove podman crun
+apt-get purge --yes {packages}
 umount /var/lib/containers
+find /etc/systemd/user -xtype l -delete
 rm -rf /var/lib/containers /var/lib/cni /etc/cni
 """
 
@@ -54,7 +54,7 @@ rm -rf /var/lib/containers /var/lib/cni /etc/cni
 @pytest.fixture
 def containers(here: World, converged: Converged) -> Iterator[None]:
     """Have releases be containers, and leave the host as it was before, with the release that it had."""
-    before = here.shell(HOST, TRACES)
+    before, packages = set(here.shell(HOST, TRACES).splitlines()), set(here.shell(HOST, PACKAGES).split())
     here.shell(HOST, STORAGE)
     try:
         with here.edited(
@@ -67,8 +67,10 @@ def containers(here: World, converged: Converged) -> Iterator[None]:
     finally:
         here.ansible(*APP).succeeded()
         here.shell(HOST, FORGET_RELEASES)
-        here.shell(HOST, TIDY)
-        assert here.shell(HOST, TRACES).splitlines() == before.splitlines()
+        # Not by --auto-remove, which leaves what some other package recommends.
+        brought = set(here.shell(HOST, PACKAGES).split()) - packages
+        here.shell(HOST, TIDY.format(packages=" ".join(sorted(brought))))
+        assert set(here.shell(HOST, TRACES).splitlines()) ^ before == set()
         assert here.status(HOST)["problems"] == []
 
 
@@ -131,13 +133,11 @@ def test_releases_are_containers_and_virtual_environments_again(
         here.ansible(*APP).succeeded()
         assert live(here) == first
 
-        # From one kind to the other and back, by nothing but the release.
+        # Back to the other kind, by nothing but the release.
         here.ansible("playbooks/rollback.yml", "-l", HOST, "-e", f"release={venv}").succeeded()
         assert live(here) == venv
         assert here.shell(HOST, "podman ps --quiet; ls /usr/local/lib/systemd/system") == ""
-        here.ansible("playbooks/rollback.yml", "-l", HOST, "-e", f"release={first}").succeeded()
-        assert live(here) == first
-    assert sum(name == "switch" for _, name in probe.marks) == 5
+    assert sum(name == "switch" for _, name in probe.marks) == 4
 
 
 def container(here: World) -> str:
@@ -160,4 +160,6 @@ def look_at_the_container(here: World, release: str) -> None:
     assert password not in json.dumps(found, ensure_ascii=False) + images
     assert json.loads(images)[0]["Labels"]["io.waffle-iron.lock"] == here.get(HOST, "/api/version").json()["lock"]
     logged = here.execute(HOST, "journalctl", "--output=cat", "-n", "50", "-t", f"nba-{slot}").splitlines()
-    assert any(json.loads(line)["message"].startswith(f"started release {release}") for line in logged if line[:1] == "{")
+    assert any(
+        json.loads(line)["message"].startswith(f"started release {release}") for line in logged if line[:1] == "{"
+    )

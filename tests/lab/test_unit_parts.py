@@ -185,6 +185,21 @@ def test_machines_are_known_by_their_command_lines() -> None:
     assert machines.supervised(["vi", "-M", "waffle-unit-dev1"]) == ""
 
 
+def test_a_container_in_a_machine_is_not_taken_for_its_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "waffle-unit-dev1").symlink_to(f"/proc/{os.getpid()}/ns/net")
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        ids = {os.getpid(): [700, 1], child.pid: [701, 20, 1]}
+        monkeypatch.setattr(machines, "NAMESPACES", tmp_path)
+        monkeypatch.setattr(machines, "namespaced_ids", ids.__getitem__)
+        for order in (list(ids), list(ids)[::-1]):
+            monkeypatch.setattr(machines, "processes", lambda order=order: [(pid, ["x"]) for pid in order])
+            assert machines.find(["waffle-unit-dev1"])["waffle-unit-dev1"].leader == os.getpid()
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_only_a_machines_own_processes_are_signalled() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:

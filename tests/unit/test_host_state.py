@@ -211,9 +211,7 @@ def test_an_environment_that_was_made_anew_under_another_path_is_the_same() -> N
     assert files("/srv/nba/venvs/33ae", "a")[1] == b"foo.py,sha256=1,2\n"
 
 
-def test_a_container_s_image_and_packages_are_read(
-    tmp_path: Path, veil: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_container_s_image_and_packages_are_read(tmp_path: Path, veil: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = tmp_path / "proc/root/venv/lib/python3.13/site-packages"
     (packages / "foo-1.0.dist-info").mkdir(parents=True)
     (packages / "foo-1.0.dist-info/METADATA").write_text("Name: foo\nVersion: 1.0\n\n")

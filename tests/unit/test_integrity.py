@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_release import Course, Systemd, deploy, host, program, put, root, systemd
+from tests.unit.test_release import Course, Systemd, deploy, host, put, root, systemd
 
 __all__ = ["host", "root", "systemd"]  # fixtures
 
@@ -123,7 +123,7 @@ def test_an_edited_environment_is_replaced_for_all_that_share_it(
         (made / ".complete").touch()
         return made
 
-    monkeypatch.setattr(sys.modules["environments"].Venv, "venv_for", anew)
+    monkeypatch.setattr(sys.modules["runtimes"].Venv, "venv_for", anew)
     host.repair(Course())
     assert [(path / ".venv").resolve() for path in (folder, other)] == [made, made]
     assert host.problems() == []

@@ -27,7 +27,7 @@ from tests.support import module_at
 
 release = module_at("roles/app/files/release.py")
 program, slots, parcels = sys.modules["host"], sys.modules["slots"], sys.modules["parcel"]
-environments = sys.modules["environments"]
+runtimes = sys.modules["runtimes"]
 
 
 class Systemd:
@@ -262,7 +262,7 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Play the installation of dependencies and the check of the settings."""
     calls: list[str] = []
-    monkeypatch.setattr(environments.Venv, "make", lambda venv, folder: calls.append("venv"))
+    monkeypatch.setattr(runtimes.Venv, "make", lambda venv, folder: calls.append("venv"))
     monkeypatch.setattr(program.Host, "check_settings", lambda host, folder: calls.append("settings"))
     return calls
 
@@ -382,7 +382,7 @@ def test_refused_settings_leave_nothing_behind_and_can_be_corrected(
     with monkeypatch.context() as patch:
         patch.setattr(program.Host, "check_settings", CHECK_SETTINGS)
         patch.setattr(
-            environments.Venv,
+            runtimes.Venv,
             "run",
             lambda *_: subprocess.CompletedProcess([], 1, "", "DATABASE_PORT: should be a valid integer\n"),
         )
@@ -482,18 +482,18 @@ def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch
             made[-1].mkdir()
         return subprocess.CompletedProcess([], 0, "Python 3.13.5", "")
 
-    monkeypatch.setattr(environments, "run", run)
-    monkeypatch.setattr(environments.Venv, "install", lambda kind, folder, venv: None)
+    monkeypatch.setattr(runtimes, "run", run)
+    monkeypatch.setattr(runtimes.Venv, "install", lambda kind, folder, venv: None)
     for name, lock in (("r1", "one"), ("r2", "one"), ("r3", "two")):
         folder = host.folder(name)
         folder.mkdir()
         (folder / "poetry.lock").write_text(lock)
-        host.environment(folder).make(folder)
+        host.runtime(folder).make(folder)
     links = [(host.folder(name) / ".venv").resolve() for name in ("r1", "r2", "r3")]
     assert links == [made[0], made[0], made[1]]
     (made[1] / ".complete").unlink()
     (host.folder("r3") / ".venv").unlink()
-    host.environment(host.folder("r3")).make(host.folder("r3"))
+    host.runtime(host.folder("r3")).make(host.folder("r3"))
     assert made == [links[0], links[2], links[2]], "a half-made one is made again"
 
 
@@ -903,7 +903,7 @@ def test_commands_of_a_release_run_under_the_service_s_account(host: Any, monkey
         users.append(user)
         return subprocess.CompletedProcess(command, 1 if "fail" in command else 0, "out\n", "err\n")
 
-    monkeypatch.setattr(environments.Venv, "run", run_in)
+    monkeypatch.setattr(runtimes.Venv, "run", run_in)
     assert host.execute("r1", ["python", "-m", "nba.seed"]) == "out\nerr"
     assert users == ["nba"]
     with pytest.raises(program.ReleaseError, match=r"`fail` in release r1 ended with 1:\nout\nerr"):
@@ -939,9 +939,7 @@ class Programs:
         self.failure: dict[str, Any] | None = None
         self.folder = folder
 
-    def run_in(
-        self, _folder: Path, user: str, command: list[str], program: Path
-    ) -> subprocess.CompletedProcess[str]:
+    def run_in(self, _folder: Path, user: str, command: list[str], program: Path) -> subprocess.CompletedProcess[str]:
         assert (user, command[:3]) == ("nba-migrate", ["python", "-I", str(program)])
         assert program.name == "migrations.py"
         self.asked.append(" ".join(command[3:]))
@@ -967,7 +965,7 @@ def programs(host: Any, monkeypatch: pytest.MonkeyPatch) -> Programs:
     (folder / ".mysql.cnf").touch()
     (folder / "0002.py").write_text("broken")
     programs = Programs(folder)
-    monkeypatch.setattr(environments.Venv, "run", programs.run_in)
+    monkeypatch.setattr(runtimes.Venv, "run", programs.run_in)
     monkeypatch.setattr(sys.modules["schema"], "run", programs.run)
     return programs
 

@@ -19,10 +19,10 @@ from typing import Any
 from activation import Abandoned, Course, Order, Run
 from basics import OPTION_FILE, ReleaseError, digest_of, parsed, read_json, replace_link, run, set_aside, write_whole
 from connections import Pool, Server, fit
-from environments import KINDS, Environment, runtime_of
 from integrity import Integrity, exchange, in_words, unknown
 from parcel import Parcel
 from records import Mask, Records, settings_changed
+from runtimes import KINDS, Runtime, runtime_of
 from schema import Schema
 from slots import SLOTS, Config, Slot, ask
 
@@ -70,13 +70,13 @@ class Host:
         return Integrity(self.config.root, self.config.user, self.config.migration_user)
 
     @property
-    def environments(self) -> dict[str, Environment]:
+    def runtimes(self) -> dict[str, Runtime]:
         """Return what releases can run in."""
         return {name: kind(self.config, self.integrity) for name, kind in KINDS.items()}
 
-    def environment(self, folder: Path) -> Environment:
+    def runtime(self, folder: Path) -> Runtime:
         """Return what the release in a folder runs in."""
-        return self.environments[runtime_of(folder)]
+        return self.runtimes[runtime_of(folder)]
 
     @property
     def live(self) -> Slot | None:
@@ -149,9 +149,9 @@ class Host:
         found = []
         shown = live.show("ActiveState", "NeedDaemonReload", "MainPID", "FragmentPath", "DropInPaths")
         found += [f"{unit} is {state}, not enabled" for unit, state in live.at_boot().items() if state != "enabled"]
-        environment = self.environment(self.folder(live.release))
-        if live.drop_in.is_symlink() != environment.contained:
-            found.append(f"{live.service} is not made for the {environment.title} of {live.release}")
+        runtime = self.runtime(self.folder(live.release))
+        if live.drop_in.is_symlink() != runtime.contained:
+            found.append(f"{live.service} is not made for the {runtime.title} of {live.release}")
         if shown.get("NeedDaemonReload") == "yes":
             found.append(f"{live.service} was changed since systemd read it")
         if shown.get("ActiveState") != "active":
@@ -167,9 +167,9 @@ class Host:
         found = self.integrity.account_problems(self.folder(live))
         if changes := self.integrity.changes(self.folder(live)):
             found.append(f"release {live}: {in_words(changes)}")
-        environment = self.environment(self.folder(live))
-        if changes := environment.changes(self.folder(live)):
-            found.append(f"the {environment.title} of {live}: {in_words(changes)}")
+        runtime = self.runtime(self.folder(live))
+        if changes := runtime.changes(self.folder(live)):
+            found.append(f"the {runtime.title} of {live}: {in_words(changes)}")
         return found + [f"{path} is no release that could be gone back to" for path in self.unusable(live)]
 
     def unusable(self, live: str) -> list[Path]:
@@ -286,7 +286,7 @@ class Host:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             parcel.unpack(partial, {".env": service, ".env.migrate": migrator, OPTION_FILE: migrator})
-            self.environment(partial).make(partial)
+            self.runtime(partial).make(partial)
             self.check_settings(partial)
             yield partial
         finally:
@@ -303,8 +303,8 @@ class Host:
         with self.only_one_prepares(), contextlib.ExitStack() as stack:
             if self.folder(release).is_dir():
                 return self.outlook(release, workers)
-            for environment in self.environments.values():
-                stack.enter_context(environment.left_as_it_was())
+            for runtime in self.runtimes.values():
+                stack.enter_context(runtime.left_as_it_was())
             folder = stack.enter_context(self.made_aside(release, parcel))
             return self.outlook(folder.name, workers)
 
@@ -335,18 +335,18 @@ class Host:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
-    def renew_environment(self, release: str) -> None:
-        """Give a release, and all that share its environment, one that is as it was made."""
+    def renew_runtime(self, release: str) -> None:
+        """Make anew what a release runs in, for all that share it."""
         folder = self.folder(release)
-        with self.only_one_prepares(), self.step(f"make the {self.environment(folder).title} anew"):
+        with self.only_one_prepares(), self.step(f"make the {self.runtime(folder).title} anew"):
             others = [self.folder(name) for name in self.releases() if name != release]
-            self.environment(folder).renew(folder, [path for path in others if runtime_of(path) == runtime_of(folder)])
+            self.runtime(folder).renew(folder, [path for path in others if runtime_of(path) == runtime_of(folder)])
 
     def check_settings(self, folder: Path) -> None:
         """Let the release's own code accept or refuse its ``.env``."""
         if not self.config.settings_command:
             return
-        done = self.environment(folder).run(folder, self.config.user, self.config.settings_command)
+        done = self.runtime(folder).run(folder, self.config.user, self.config.settings_command)
         if done.returncode != 0:
             raise ReleaseError(
                 f"the application refuses its settings:\n{(done.stderr or done.stdout).strip()}\n"
@@ -356,7 +356,7 @@ class Host:
     def execute(self, release: str, command: list[str]) -> str:
         """Run a command of a release as its service account."""
         folder = self.folder(release)
-        done = self.environment(folder).run(folder, self.config.user, command)
+        done = self.runtime(folder).run(folder, self.config.user, command)
         output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-40:])
         if done.returncode != 0:
             raise ReleaseError(f"`{' '.join(command)}` in release {release} ended with {done.returncode}:\n{output}")
@@ -393,8 +393,8 @@ class Host:
                 self.remember(release, state="failed", at=time.time())
                 raise
         course.reached("migrated")
-        if self.state(release).get("state") == "good" and self.environment(folder).changes(folder):
-            self.renew_environment(release)
+        if self.state(release).get("state") == "good" and self.runtime(folder).changes(folder):
+            self.renew_runtime(release)
         self.start(new, release, lasting=self.state(release).get("state") != "good")
         try:
             course.reached("ready")
@@ -419,7 +419,7 @@ class Host:
             if slot.show("ActiveState").get("ActiveState") != "inactive":
                 slot.stop()
             replace_link(slot.folder / "release", self.folder(release))
-            if slot.contain(self.environment(self.folder(release)).contained):
+            if slot.contain(self.runtime(self.folder(release)).contained):
                 run("systemctl", "daemon-reload")
         try:
             with self.step(f"start {release} in {slot.name}"):
@@ -636,10 +636,10 @@ class Host:
             raise ReleaseError("no release is live; deploy one")
         self.integrity.mend_accounts([self.folder(name) for name in self.releases()])
         self.set_unusable_aside(live.release)
-        environment = self.environment(self.folder(live.release))
-        if environment.changes(self.folder(live.release)):
-            self.renew_environment(live.release)
-        live.contain(environment.contained)
+        runtime = self.runtime(self.folder(live.release))
+        if runtime.changes(self.folder(live.release)):
+            self.renew_runtime(live.release)
+        live.contain(runtime.contained)
         run("systemctl", "daemon-reload")
         run("systemctl", "unmask", "--quiet", live.service, live.socket_unit)
         live.enable()
@@ -678,8 +678,8 @@ class Host:
                 self.forget(name)
         folders = [self.folder(name) for name in kept if name]
         with self.only_one_prepares():
-            for name, environment in self.environments.items():
-                environment.clean([folder for folder in folders if runtime_of(folder) == name])
+            for name, runtime in self.runtimes.items():
+                runtime.clean([folder for folder in folders if runtime_of(folder) == name])
             for leftover in (self.config.root / "releases").glob(".*.partial"):
                 shutil.rmtree(leftover)
 
@@ -704,7 +704,7 @@ class Host:
         command = [
             part.replace("{workers}", str(self.workers())).replace("{slot}", slot) for part in self.config.serve_command
         ]
-        self.environment(Path.cwd()).serve(self.slot(slot), command)
+        self.runtime(Path.cwd()).serve(self.slot(slot), command)
 
     def probe(self, slot_name: str, pid: int) -> None:
         """Wait until a starting slot answers at all; end at once when its main process ``pid`` is gone.

@@ -43,7 +43,7 @@ class Schema:
             raise ReleaseError(f"{self.release} is not on this host; {known}")
         # Isolated: nothing beside migrations.py is importable by the application's env.py.
         command = ["python", "-I", str(program), *arguments]
-        done = self.host.environment(folder).run(folder, self.host.config.migration_user, command, program)
+        done = self.host.runtime(folder).run(folder, self.host.config.migration_user, command, program)
         result = parsed(done.stdout)
         if done.returncode != 0:
             text = "\n".join(done.stderr.strip().splitlines()[-60:])

@@ -25,7 +25,7 @@ CERTIFICATES = Path("/etc/ssl/certs")
 
 
 @dataclass(frozen=True)
-class Environment(abc.ABC):
+class Runtime(abc.ABC):
     """What host.py asks of either; ``folder`` is a release's own, its code and settings."""
 
     config: Config
@@ -90,7 +90,7 @@ class Environment(abc.ABC):
                 self.remove(name)
 
 
-class Venv(Environment):
+class Venv(Runtime):
     """A virtual environment for each lock file, shared by the releases that have it and linked as their `.venv`."""
 
     title = "virtual environment"
@@ -224,7 +224,7 @@ CONFINEMENT = (
 )
 
 
-class Image(Environment):
+class Image(Runtime):
     """An image for each artefact and base, built on this host by podman from the artefact's own Containerfile."""
 
     title = "image"
@@ -358,7 +358,7 @@ class Image(Environment):
         (self.folder / name).unlink()
 
 
-KINDS: dict[str, type[Environment]] = {"venv": Venv, "container": Image}
+KINDS: dict[str, type[Runtime]] = {"venv": Venv, "container": Image}
 
 
 def runtime_of(folder: Path) -> str:

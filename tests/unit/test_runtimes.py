@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -19,11 +18,11 @@ from tests.unit.test_release import (
     accounts,
     brought,
     deploy,
-    environments,
     host,
     program,
     put,
     root,
+    runtimes,
     slots,
     systemd,
 )
@@ -47,8 +46,8 @@ class Podman:
 
     def run(self, *command: object, check: bool = True, **_options: Any) -> subprocess.CompletedProcess[str]:
         words = [str(word) for word in command]
-        assert tuple(words[: len(environments.PODMAN)]) == environments.PODMAN
-        words = words[len(environments.PODMAN) :]
+        assert tuple(words[: len(runtimes.PODMAN)]) == runtimes.PODMAN
+        words = words[len(runtimes.PODMAN) :]
         self.told.append(words)
         code = 0
         match words[0], words[1]:
@@ -80,12 +79,12 @@ class Podman:
 @pytest.fixture
 def podman(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Podman:
     podman = Podman()
-    monkeypatch.setattr(environments, "run", podman.run)
-    monkeypatch.setattr(environments.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(runtimes, "run", podman.run)
+    monkeypatch.setattr(runtimes.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(slots, "UNITS", tmp_path / "units")
     accounts = {name: SimpleNamespace(pw_uid=groups[-1], pw_gid=groups[-1]) for name, groups in GROUPS.items()}
-    monkeypatch.setattr(environments.pwd, "getpwnam", accounts.__getitem__)
-    monkeypatch.setattr(environments.os, "getgrouplist", lambda name, _: GROUPS[name])
+    monkeypatch.setattr(runtimes.pwd, "getpwnam", accounts.__getitem__)
+    monkeypatch.setattr(runtimes.os, "getgrouplist", lambda name, _: GROUPS[name])
     return podman
 
 
@@ -98,7 +97,7 @@ def contained(host: Any, name: str, image: bool = True, state: str = "prepared",
         (folder / secret).write_text("secret\n")
     (folder / "release.json").write_text(json.dumps({**FACTS, "release": name, **facts}))
     if image:
-        host.environment(folder).make(folder)
+        host.runtime(folder).make(folder)
     return folder
 
 
@@ -125,7 +124,7 @@ def test_no_secret_comes_near_an_image(host: Any, podman: Podman) -> None:
     folder = contained(host, "r1", image=False)
     (folder / "nba").mkdir()
     (folder / "nba/.env").write_text("the application's own\n")
-    host.environment(folder).make(folder)
+    host.runtime(folder).make(folder)
     assert podman.context == {"Containerfile": "FROM scratch\n", "nba/.env": "the application's own\n"}
 
 
@@ -140,7 +139,7 @@ def test_the_index_of_packages_is_in_a_file(host: Any, podman: Podman) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda folder, podman, patch: patch.setattr(environments.shutil, "which", lambda name: None), "app.yml"),
+        (lambda folder, podman, patch: patch.setattr(runtimes.shutil, "which", lambda name: None), "app.yml"),
         (lambda folder, podman, patch: (folder / "Containerfile").unlink(), "has no Containerfile"),
         (lambda folder, podman, patch: setattr(podman, "fails", "no such base"), "(?s)app_image_base.*no such base"),
     ],
@@ -151,7 +150,7 @@ def test_an_image_that_cannot_be_built_says_why(
     folder = contained(host, "r1", image=False)
     damage(folder, podman, monkeypatch)
     with pytest.raises(program.ReleaseError, match=words):
-        host.environment(folder).make(folder)
+        host.runtime(folder).make(folder)
 
 
 # --- the container ---
@@ -184,17 +183,17 @@ def test_podman_takes_the_place_of_the_program(host: Any, podman: Podman, monkey
     folder, started = contained(host, "r1"), list[list[str]]()
     program.replace_link(host.slot("blue").folder / "release", folder)
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(environments.os, "execvp", lambda name, words: started.append(words))
+    monkeypatch.setattr(runtimes.os, "execvp", lambda name, words: started.append(words))
     host.serve("blue")
     (words,) = started
-    assert tuple(words[: len(environments.PODMAN)]) == environments.PODMAN
+    assert tuple(words[: len(runtimes.PODMAN)]) == runtimes.PODMAN
     assert {"--name=nba-blue", "--replace", "--detach", "--sdnotify=conmon", "--log-driver=passthrough"} <= set(words)
     assert words[-2:] == ["gunicorn", f"--workers={host.workers()}"]
 
 
 def test_a_virtual_environment_is_never_root_s(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(put(host, "r1"))
-    monkeypatch.setattr(environments.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(runtimes.os, "geteuid", lambda: 0)
     with pytest.raises(program.ReleaseError, match=r"nba@blue\.service would run as root"):
         host.serve("blue")
 
@@ -202,19 +201,19 @@ def test_a_virtual_environment_is_never_root_s(host: Any, monkeypatch: pytest.Mo
 def test_the_limits_of_a_container_are_those_of_the_unit() -> None:
     unit = (ROOT / "roles/app/templates/app@.service.j2").read_text()
     limits = dict(re.findall(r"^Limit(\w+)=(\d+)$", unit, flags=re.MULTILINE))
-    ours = [word.partition("=")[2] for word in environments.CONFINEMENT if word.startswith("--ulimit")]
+    ours = [word.partition("=")[2] for word in runtimes.CONFINEMENT if word.startswith("--ulimit")]
     assert ours == [f"{name.lower()}={value}:{value}" for name, value in limits.items()]
-    assert f"--umask={re.search(r'^UMask=(.+)$', unit, re.MULTILINE)[1]}" in environments.CONFINEMENT  # type: ignore[index]
+    assert f"--umask={re.search(r'^UMask=(.+)$', unit, re.MULTILINE)[1]}" in runtimes.CONFINEMENT  # type: ignore[index]
 
 
 def test_a_release_finds_its_files_where_the_containerfile_has_its_code() -> None:
     last = (ROOT / "app/Containerfile").read_text().rpartition("\nFROM ")[2]
-    assert f"WORKDIR {environments.INSIDE}\n" in last
+    assert f"WORKDIR {runtimes.INSIDE}\n" in last
 
 
 def test_both_kinds_are_what_the_role_takes() -> None:
     options = yaml_at("roles/app/meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    assert list(environments.KINDS) == options["app_runtime"]["choices"]
+    assert list(runtimes.KINDS) == options["app_runtime"]["choices"]
     assert {"app_runtime", "app_image_base"} <= set(yaml_at("group_vars/all/vars.yml"))
 
 
@@ -290,7 +289,7 @@ def test_images_go_with_the_last_release_that_has_them(host: Any, systemd: Syste
     host.clean_up()  # keeps two
     assert sorted(host.releases()) == ["again", "r3"]
     assert podman.images == {f"localhost/nba:{'3' * 16}-own"}
-    assert os.listdir(host.config.root / "images") == [f"{'3' * 16}-own"]
+    assert [path.name for path in (host.config.root / "images").iterdir()] == [f"{'3' * 16}-own"]
 
 
 def test_an_image_of_a_release_that_has_a_virtual_environment_now_goes(host: Any, podman: Podman) -> None:
@@ -307,7 +306,7 @@ def test_a_preview_leaves_no_image(
     facts = json.dumps({**parcel.facts, "runtime": "container"})
     parcel = program.Parcel(parcel.artefact, {**parcel.files, "release.json": facts})
     monkeypatch.setattr(program.Host, "outlook", lambda host, release, workers: {"images": set(podman.images)})
-    monkeypatch.setattr(environments.Path, "is_file", lambda path: path.exists() or path.name == "Containerfile")
+    monkeypatch.setattr(runtimes.Path, "is_file", lambda path: path.exists() or path.name == "Containerfile")
     (image,) = host.preview("r1", parcel, 1)["images"]
     assert image.startswith("localhost/nba:") and podman.images == set()
 
