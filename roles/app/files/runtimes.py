@@ -255,7 +255,7 @@ class Image(Runtime):
         if not shutil.which(PODMAN[0]):
             raise ReleaseError("podman is not installed: ansible-playbook playbooks/app.yml -l ENV installs it")
         if not (folder / "Containerfile").is_file():
-            raise ReleaseError("the application has no Containerfile; commit one, or set app_runtime to venv (group_vars)")
+            raise ReleaseError("the application has no Containerfile; commit one, or set app_runtime: venv")
         (self.folder / self.name_for(folder)).touch()
         if not self.changes(folder):
             return
