@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from botocore.session import Session
 
 # Ansible loads a filter by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
@@ -52,6 +51,9 @@ def aws_value_findings(values: Mapping[str, Any]) -> list[str]:
 
 
 def _value_findings(values: Mapping[str, Any]) -> Iterator[str]:
+    # A third of a second: Ansible loads these filters in each run.
+    from botocore.session import Session  # noqa: PLC0415
+
     known = Session().get_available_regions("ec2")
     if values["region"] not in known:
         yield f"region: {values['region']!r} is none of AWS's, such as eu-west-1"

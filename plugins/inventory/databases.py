@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import yaml
 from ansible import context
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
-from botocore.exceptions import BotoCoreError, ClientError
 
 # Ansible loads a plugin by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
@@ -42,9 +40,12 @@ def carries(database: dict[str, Any], tags: dict[str, str]) -> bool:
     return tags.items() <= {tag["Key"]: tag["Value"] for tag in database.get("TagList", [])}.items()
 
 
-def databases(region: str, tags: dict[str, str]) -> Iterator[dict[str, str | int]]:
-    """Yield the variables of each database of a region that carries these tags; one that is being made has none."""
-    for page in boto3.client("rds", region_name=region).get_paginator("describe_db_instances").paginate():
+def databases(rds: Any, tags: dict[str, str]) -> Iterator[dict[str, str | int]]:
+    """Yield the variables of each database that carries these tags; one that is being made has none.
+
+    ``rds`` is boto3's client of a region.
+    """
+    for page in rds.get_paginator("describe_db_instances").paginate():
         for database in page["DBInstances"]:
             if carries(database, tags) and "Endpoint" in database:
                 endpoint = database["Endpoint"]
@@ -74,6 +75,10 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         """Set what is known of each environment."""
+        # Most of a second: Ansible loads this plugin in each run, whatever the inventory is.
+        import boto3  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
         folder = Path(path).parent
@@ -87,9 +92,10 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             tags = {"Project": project, "Environment": name}
             inventory.add_group(name)
             try:
-                self._set_database(name, list(databases(region, tags)))
+                self._set_database(name, list(databases(boto3.client("rds", region_name=region), tags)))
                 if not inventory.groups[name].get_hosts():
-                    empty.append(nothing(name, region, tags))
+                    account = boto3.client("sts", region_name=region).get_caller_identity()["Account"]
+                    empty.append(nothing(name, region, account, tags))
             except (BotoCoreError, ClientError) as error:
                 raise AnsibleParserError(in_words(str(error), os.path.relpath(path), [region])) from None
         meant = str(context.CLIARGS.get("subset") or "").split(",")
@@ -106,9 +112,8 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             self.inventory.set_variable(name, variable, value)
 
 
-def nothing(name: str, region: str, tags: dict[str, str]) -> str:
+def nothing(name: str, region: str, account: str, tags: dict[str, str]) -> str:
     """Say why an environment has no hosts; which account was asked is part of the answer."""
-    account = boto3.client("sts", region_name=region).get_caller_identity()["Account"]
     wanted = " and ".join(f"{key}={value}" for key, value in tags.items())
     return (
         f"{name}: no running host in {region} of the account {account} has the tags {wanted}. "
