@@ -133,6 +133,12 @@ def test_releases_are_containers_and_virtual_environments_again(
         here.ansible(*APP).succeeded()
         assert live(here) == first
 
+        # Somebody took away what runs it.
+        here.shell(HOST, "dpkg --remove --force-depends crun")
+        assert here.ansible(*APP).succeeded().changed()[HOST] > 0
+        assert here.shell(HOST, "command -v crun") != ""
+        assert live(here) == first
+
         # Back to the other kind, by nothing but the release.
         here.ansible("playbooks/rollback.yml", "-l", HOST, "-e", f"release={venv}").succeeded()
         assert live(here) == venv
