@@ -20,7 +20,8 @@ ExecStart={command}
 """
 SITE = """
 server {{
-    listen {public};
+    listen 80;
+    server_name {name};
     location / {{
         proxy_pass http://127.0.0.1:{private};
         {headers}
@@ -30,9 +31,9 @@ server {{
 TUTORIAL_HEADERS = "proxy_set_header Host $host; proxy_set_header X-Real-IP $remote_addr;"
 
 
-def public_port(name: str) -> int:
-    """Return the port on which nginx has a contender."""
-    return PORTS[name] + 1000
+def server_name(name: str) -> str:
+    """Return the name by which nginx tells a contender from the service: the firewall has no other port open."""
+    return f"{name}.bench"
 
 
 def commands(here: World) -> dict[str, tuple[str, str]]:
@@ -64,7 +65,7 @@ def install(here: World, dotenv: str) -> None:
     for name, (folder, command) in commands(here).items():
         here.write("dev1", f"/etc/systemd/system/bench-{name}.service", UNIT.format(folder=folder, command=command))
         headers = "include snippets/nba-proxy.conf;" if name in WORKER_CLASSES else TUTORIAL_HEADERS
-        sites += SITE.format(public=public_port(name), private=PORTS[name], headers=headers)
+        sites += SITE.format(name=server_name(name), private=PORTS[name], headers=headers)
     here.write("dev1", "/etc/nginx/sites-enabled/bench.conf", sites)
     units = " ".join(f"bench-{name}" for name in PORTS)
     here.shell("dev1", f"systemctl daemon-reload && systemctl start {units} && nginx -t -q && systemctl reload nginx")
@@ -76,5 +77,5 @@ def install(here: World, dotenv: str) -> None:
 
 def lists(here: World, name: str, users: object) -> bool:
     """Tell whether a contender lists these users."""
-    answer = here.get("dev1", f":{public_port(name)}/users")
+    answer = here.get("dev1", "/users", Host=server_name(name))
     return answer.status == 200 and bool(answer.json() == users)

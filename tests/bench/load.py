@@ -25,9 +25,18 @@ class Rates:
         return statistics.median(self.rounds)
 
 
-def wrk(url: str, seconds: int = SECONDS) -> tuple[float, int]:
+@dataclass(frozen=True)
+class Target:
+    """What is asked for, and the name of the server as a browser would send it."""
+
+    url: str
+    host: str
+
+
+def wrk(target: Target, seconds: int = SECONDS) -> tuple[float, int]:
     """Ask for one address on kept connections; return requests per second and the number of failures."""
-    command = ["wrk", "--threads=1", f"--connections={CONNECTIONS}", f"--duration={seconds}s", url]
+    options = ["--threads=1", f"--connections={CONNECTIONS}", f"--duration={seconds}s", f"--header=Host: {target.host}"]
+    command = ["wrk", *options, target.url]
     output = subprocess.check_output(command, text=True, timeout=seconds + 30)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
     assert rate, output
@@ -37,14 +46,14 @@ def wrk(url: str, seconds: int = SECONDS) -> tuple[float, int]:
     return float(rate[1]), sum(int(count) for count in failures)
 
 
-def alternate(urls: dict[str, str]) -> dict[str, Rates]:
+def alternate(targets: dict[str, Target]) -> dict[str, Rates]:
     """Give each contender its turn in each round, so that a busy moment of the machine meets all of them."""
-    found = {name: Rates() for name in urls}
-    for url in urls.values():
-        wrk(url, seconds=2)  # imports, connections and caches are warm then
+    found = {name: Rates() for name in targets}
+    for target in targets.values():
+        wrk(target, seconds=2)  # imports, connections and caches are warm then
     for _ in range(ROUNDS):
-        for name, url in urls.items():
-            rate, failed = wrk(url)
+        for name, target in targets.items():
+            rate, failed = wrk(target)
             found[name].rounds.append(rate)
             found[name].failed += failed
     return found

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from tests.bench import contenders
-from tests.bench.load import Rates, alternate
+from tests.bench.load import Rates, Target, alternate
 from tests.bench.report import Row
 from tests.hosts.probe import FORGET, Probe, report
 from tests.hosts.world import CHECKOUT, Run, World, await_true
@@ -219,9 +219,8 @@ def requests(bench: Bench) -> list[Row]:
     rows = []
     for path, names in (("/users", list(contenders.PORTS)), ("/", ["tutorial", "asgi", "uvicorn"])):
         say(f"requests per second: {path}")
-        ports = {name: contenders.public_port(name) for name in names}
-        urls = {"ours": f"http://{address}/api{path}"}
-        found = alternate(urls | {name: f"http://{address}:{port}{path}" for name, port in ports.items()})
+        rivals = {name: Target(f"http://{address}{path}", contenders.server_name(name)) for name in names}
+        found = alternate({"ours": Target(f"http://{address}/api{path}", address)} | rivals)
         for name, rates in found.items():
             say(f"  {name}: {[round(rate) for rate in rates.rounds]}, {rates.failed} failed")
         rows.append(rates_row(f"`GET {path}` through nginx", found, "ours", "tutorial"))
