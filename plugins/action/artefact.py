@@ -360,6 +360,67 @@ def commits_between(old: str, new: str, below: str, folder: Path) -> list[str] |
     return log.decode(errors="replace").splitlines()
 
 
+@dataclass(frozen=True)
+class Built:
+    """The archive of an application at a commit, and what it was made of."""
+
+    content: bytes
+    folder: Path
+    """The repository."""
+    below: str
+    """The application's folder in it."""
+    place: str
+    """What messages call the two."""
+    commit: str
+    dirty: bool
+    front_end: FrontEnd | None
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the archive, which names the artefact."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an application and its front end come from; the fields are `ActionModule`'s arguments."""
+
+    source: Path
+    mirrors: Path
+    repository: str = ""
+    repository_folder: str = ""
+    frontend_repository: str = ""
+    frontend_version: str = "HEAD"
+    frontend_folder: str = ""
+
+    def build(self, version: str = "HEAD", *, allow_dirty: bool) -> Built:
+        """Return the artefact; raise `AnsibleActionFail` where there is none, or the source is dirty and may not be."""
+        dirty = False
+        if self.repository:
+            remote, below = Remote.parse(self.repository), self.repository_folder.strip("/")
+            folder, place = remote.fetch(self.mirrors), f"{remote.shown} {below}".strip()
+            tree, commit = remote_tree(remote, folder, version, below)
+        else:
+            folder, below, place = self.source, ".", str(self.source)
+            if not folder.is_dir():
+                raise AnsibleActionFail(f"app_source: {folder} is not a folder; set it in group_vars/all/vars.yml")
+            tree, commit, dirty = tree_of(folder, version)
+        if dirty and not allow_dirty:
+            raise AnsibleActionFail(
+                f"{folder} has changes that are not committed, and this environment takes none (allow_dirty_tree). "
+                "Commit them (`git add -A && git commit`), or deploy a commit: -e app_version=main"
+            )
+        front_end = None
+        if self.frontend_repository:
+            wanted = self.frontend_repository, self.frontend_version, self.frontend_folder
+            front_end = FrontEnd.fetch(*wanted, self.mirrors)
+        return Built(archive(folder, tree, front_end), folder, below, place, commit, dirty, front_end)
+
+
+# What says which repositories; empty ones are as those that are not given.
+ORIGIN = ("repository", "repository_folder", "frontend_repository", "frontend_version", "frontend_folder")
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Runs on the control node alone; no host is contacted.
 
@@ -394,58 +455,39 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Return the artefact's facts as a task result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = self._task.args
-        version, dirty = str(arguments.get("version", "HEAD")), False
-        if repository := str(arguments.get("repository", "")):
-            remote, below = Remote.parse(repository), str(arguments.get("repository_folder", "")).strip("/")
-            source, place = remote.fetch(Path(str(arguments["mirrors"]))), f"{remote.shown} {below}".strip()
-            tree, commit = remote_tree(remote, source, version, below)
-        else:
-            source, below = Path(str(arguments["source"])), "."
-            place = str(source)
-            if not source.is_dir():
-                raise AnsibleActionFail(f"app_source: {source} is not a folder; set it in group_vars/all/vars.yml")
-            tree, commit, dirty = tree_of(source, version)
-        if dirty and not arguments.get("allow_dirty", False):
-            raise AnsibleActionFail(
-                f"{source} has changes that are not committed, and this environment takes none (allow_dirty_tree). "
-                "Commit them (`git add -A && git commit`), or deploy a commit: -e app_version=main"
-            )
-        front_end = self._front_end()
-        content = archive(source, tree, front_end)
-        digest = hashlib.sha256(content).hexdigest()
-        lock = member_digest(content, "poetry.lock")
+        named = {name: str(arguments[name]) for name in ORIGIN if arguments.get(name)}
+        origin = Origin(Path(str(arguments.get("source", ""))), Path(str(arguments["mirrors"])), **named)
+        version = str(arguments.get("version", "HEAD"))
+        built = origin.build(version, allow_dirty=bool(arguments.get("allow_dirty", False)))
+        lock = member_digest(built.content, "poetry.lock")
         if not lock:
-            raise AnsibleActionFail(f"{place}: poetry.lock is not in {version}: run `poetry lock` there and commit it")
-        if finding := runtime_finding(content, str(arguments.get("runtime", "venv")), place):
+            raise AnsibleActionFail(
+                f"{built.place}: poetry.lock is not in {version}: run `poetry lock` there and commit it"
+            )
+        if finding := runtime_finding(built.content, str(arguments.get("runtime", "venv")), built.place):
             raise AnsibleActionFail(finding)
-        path = Path(str(arguments["cache"])) / f"{digest}.tar"
+        path = Path(str(arguments["cache"])) / f"{built.digest}.tar"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-                stream.write(content)
+                stream.write(built.content)
             Path(stream.name).replace(path)
-        touched, subject = last_change(source, commit, below)
+        commit, subject = last_change(built.folder, built.commit, built.below)
         if since := str(arguments.get("since", "")):
             result.update(
-                commits=commits_between(since, touched, below or ".", source),
-                undone=commits_between(touched, since, below or ".", source),
+                commits=commits_between(since, commit, built.below or ".", built.folder),
+                undone=commits_between(commit, since, built.below or ".", built.folder),
             )
+        front_end = built.front_end
         result.update(
             changed=False,
             path=str(path),
-            digest=digest,
+            digest=built.digest,
             lock=lock,
-            commit=touched,
-            dirty=dirty,
-            label=digest[:8] + ("-dirty" if dirty else ""),
+            commit=commit,
+            dirty=built.dirty,
+            label=built.digest[:8] + ("-dirty" if built.dirty else ""),
             subject=subject,
             frontend={"commit": front_end.commit, "subject": front_end.subject} if front_end else {},
         )
         return result
-
-    def _front_end(self) -> FrontEnd | None:
-        """Return the front end that has a repository of its own."""
-        url, version, folder = (
-            str(self._task.args.get(f"frontend_{name}", "")) for name in ("repository", "version", "folder")
-        )
-        return FrontEnd.fetch(url, version or "HEAD", folder, Path(str(self._task.args["mirrors"]))) if url else None

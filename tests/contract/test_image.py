@@ -71,47 +71,86 @@ json.dump({"words": sys.argv[1:], "files": sorted(os.listdir(sys.argv[-1]))}, op
 """
 
 
+def commit(folder: Path) -> None:
+    for arguments in (["init", "--quiet"], ["add", "."], [*AUTHOR, "commit", "--quiet", "--message", "app"]):
+        subprocess.run(["git", "-C", folder, *arguments], check=True)
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Return a repository with an application, and an `.env` that Git does not know."""
+    checkout = tmp_path / "checkout"
     for name in ("scripts/image", "scripts/checkout.py", "plugins/action/artefact.py", "group_vars/all/vars.yml"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    (tmp_path / "app").mkdir()
-    (tmp_path / "app/Containerfile").write_text("FROM scratch\n")
-    (tmp_path / ".gitignore").write_text(".env\n")
-    for arguments in (["init", "--quiet"], ["add", "."], [*AUTHOR, "commit", "--quiet", "--message", "app"]):
-        subprocess.run(["git", "-C", tmp_path, *arguments], check=True)
-    (tmp_path / "app/.env").write_text("DATABASE_PASSWORD=secret\n")
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, checkout / name)
+    (checkout / "app").mkdir()
+    (checkout / "app/Containerfile").write_text("FROM scratch\n")
+    (checkout / ".gitignore").write_text(".env\n")
+    commit(checkout)
+    (checkout / "app/.env").write_text("DATABASE_PASSWORD=secret\n")
     program = tmp_path / "bin/podman"
     program.parent.mkdir()
     program.write_text(f"#!{sys.executable}\n{PODMAN}")
     program.chmod(0o755)
-    return tmp_path
+    return checkout
 
 
-def test_an_image_is_built_from_the_artefact_and_says_which(checkout: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "scripts/image", "--build-arg", "BASE=mine"],
+def image(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the script with a podman that writes what it was told to the file `told`."""
+    beside = checkout.parent
+    path = f"{beside}/bin:{os.environ['PATH']}"
+    return subprocess.run(
+        [sys.executable, "scripts/image", *arguments],
         cwd=checkout,
-        env={**os.environ, "PATH": f"{checkout}/bin:{os.environ['PATH']}", "TOLD": str(checkout / "told")},
+        env={**os.environ, "PATH": path, "TOLD": str(beside / "told"), "HOME": str(beside)},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_an_image_is_built_from_the_artefact_and_says_which(checkout: Path) -> None:
+    done = image(checkout, "--build-arg", "BASE=mine")
     assert done.returncode == 0, done.stderr
-    told = json.loads((checkout / "told").read_text())
+    told = json.loads((checkout.parent / "told").read_text())
     assert told["files"] == ["Containerfile"]
     artefact = module_at("plugins/action/artefact.py")
-    tree, commit, _ = artefact.tree_of(checkout / "app", "HEAD")
+    tree, head, _ = artefact.tree_of(checkout / "app", "HEAD")
     digest = artefact.hashlib.sha256(artefact.archive(checkout / "app", tree)).hexdigest()
     assert told["words"][:6] == [
         "build",
         "--format=docker",
         f"--tag=nba:{digest[:8]}",
         "--tag=nba:latest",
-        f"--build-arg=COMMIT={commit}",
+        f"--build-arg=COMMIT={head}",
         f"--build-arg=ARTEFACT={digest}",
     ]
     assert told["words"][6:8] == ["--build-arg", "BASE=mine"]
     assert digest in done.stdout
+
+
+def set_origin(checkout: Path, url: str) -> None:
+    values = checkout / "group_vars/all/vars.yml"
+    text = values.read_text()
+    assert 'app_repository: ""\n' in text
+    values.write_text(text.replace('app_repository: ""\n', f'app_repository: "{url}"\n'))
+
+
+def test_an_application_of_its_own_repository_is_what_the_image_has(checkout: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "Containerfile").write_text("FROM scratch\n")
+    (theirs / "theirs.py").touch()
+    commit(theirs)
+    set_origin(checkout, str(theirs))
+    done = image(checkout)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "told").read_text())["files"] == ["Containerfile", "theirs.py"]
+
+
+def test_an_origin_that_only_ansible_can_tell_is_refused(checkout: Path) -> None:
+    set_origin(checkout, "{{ somewhere }}")
+    done = image(checkout)
+    assert done.returncode == 1
+    assert "app_repository is computed: write out in group_vars/all/vars.yml" in done.stderr
+    assert not (checkout.parent / "told").exists()
