@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +29,12 @@ server {{
         {headers}
     }}
 }}
+"""
+REMOVE = """
+systemctl stop 'bench-*'
+rm -rf /srv/bench /etc/systemd/system/bench-*.service /etc/nginx/sites-enabled/bench.conf
+systemctl daemon-reload
+systemctl reload nginx
 """
 TUTORIAL_HEADERS = "proxy_set_header Host $host; proxy_set_header X-Real-IP $remote_addr;"
 
@@ -53,6 +61,16 @@ def commands(here: World) -> dict[str, tuple[str, str]]:
         bind = f"--bind=127.0.0.1:{PORTS[name]}"
         found[name] = ("/srv/nba/live/release", f"{VENV}/{program} {bind} {' '.join(options)}")
     return found
+
+
+@contextmanager
+def installed(here: World, dotenv: str) -> Iterator[None]:
+    """Have the contenders there; what is measured afterwards finds the host as it was before."""
+    try:
+        install(here, dotenv)
+        yield
+    finally:
+        here.shell("dev1", REMOVE)
 
 
 def install(here: World, dotenv: str) -> None:

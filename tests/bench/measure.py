@@ -31,6 +31,7 @@ AGAIN_RUNS = 3
 DEPLOYS = 3
 HOSTS = (1, 2, 4, 8)
 HOST_RUNS = 2
+RIVALS = {"/users": list(contenders.PORTS), "/": ["tutorial", "asgi", "uvicorn"]}
 ANSISTRANO = "12.8 s Ansistrano, with a restart, on another machine"
 PICTURE = CHECKOUT / "docs/deploy.svg"
 PROMOTED = ("-e", "promotion_override=measured")  # what is deployed here never was on dev
@@ -214,23 +215,24 @@ def again(bench: Bench) -> list[Row]:
 def requests(bench: Bench) -> list[Row]:
     """Requests per second: the service, the tutorial's program, and the two worker classes of gunicorn."""
     bench.converge()
-    contenders.install(bench.here, bench.dotenv())
-    address = bench.here.address("dev1")
-    rows = []
-    for path, names in (("/users", list(contenders.PORTS)), ("/", ["tutorial", "asgi", "uvicorn"])):
-        say(f"requests per second: {path}")
-        rivals = {name: Target(f"http://{address}{path}", contenders.server_name(name)) for name in names}
-        found = alternate({"ours": Target(f"http://{address}/api{path}", address)} | rivals)
-        for name, rates in found.items():
-            say(f"  {name}: {[round(rate) for rate in rates.rounds]}, {rates.failed} failed")
-        rows.append(rates_row(f"`GET {path}` through nginx", found, "ours", "tutorial"))
-        if path == "/users":
-            ratio = found["ours"].median / found["tutorial"].median
-            met = ratio >= 6 and not any(rates.failed for rates in found.values())
-            rows[-1] = replace(rows[-1], target="at least 6 x", met=met)
-            rows.append(rates_row("the same, authorities read once", found, "ours", "tls-once"))
-        rows.append(rates_row(f"`GET {path}`, `gunicorn -k asgi`", found, "asgi", "uvicorn"))
-    return rows
+    with contenders.installed(bench.here, bench.dotenv()):
+        return [row for path, names in RIVALS.items() for row in rates_rows(bench.here.address("dev1"), path, names)]
+
+
+def rates_rows(address: str, path: str, names: list[str]) -> list[Row]:
+    """Return the rows of one path: the service beside its rivals, and those beside each other."""
+    say(f"requests per second: {path}")
+    rivals = {name: Target(f"http://{address}{path}", contenders.server_name(name)) for name in names}
+    found = alternate({"ours": Target(f"http://{address}/api{path}", address)} | rivals)
+    for name, rates in found.items():
+        say(f"  {name}: {[round(rate) for rate in rates.rounds]}, {rates.failed} failed")
+    rows = [rates_row(f"`GET {path}` through nginx", found, "ours", "tutorial")]
+    if path == "/users":
+        ratio = found["ours"].median / found["tutorial"].median
+        met = ratio >= 6 and not any(rates.failed for rates in found.values())
+        rows[-1] = replace(rows[-1], target="at least 6 x", met=met)
+        rows.append(rates_row("the same, authorities read once", found, "ours", "tls-once"))
+    return [*rows, rates_row(f"`GET {path}`, `gunicorn -k asgi`", found, "asgi", "uvicorn")]
 
 
 def rates_row(what: str, found: dict[str, Rates], ours: str, other: str) -> Row:
