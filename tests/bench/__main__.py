@@ -31,10 +31,14 @@ def main(names: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the lab is removed then, too
     os.environ.update(LAB)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, world(Path(folder) / "checkout", "bench") as here:
-        bench = Bench(here, Path(folder))
-        rows = [row for name, measure in PARTS.items() if not names or name in names for row in measure(bench)]
+        bench, rows = Bench(here, Path(folder)), []
+        try:
+            for name, measure in PARTS.items():
+                rows += measure(bench) if not names or name in names else []
+        finally:
+            # Also where a later part failed: the minutes of those before it are not lost.
+            print(f"\n{report.table(rows)}")
         text = f"{report.circumstances(here)}\n\n{report.table(rows)}"
-    print(f"\n{text}")
     if not names:
         report.write(text)
     return int(any(row.met is False for row in rows))
