@@ -38,9 +38,10 @@ def main(names: list[str]) -> int:
         finally:
             # Also where a later part failed: the minutes of those before it are not lost.
             print(f"\n{report.table(rows)}")
-        text = f"{report.circumstances(here)}\n\n{report.table(rows)}"
+        circumstances = report.circumstances(here)
+    print(f"\n{circumstances}")
     if not names:
-        report.write(text)
+        report.write(f"{circumstances}\n\n{report.table(rows)}")
     return int(any(row.met is False for row in rows))
 
 
