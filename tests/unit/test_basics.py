@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ def test_what_is_written_is_for_root_alone_and_whole(tmp_path: Path, monkeypatch
         program.write_whole(path, "new")
     assert [file.name for file in tmp_path.iterdir()] == ["state.json"]
     assert path.read_text() == "old"
+
+
+def test_what_a_program_says_need_not_be_text() -> None:
+    words = "import sys; sys.stdout.buffer.write(b'caf\\xe9')"
+    assert program.run(sys.executable, "-c", words).stdout == "caf\ufffd"
 
 
 @pytest.mark.parametrize("body", ["", "[]", "null", "<html>", '"text"', "{"])

@@ -397,6 +397,24 @@ def test_refused_settings_leave_nothing_behind_and_can_be_corrected(
 CHECK_SETTINGS = program.Host.check_settings
 
 
+def test_a_secret_in_a_refusal_is_masked(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parcel = brought(host, "r1")
+    parcel.files[".env"] = "DATABASE_PASSWORD=hunter2-hunter2\n"
+
+    def refuse(*_: Any) -> None:
+        raise program.ReleaseError("input_value='hunter2-hunter2'")
+
+    kept: list[dict[str, Any]] = []
+    monkeypatch.setattr(program.Host, "prepare", refuse)
+    monkeypatch.setattr(program.Host, "keep_records", lambda _, receipt, _facts: kept.append(receipt))
+    monkeypatch.setattr(release, "Parcel", lambda *_: parcel)
+    monkeypatch.setattr(release.sys, "stdin", io.StringIO("{}"))
+    with pytest.raises(program.ReleaseError) as refusal:
+        release.prepare(host, SimpleNamespace(release="r1", artefact=None, by="me"))
+    assert "hunter2" not in str(refusal.value) + str(kept)
+    assert kept[0]["outcome"] == "failed"
+
+
 def test_an_interrupted_preparation_is_made_again(
     host: Any, root: Path, accounts: dict[str, int], installed: list[str]
 ) -> None:
@@ -561,6 +579,38 @@ def test_a_bad_public_answer_switches_back(host: Any, systemd: Systemd, monkeypa
         deploy(host, "new")
     assert seen == ["new"]
     assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
+
+
+def test_a_log_that_cannot_be_read_keeps_nothing_from_being_undone(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "old")
+    deploy(host, "old")
+    put(host, "new")
+
+    def fail(words: str) -> Any:
+        def refuse(*_: Any) -> None:
+            raise program.ReleaseError(words)
+
+        return refuse
+
+    monkeypatch.setattr(program.Host, "watch", fail("answered 502"))
+    monkeypatch.setattr(program.Slot, "journal", fail("no journal"))
+    with pytest.raises(program.ReleaseError, match=r"to old: answered 502\nits log cannot be read: no journal"):
+        deploy(host, "new")
+    assert (host.live.release, host.problems()) == ("old", [])
+
+
+@pytest.mark.parametrize("state", ["prepared", "failed", "good"])
+def test_what_a_release_runs_in_is_made_again_where_it_is_gone(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    put(host, "r1", state=state)
+    made: list[str] = []
+    monkeypatch.setattr(runtimes.Venv, "changes", lambda *_: ["it is gone"] if not made else [])
+    monkeypatch.setattr(program.Host, "renew_runtime", lambda _, name: made.append(name))
+    deploy(host, "r1")
+    assert (host.live.release, made) == ("r1", ["r1"])
 
 
 class Marks:
@@ -818,6 +868,20 @@ def test_clean_up_keeps_what_is_needed_and_nothing_else(host: Any, systemd: Syst
     states = sorted(path.name for path in (host.config.root / "state").glob("*.json"))
     assert states == ["another-runs.json", "live.json", "newer.json"]
     assert not (host.config.root / "releases/.torn.partial").exists()
+
+
+def test_clean_up_keeps_what_another_run_has_just_made(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(host, "good", state="good", at=1)
+
+    @contextlib.contextmanager
+    def when_the_other_has_ended(host: Any) -> Iterator[None]:
+        put(host, "another-runs", "v-another", state="prepared", at=time.time())
+        yield
+
+    monkeypatch.setattr(program.Host, "only_one_prepares", when_the_other_has_ended)
+    host.clean_up()
+    assert sorted(host.releases()) == ["another-runs", "good"]
+    assert (host.config.root / "venvs/v-another").is_dir()
 
 
 def test_failed_releases_do_not_push_out_good_ones(host: Any) -> None:

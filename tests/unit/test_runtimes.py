@@ -43,14 +43,17 @@ class Podman:
         self.context: dict[str, str] = {}
         self.pip = ""
         self.fails = ""
+        self.version = "5.4.2"
 
     def run(self, *command: object, check: bool = True, **_options: Any) -> subprocess.CompletedProcess[str]:
         words = [str(word) for word in command]
         assert tuple(words[: len(runtimes.PODMAN)]) == runtimes.PODMAN
         words = words[len(runtimes.PODMAN) :]
         self.told.append(words)
-        code = 0
+        code, out = 0, ""
         match words[0], words[1]:
+            case "version", _:
+                out = f"{self.version}\n"
             case "build", _:
                 if self.fails:
                     raise program.ReleaseError(self.fails)
@@ -65,7 +68,7 @@ class Podman:
                 code = int(words[2] not in self.images)
             case "image", "rm":
                 self.images.discard(words[-1])
-        return subprocess.CompletedProcess(words, code, "", "")
+        return subprocess.CompletedProcess(words, code, out, "")
 
     def options(self, name: str) -> list[str]:
         """Return the values of an option of the last command."""
@@ -111,6 +114,13 @@ def test_an_image_is_built_once_for_an_artefact_and_a_base(host: Any, podman: Po
     contained(host, "r3", image_base="example.org/python:3.13")
     assert podman.builds() == 2 and len(podman.images) == 2
     assert "--build-arg=BASE=example.org/python:3.13" in podman.told[-1]
+
+
+def test_a_podman_that_could_not_start_it_builds_nothing(host: Any, podman: Podman) -> None:
+    podman.version = "3.4.4"
+    with pytest.raises(program.ReleaseError, match=r"podman 3\.4\.4 cannot run releases; 4\.0 and later can"):
+        contained(host, "r1")
+    assert podman.builds() == 0
 
 
 def test_an_image_says_what_it_is_made_of(host: Any, podman: Podman) -> None:

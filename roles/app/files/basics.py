@@ -25,10 +25,12 @@ class ReleaseError(Exception):
 
 def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a program; raise `ReleaseError` with the end of its output where it fails and ``check`` is set."""
-    done = subprocess.run([str(part) for part in command], check=False, text=True, capture_output=True, **options)
+    words = [str(part) for part in command]
+    # What an application writes to its log need not be text.
+    done = subprocess.run(words, check=False, text=True, errors="replace", capture_output=True, **options)
     if check and done.returncode != 0:
         output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
-        raise ReleaseError(f"`{' '.join(str(part) for part in command)}` ended with {done.returncode}:\n{output}")
+        raise ReleaseError(f"`{' '.join(words)}` ended with {done.returncode}:\n{output}")
     return done
 
 

@@ -393,7 +393,7 @@ class Host:
                 self.remember(release, state="failed", at=time.time())
                 raise
         course.reached("migrated")
-        if self.state(release).get("state") == "good" and self.runtime(folder).changes(folder):
+        if self.runtime(folder).changes(folder):
             self.renew_runtime(release)
         self.start(new, release, lasting=self.state(release).get("state") != "good")
         try:
@@ -439,8 +439,11 @@ class Host:
             ) from None
 
     def last_words(self, slot: Slot, release: str) -> str:
-        """Return the end of a slot's log for a person to read."""
-        return "the last lines of its log:\n" + Mask.of(self.folder(release))(slot.journal())
+        """Return the end of a slot's log for a person to read; what cannot be read keeps nothing from being undone."""
+        try:
+            return "the last lines of its log:\n" + Mask.of(self.folder(release))(slot.journal())
+        except (OSError, ReleaseError) as error:
+            return f"its log cannot be read: {error}"
 
     def switch(self, old: Slot | None, new: Slot, release: str, course: Course) -> None:
         """Give the public requests to a started release, watch it, and stop the old one; on failure switch back."""
@@ -635,7 +638,8 @@ class Host:
         if live is None:
             raise ReleaseError("no release is live; deploy one")
         self.integrity.mend_accounts([self.folder(name) for name in self.releases()])
-        self.set_unusable_aside(live.release)
+        with self.only_one_prepares():
+            self.set_unusable_aside(live.release)
         runtime = self.runtime(self.folder(live.release))
         if runtime.changes(self.folder(live.release)):
             self.renew_runtime(live.release)
@@ -663,21 +667,22 @@ class Host:
 
     def clean_up(self) -> None:
         """Remove old releases and what they ran in; what a slot points to and the newest good ones stay."""
-        if live := self.live:
-            self.set_unusable_aside(live.release)
-        pointed = {self.slot(name).release for name in SLOTS}
-        names = self.releases()
-        good = [name for name in names if self.state(name).get("state") == "good"]
-        # Another run may have prepared one that it is about to start.
-        recent = [name for name in names if time.time() - float(self.state(name).get("at", 0)) < RECENT_SECONDS]
-        prepared = {name for name in recent if self.state(name).get("state") == "prepared"}
-        kept = pointed | prepared | set(good[: self.config.keep_releases])
-        for name in names:
-            if name not in kept:
-                shutil.rmtree(self.folder(name))
-                self.forget(name)
-        folders = [self.folder(name) for name in kept if name]
+        # What another run is making is then either whole, and kept, or not begun.
         with self.only_one_prepares():
+            if live := self.live:
+                self.set_unusable_aside(live.release)
+            pointed = {self.slot(name).release for name in SLOTS}
+            names = self.releases()
+            good = [name for name in names if self.state(name).get("state") == "good"]
+            # Another run may have prepared one that it is about to start.
+            recent = [name for name in names if time.time() - float(self.state(name).get("at", 0)) < RECENT_SECONDS]
+            prepared = {name for name in recent if self.state(name).get("state") == "prepared"}
+            kept = pointed | prepared | set(good[: self.config.keep_releases])
+            for name in names:
+                if name not in kept:
+                    shutil.rmtree(self.folder(name))
+                    self.forget(name)
+            folders = [self.folder(name) for name in kept if name]
             for name, runtime in self.runtimes.items():
                 runtime.clean([folder for folder in folders if runtime_of(folder) == name])
             for leftover in (self.config.root / "releases").glob(".*.partial"):

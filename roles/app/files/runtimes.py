@@ -168,6 +168,7 @@ class Venv(Runtime):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
         )  # fmt: skip
 
     def serve(self, slot: Slot, command: list[str]) -> None:
@@ -199,6 +200,8 @@ class Venv(Runtime):
 # crun alone can leave a container in the control group that it is started in. Podman's own events would stand in the
 # journal between the lines of the application.
 PODMAN = ("podman", "--runtime=crun", "--events-backend=none")
+# It knows `--log-driver=passthrough`; an older one would build and migrate, and then not start.
+OLDEST_PODMAN = 4
 # Where an image has the application: the WORKDIR of its Containerfile.
 INSIDE = "/app"
 # What a release adds to the code that is in the image.
@@ -259,6 +262,12 @@ class Image(Runtime):
         (self.folder / self.name_for(folder)).touch()
         if not self.changes(folder):
             return
+        version = run(*PODMAN, "version", "--format={{.Client.Version}}").stdout.strip()
+        if int(version.partition(".")[0]) < OLDEST_PODMAN:
+            raise ReleaseError(
+                f"podman {version} cannot run releases; {OLDEST_PODMAN}.0 and later can (Debian 12, Ubuntu 24.04). "
+                "Use such a host, or set app_runtime: venv"
+            )
         with tempfile.TemporaryDirectory(prefix="release-image-") as temporary:
             context, pip = Path(temporary) / "context", Path(temporary) / "pip.conf"
             shutil.copytree(
