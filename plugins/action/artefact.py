@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 EXECUTABLE = "100755"
@@ -144,7 +145,9 @@ class Remote:
         with mirror.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             git("init", "--quiet", "--bare", str(mirror), folder=mirrors)
-            helper = ["-c", f"credential.helper={CREDENTIALS}"] if self.user or self.password else []
+            # Nobody else is asked, and nobody else told: a helper of the user's would keep them.
+            own = ["-c", "credential.helper=", "-c", f"credential.helper={CREDENTIALS}"]
+            helper = own if self.user or self.password else []
             # A clean-up that went on in the background would outlive the lock.
             quiet = ["-c", "gc.autoDetach=false", "-c", "maintenance.autoDetach=false"]
             refs = [f"+HEAD:{REMOTE_HEAD}", "+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
@@ -458,7 +461,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         named = {name: str(arguments[name]) for name in ORIGIN if arguments.get(name)}
         origin = Origin(Path(str(arguments.get("source", ""))), Path(str(arguments["mirrors"])), **named)
         version = str(arguments.get("version", "HEAD"))
-        built = origin.build(version, allow_dirty=bool(arguments.get("allow_dirty", False)))
+        built = origin.build(version, allow_dirty=boolean(arguments.get("allow_dirty", False)))
         lock = member_digest(built.content, "poetry.lock")
         if not lock:
             raise AnsibleActionFail(
@@ -467,7 +470,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if finding := runtime_finding(built.content, str(arguments.get("runtime", "venv")), built.place):
             raise AnsibleActionFail(finding)
         path = Path(str(arguments["cache"])) / f"{built.digest}.tar"
-        if not path.is_file():
+        if not path.is_file() or path.read_bytes() != built.content:
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
                 stream.write(built.content)

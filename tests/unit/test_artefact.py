@@ -298,6 +298,18 @@ def test_credentials_are_for_the_server_alone(tmp_path: Path) -> None:
     assert not [text for text in texts if "hunter" in text]
 
 
+def test_a_helper_of_the_user_s_is_not_asked_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = tmp_path / "helper"
+    helper.write_text(f"#!/bin/sh\necho \"$1\" >>'{tmp_path}/asked'\necho username=another\necho password=another\n")
+    helper.chmod(0o755)
+    settings = tmp_path / "gitconfig"
+    settings.write_text(f"[credential]\n\thelper = {helper}\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    with Server() as server, pytest.raises(AnsibleActionFail):
+        artefact.Remote.parse(f"http://user:hunter2@127.0.0.1:{server.port}/a.git").fetch(tmp_path / "mirrors")
+    assert not (tmp_path / "asked").exists()
+
+
 def test_nobody_is_asked_for_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = tmp_path / "ask"
     asked.write_text(f"#!/bin/sh\ntouch '{tmp_path}/asked'\necho x\n")

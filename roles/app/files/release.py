@@ -102,7 +102,7 @@ def prepare(host: Host, options: argparse.Namespace) -> None:
     except UNUSABLE as error:
         words = Mask.of_settings(parcel.files)(str(error))
         host.keep_records({**receipt, "outcome": "failed", "error": words}, parcel.facts)
-        raise
+        raise ReleaseError(words) from None
 
 
 def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
@@ -131,7 +131,9 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
         receipt["outcome"] = "good"
     except UNUSABLE as error:
         receipt["outcome"] = "taken back" if isinstance(error, Abandoned) else "failed"
-        receipt["error"] = Mask.of(host.folder(options.release))(str(error))
+        # A repair and a restore name no release: what they speak of is what was live.
+        named = host.folder(options.release)
+        receipt["error"] = Mask.of(named if named.is_dir() else host.folder(receipt["before"]))(str(error))
         print(receipt["error"], file=sys.stderr)
     try:
         host.keep_records(receipt)
