@@ -46,7 +46,11 @@ def test_what_dev_never_had_is_refused(both: World) -> None:
         commit = both.git("rev-parse", "HEAD").strip()
         refused = both.ansible(DEPLOY, "-l", "prod")
         preview = both.ansible(DEPLOY, "-l", "prod", "--check").succeeded()
-    assert refused.code == 2
+        before_migration = both.status("prod1")
+        # Nor does its schema come before it.
+        migration = both.ansible("playbooks/migrate.yml", "-l", "prod")
+    assert (refused.code, migration.code) == (2, 2)
+    assert "was never live and healthy on dev" in migration.output
     for words in (
         f"of commit {commit[:12]} (Change app/nba/__init__.py)",
         f"was never live and healthy on dev; dev1 runs {on_dev}",
@@ -55,7 +59,8 @@ def test_what_dev_never_had_is_refused(both: World) -> None:
     ):
         assert words in refused.output
     assert "a run without --check would end here" in preview.output
-    assert both.status("prod1") == before
+    assert before_migration == before
+    assert both.status("prod1")["live"] == before["live"]
     assert live(both, "dev1") == on_dev
 
 
