@@ -56,12 +56,13 @@ class Report:
         known = {item["resource"] for items in accepted.values() for item in items}
         self.unused = sorted(known - self.used)
 
-    def lines(self, hosts: list[str]) -> list[str]:
+    def lines(self, hosts: list[str], unreachable: Iterable[str] = ()) -> list[str]:
         """Return the report for people."""
         found = []
         for host in hosts:
             records = [record for record in self.drift if record["host"] == host]
-            found.append(f"{host}: {count(len(records), 'difference') if records else 'no drift'}")
+            differs = count(len(records), "difference") if records else "no drift"
+            found.append(f"{host}: {'could not be reached' if host in unreachable else differs}")
             for record in records:
                 found += told(record)
             found += [
@@ -122,7 +123,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         path = Path(constants.DEFAULT_LOCAL_TMP) / FILE
         records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         report = Report(records, {host: self._accepted(host) for host in hosts})
-        self._display.display("\n".join(["", "DRIFT", *report.lines(hosts)]))
+        self._display.display("\n".join(["", "DRIFT", *report.lines(hosts, stats.dark)]))
         if target := self._manager.extra_vars.get("drift_json"):
             facts = {
                 "hosts": hosts,

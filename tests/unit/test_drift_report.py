@@ -27,6 +27,11 @@ def test_a_difference_is_told_with_its_task_and_lines() -> None:
     ]
 
 
+def test_a_host_that_could_not_be_reached_is_not_called_free_of_drift() -> None:
+    report = drift.Report([record("", host="prod2", kind="unreachable")], {})
+    assert report.lines(["prod1", "prod2"], {"prod2": 1}) == ["prod1: no drift", "prod2: could not be reached"]
+
+
 def test_a_long_difference_is_cut() -> None:
     lines = drift.told(record("/x", text="\n".join("line" for _ in range(50))))
     assert len(lines) == drift.LINES + 2 and lines[-1].strip() == "... 30 more lines"
