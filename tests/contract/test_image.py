@@ -110,19 +110,22 @@ def image(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_image_is_built_from_the_artefact_and_says_which(checkout: Path) -> None:
+    (checkout / "README.md").touch()
+    commit(checkout)  # which is no new version of the application
     done = image(checkout, "--build-arg", "BASE=mine")
     assert done.returncode == 0, done.stderr
     told = json.loads((checkout.parent / "told").read_text())
     assert told["files"] == ["Containerfile"]
     artefact = module_at("plugins/action/artefact.py")
-    tree, head, _ = artefact.tree_of(checkout / "app", "HEAD")
+    tree, _, _ = artefact.tree_of(checkout / "app", "HEAD")
+    touched, _ = artefact.last_change(checkout / "app", "HEAD", ".")
     digest = artefact.hashlib.sha256(artefact.archive(checkout / "app", tree)).hexdigest()
     assert told["words"][:6] == [
         "build",
         "--format=docker",
         f"--tag=nba:{digest[:8]}",
         "--tag=nba:latest",
-        f"--build-arg=COMMIT={head}",
+        f"--build-arg=COMMIT={touched}",
         f"--build-arg=ARTEFACT={digest}",
     ]
     assert told["words"][6:8] == ["--build-arg", "BASE=mine"]
