@@ -37,7 +37,6 @@ NOT_DAMAGED = {
     "Add them to what the host trusts": "follows from the task above",
     "Create the swap file": "a container has no swap of its own",
     "Close it to everybody else": "a container has no swap of its own",
-    "Format the swap file": "a container has no swap of its own",
     "Use the swap file": "a container has no swap of its own",
     "Look whether Poetry is as it was installed": "it looks, and the task after it acts",
     "Ask the host for its backups": "it looks",
@@ -46,7 +45,7 @@ NOT_DAMAGED = {
     "Send it no more requests": "a part of the switch; tests/hosts/test_balancer.py",
     "Send it requests again": "a part of the switch; tests/hosts/test_balancer.py",
     "Send requests to every host that went back": "a part of the switch; tests/hosts/test_balancer.py",
-    "Set whether the target group names the host": "a preview cannot ask; tests/aws/test_balancer.py",
+    "Set whether the target group names the host": "a preview cannot ask; tests/aws/test_provision.py",
     "Set whether the backend sends the host requests": "a preview cannot ask; tests/hosts/test_balancer.py",
 }
 MUTATIONS = [mutation for mutations in BY_HAND.values() for mutation in mutations]
