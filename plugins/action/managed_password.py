@@ -51,9 +51,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
         try:
             result["changed"] = "MasterUserSecret" not in ask()
-            if not result["changed"] or self._task.check_mode:
+            if self._task.check_mode:
                 return result
-            client.modify_db_instance(DBInstanceIdentifier=name, ManageMasterUserPassword=True, ApplyImmediately=True)
+            if result["changed"]:
+                client.modify_db_instance(
+                    DBInstanceIdentifier=name, ManageMasterUserPassword=True, ApplyImmediately=True
+                )
             ready = await_secret(ask, float(self._task.args.get("wait_seconds", 600)))
         except (BotoCoreError, ClientError) as error:
             raise AnsibleActionFail(str(error)) from error
