@@ -22,6 +22,8 @@ from integrity import Integrity
 from slots import Config, Slot
 
 CERTIFICATES = Path("/etc/ssl/certs")
+# What the server is told to take its worker from.
+WORKERS = Path(__file__).resolve().with_name("server")
 
 
 @dataclass(frozen=True)
@@ -351,6 +353,7 @@ class Image(Runtime):
             # What it writes goes where systemd sends what a unit writes.
             "--log-driver=passthrough",
             "--sdnotify=conmon",
+            f"--volume={WORKERS}:{WORKERS}:ro",
         ]
         folder = (slot.folder / "release").resolve()
         os.execvp(PODMAN[0], self.command(folder, self.config.user, options, command))  # noqa: S606

@@ -1,0 +1,32 @@
+"""The worker that the units run: gunicorn's own for ASGI, but one that ends as soon as it is told to.
+
+gunicorn's looks once a second whether it shall end. A deploy and a rollback wait for the worker of the release before,
+and a restarted service is away for as long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from gunicorn.workers.gasgi import ASGIWorker  # type: ignore[import-untyped]
+
+
+class PromptWorker(ASGIWorker):  # type: ignore[misc]
+    """Wakes the loop that sleeps between two heartbeats; what follows, the end of running requests, is gunicorn's."""
+
+    _sleeper: asyncio.Task[Any] | None = None
+
+    async def _serve(self) -> None:
+        self._sleeper = asyncio.current_task()
+        await super()._serve()
+
+    async def _shutdown(self) -> None:
+        self._sleeper = None
+        await super()._shutdown()
+
+    def handle_exit_signal(self) -> None:
+        """Handle SIGTERM. While it still starts there is nothing to wake: it ends before its first heartbeat."""
+        super().handle_exit_signal()
+        if self._sleeper and len(self.servers) == len(self.sockets):
+            self._sleeper.cancel()
