@@ -31,9 +31,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     Arguments:
         program: path of the program on the host.
         command: its command and arguments, a list.
-        upload: a file on the control node that is sent first; its path on the host is passed as ``--artefact``.
-        input: what the program reads from its standard input, as JSON. Secrets may be in it: they pass through the
-            connection, and no command line, file or journal has them.
+        input: what the program reads from its standard input, as a line of JSON. Secrets may be in it: they pass
+            through the connection, and no command line, file or journal has them.
+        upload: a file on the control node that follows the input; its size is the input's key ``bytes``, and `input`
+            itself the key ``files``.
         bare: what to return where the program is not installed yet; without it that is an error.
         receipts: folder on the control node for the receipt of a finished run.
         together: whether a later task judges all hosts of an environment together. A refusal, or a host that cannot
@@ -43,7 +44,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     the program's words as ``msg`` and ``refused``.
     """
 
-    TRANSFERS_FILES = True
+    TRANSFERS_FILES = False
     _VALID_ARGS = frozenset(("program", "command", "upload", "input", "bare", "receipts", "together"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -63,8 +64,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if not together:
                 raise
             return {**result, "changed": False, "gone": True, "refused": f"could not be reached: {error}"}
-        finally:
-            self._remove_tmp_path(self._connection._shell.tmpdir)
         if done["rc"] == NO_SUCH_PROGRAM and "bare" in arguments:
             return {**result, "changed": False, **arguments["bare"]}
         if done["rc"] != 0 and self._task.check_mode and "bare" in arguments:
@@ -82,13 +81,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {"changed": not reads or mended, **answer, **result}
 
     def _execute(self, command: list[str], arguments: dict[str, Any]) -> dict[str, Any]:
-        if upload := str(arguments.get("upload") or ""):
-            # A folder that only the login account can enter; the program copies the file before it looks at it.
-            remote = self._connection._shell.join_path(self._make_tmp_path(), "artefact")
-            command = [*command, "--artefact", self._transfer_file(upload, remote)]
+        words, upload = arguments.get("input"), b""
+        if path := str(arguments.get("upload") or ""):
+            upload = Path(path).read_bytes()
+            words = {"files": words, "bytes": len(upload)}
         # With something to read there is no terminal, which would mix what the program says with what went wrong.
-        words = json.dumps(arguments.get("input")).encode() + b"\n"
-        done: dict[str, Any] = self._low_level_execute_command(shlex.join(command), in_data=words)
+        data = json.dumps(words).encode() + b"\n" + upload
+        done: dict[str, Any] = self._low_level_execute_command(shlex.join(command), in_data=data)
         return done
 
     def _answer(self, text: str) -> dict[str, Any]:

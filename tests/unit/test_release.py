@@ -275,16 +275,23 @@ def member(name: str, content: bytes = b"", link: str = "", kind: bytes = tarfil
     return info, content
 
 
-def brought(host: Any, release: str, *members: Any, digest: str = "") -> Any:
-    """Return what Ansible brings for a release."""
-    artefact = host.config.root.parent / f"{release}.tar"
-    with tarfile.open(artefact, "w") as tar:
+def sent(release: str, *members: Any, digest: str = "", **changed: str) -> io.BytesIO:
+    """Return what Ansible sends for a release; ``changed`` files are named without their dot."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
         for info, content in members or [member("poetry.lock", b"# lock\n")]:
             tar.addfile(info, io.BytesIO(content))
-    digest = digest or hashlib.sha256(artefact.read_bytes()).hexdigest()
+    digest = digest or hashlib.sha256(archive.getvalue()).hexdigest()
     facts = json.dumps({"release": release, "artefact": digest, "commit": "c0ffee"})
     files = {".env": "A=1\n", ".env.migrate": "B=2\n", ".mysql.cnf": "[client]\n", "release.json": facts}
-    return program.Parcel(artefact, files)
+    files.update({f".{name}": text for name, text in changed.items()})
+    words = json.dumps({"files": files, "bytes": len(archive.getvalue())}).encode()
+    return io.BytesIO(words + b"\n" + archive.getvalue())
+
+
+def brought(host: Any, release: str, *members: Any, digest: str = "") -> Any:
+    """Return what Ansible brings for a release."""
+    return program.Parcel.of(sent(release, *members, digest=digest))
 
 
 def test_prepares_a_release(host: Any, accounts: dict[str, int], installed: list[str]) -> None:
@@ -398,8 +405,7 @@ CHECK_SETTINGS = program.Host.check_settings
 
 
 def test_a_secret_in_a_refusal_is_masked(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    parcel = brought(host, "r1")
-    parcel.files[".env"] = "DATABASE_PASSWORD=hunter2-hunter2\n"
+    stream = sent("r1", env="DATABASE_PASSWORD=hunter2-hunter2\n")
 
     def refuse(*_: Any) -> None:
         raise program.ReleaseError("input_value='hunter2-hunter2'")
@@ -407,12 +413,12 @@ def test_a_secret_in_a_refusal_is_masked(host: Any, monkeypatch: pytest.MonkeyPa
     kept: list[dict[str, Any]] = []
     monkeypatch.setattr(program.Host, "prepare", refuse)
     monkeypatch.setattr(program.Host, "keep_records", lambda _, receipt, _facts: kept.append(receipt))
-    monkeypatch.setattr(release, "Parcel", lambda *_: parcel)
-    monkeypatch.setattr(release.sys, "stdin", io.StringIO("{}"))
+    monkeypatch.setattr(release.sys, "stdin", SimpleNamespace(buffer=stream))
     with pytest.raises(program.ReleaseError) as refusal:
-        release.prepare(host, SimpleNamespace(release="r1", artefact=None, by="me"))
+        release.prepare(host, SimpleNamespace(release="r1", by="me"))
     assert "hunter2" not in str(refusal.value) + str(kept)
     assert kept[0]["outcome"] == "failed"
+    assert stream.read() == b"", "who sends it has sent all of it"
 
 
 def test_an_interrupted_preparation_is_made_again(
@@ -444,8 +450,8 @@ def test_a_preview_leaves_nothing(
     assert [path.name for path in (root / "releases").iterdir()] == []
     assert [path.name for path in (root / "venvs").iterdir()] == ["kept"]
     # One that is there is looked at where it is, and stays.
-    host.prepare("r1", parcel)
-    host.preview("r1", parcel, 2)
+    host.prepare("r1", brought(host, "r1"))
+    host.preview("r1", brought(host, "r1"), 2)
     assert host.releases() == ["r1"]
     assert asked == [".r1.partial", "r1"]
 
@@ -557,6 +563,26 @@ def test_another_release_that_answers_is_refused(host: Any, systemd: Systemd, mo
     monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
     with pytest.raises(program.ReleaseError, match="/version names the release r0"):
         deploy(host, "r1")
+
+
+def test_every_worker_has_to_answer(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(host, "r1")
+    monkeypatch.setattr(program.Slot, "workers", lambda _: {"11", "12"})
+    monkeypatch.setattr(program.Slot, "ask", lambda *_: (200, '{"release": "r1", "worker": 11}'))
+    clock = iter(range(100))
+    monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
+    with pytest.raises(program.ReleaseError, match=r"not ready after 1 s; 1 worker\(s\) never answered"):
+        deploy(host, "r1")
+
+
+def test_an_application_need_not_tell_which_worker_answers(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "r1")
+    monkeypatch.setattr(program.Slot, "workers", lambda _: {"11", "12"})
+    monkeypatch.setattr(program.Slot, "ask", lambda *_: (200, '{"release": "r1"}'))
+    deploy(host, "r1")
+    assert host.live.release == "r1"
 
 
 def test_a_release_that_is_not_here_is_named(host: Any, systemd: Systemd) -> None:
@@ -1153,11 +1179,10 @@ def test_a_release_that_cannot_be_prepared_is_recorded(
     monkeypatch.setattr(program.Records, "keep", lambda _, receipt: kept.append(receipt))
     put(host, "old")
     deploy(host, "old")
-    parcel = brought(host, "r1", digest="0" * 64)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**parcel.files, ".env": "API_KEY=artefact\n"})))
+    stream = sent("r1", digest="0" * 64, env="API_KEY=artefact\n")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
     with pytest.raises(program.ReleaseError, match="digest differs"):
-        command = ["prepare", "r1", "--by", "alice", "--artefact", str(parcel.artefact)]
-        release.dispatch(host, release.parser().parse_args(command))
+        release.dispatch(host, release.parser().parse_args(["prepare", "r1", "--by", "alice"]))
     (receipt,) = kept
     facts = [receipt[key] for key in ("kind", "outcome", "release", "before", "by", "commit")]
     assert facts == ["deploy", "failed", "r1", "old", "alice", "c0ffee"]

@@ -22,18 +22,9 @@ class Connection:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, code: int = 0, out: str = "", err: str = "") -> None:
         self.commands: list[str] = []
         self.inputs: list[bytes] = []
-        self.sent: list[tuple[str, str]] = []
-        self.removed: list[str] = []
         self.answer = {"rc": code, "stdout": out, "stderr": err}
         monkeypatch.setattr(plugin.ActionModule, "_low_level_execute_command", lambda _, *a, **b: self.read(*a, **b))
-        monkeypatch.setattr(plugin.ActionModule, "_make_tmp_path", lambda _: "/home/me/own")
-        monkeypatch.setattr(plugin.ActionModule, "_transfer_file", lambda _, *pair: self.send(*pair))
-        monkeypatch.setattr(plugin.ActionModule, "_remove_tmp_path", lambda _, path: self.removed.append(path))
         monkeypatch.setattr(plugin, "who", lambda: "alice@laptop")
-
-    def send(self, source: str, target: str) -> str:
-        self.sent.append((source, target))
-        return target
 
     def take(self, text: str) -> dict[str, Any]:
         self.commands.append(text)
@@ -44,10 +35,9 @@ class Connection:
         return self.take(text)
 
     def run(self, check: bool = False, **arguments: Any) -> dict[str, Any]:
-        shell = SimpleNamespace(tmpdir="/home/me/own", join_path=lambda *parts: "/".join(parts))
         task = SimpleNamespace(args={"program": PROGRAM, **arguments}, check_mode=check, async_val=0, action="release")
         module = plugin.ActionModule.__new__(plugin.ActionModule)
-        module._task, module._connection = task, SimpleNamespace(_shell=shell)
+        module._task = task
         result: dict[str, Any] = module.run(task_vars={"inventory_hostname": "prod1"})
         return result
 
@@ -134,12 +124,13 @@ def test_a_preview_goes_on_where_the_program_is_what_would_be_mended(monkeypatch
     assert host.run(command=["status"], bare={"live": ""})["failed"] is True
 
 
-def test_a_file_is_sent_first_and_removed_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_follows_what_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "0f.tar").write_bytes(b"\x1f\n\x00")
     host = Connection(monkeypatch)
-    host.run(command=["prepare", "r1"], upload="/cache/0f.tar")
-    assert host.sent == [("/cache/0f.tar", "/home/me/own/artefact")]
-    assert host.commands == [f"{PROGRAM} prepare r1 --by alice@laptop --artefact /home/me/own/artefact"]
-    assert host.removed == ["/home/me/own"]
+    host.run(command=["prepare", "r1"], upload=str(tmp_path / "0f.tar"), input={".env": "A=1\n"})
+    words, _, file = host.inputs[0].partition(b"\n")
+    assert (json.loads(words), file) == ({"files": {".env": "A=1\n"}, "bytes": 3}, b"\x1f\n\x00")
+    assert host.commands == [f"{PROGRAM} prepare r1 --by alice@laptop"]
 
 
 def test_what_is_secret_is_read_and_in_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:

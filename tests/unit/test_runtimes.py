@@ -314,7 +314,7 @@ def test_a_preview_leaves_no_image(
 ) -> None:
     parcel = brought(host, "r1")
     facts = json.dumps({**parcel.facts, "runtime": "container"})
-    parcel = program.Parcel(parcel.artefact, {**parcel.files, "release.json": facts})
+    parcel = program.Parcel(parcel.stream, parcel.size, {**parcel.files, "release.json": facts})
     monkeypatch.setattr(program.Host, "outlook", lambda host, release, workers: {"images": set(podman.images)})
     monkeypatch.setattr(runtimes.Path, "is_file", lambda path: path.exists() or path.name == "Containerfile")
     (image,) = host.preview("r1", parcel, 1)["images"]

@@ -558,14 +558,19 @@ class Host:
             if slot.show("ActiveState").get("ActiveState") != "active":
                 raise ReleaseError("its main process ended")
             status, body = self.sample(slot, self.config.ready_path)
-            if status == 200:
-                version = slot.version()
-                seen.add(str(version.get("worker", "")))
-                if version.get("release") == release and slot.workers() <= seen | {""}:
-                    return
+            version = slot.version() if status == 200 else {}
+            if status != 200:
+                last = f"{self.config.ready_path} answered {status or 'nothing'}: {body[:300]}"
+            elif version.get("release") != release:
                 last = f"{self.config.version_path} names the release {version.get('release') or 'none'}"
             else:
-                last = f"{self.config.ready_path} answered {status or 'nothing'}: {body[:300]}"
+                seen.add(str(version.get("worker", "")))
+                silent = slot.workers() - seen if seen != {""} else set()
+                if not silent:
+                    return
+                last = f"{len(silent)} worker(s) never answered"
+                # The kernel chooses who answers: the next one may be another.
+                continue
             time.sleep(0.05)
         raise ReleaseError(f"not ready after {self.config.start_timeout_seconds:.0f} s; {last}")
 

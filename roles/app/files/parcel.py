@@ -39,10 +39,25 @@ def write_secret(path: Path, text: str, group: str) -> None:
 
 @dataclass(frozen=True)
 class Parcel:
-    """An archive, and the files beside its code by name; `release.json` among them says what this is."""
+    """An archive, and the files beside its code by name; `release.json` among them says what this is.
 
-    artefact: Path
+    The archive is still to be read: ``size`` bytes of ``stream``.
+    """
+
+    stream: IO[bytes]
+    size: int
     files: Mapping[str, str]
+
+    @classmethod
+    def of(cls, stream: IO[bytes]) -> Parcel:
+        """Read the beginning of what Ansible sends: a line of JSON, with the files and the archive's size."""
+        words = json.loads(stream.readline())
+        return cls(stream, words["bytes"], words["files"])
+
+    def put_away(self) -> None:
+        """Read what nobody wanted: whoever still sends it would call a closed pipe a host that is gone."""
+        while self.stream.read(1 << 20):
+            pass
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -60,13 +75,12 @@ class Parcel:
         Raises:
             ReleaseError: the archive is not what was sent or holds what has no place, or the disk is nearly full.
         """
-        needed, free = self.artefact.stat().st_size * 3 + SPARE_BYTES, shutil.disk_usage(folder.parent).free
+        needed, free = self.size * 3 + SPARE_BYTES, shutil.disk_usage(folder.parent).free
         if free < needed:
             raise ReleaseError(f"only {free >> 20} MiB are free below {folder.parent}: free some space, then run again")
         # A copy without a name: nobody can exchange it between the look at its digest and its use.
         with tempfile.TemporaryFile(dir=folder.parent) as copy:
-            with self.artefact.open("rb") as sent:
-                shutil.copyfileobj(sent, copy)
+            shutil.copyfileobj(self.stream, copy)
             if digest_of(copy) != self.facts["artefact"]:
                 raise ReleaseError("the artefact is not what was sent: its digest differs. Run the same command again")
             folder.mkdir(mode=0o755)

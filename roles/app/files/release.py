@@ -95,7 +95,7 @@ def begun(host: Host, order: Order, override: str = "") -> dict[str, Any]:
 
 def prepare(host: Host, options: argparse.Namespace) -> None:
     """Make a release from what Ansible brought; a failure is recorded like that of a run."""
-    parcel = Parcel(options.artefact, json.load(sys.stdin))
+    parcel = Parcel.of(sys.stdin.buffer)
     receipt = begun(host, Order("deploy", options.release, options.by))
     try:
         host.prepare(options.release, parcel)
@@ -103,15 +103,19 @@ def prepare(host: Host, options: argparse.Namespace) -> None:
         words = Mask.of_settings(parcel.files)(str(error))
         host.keep_records({**receipt, "outcome": "failed", "error": words}, parcel.facts)
         raise ReleaseError(words) from None
+    finally:
+        parcel.put_away()
 
 
 def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Return what a release would do; its secrets are masked where it fails."""
-    parcel = Parcel(options.artefact, json.load(sys.stdin))
+    parcel = Parcel.of(sys.stdin.buffer)
     try:
         return host.preview(options.release, parcel, options.workers)
     except UNUSABLE as error:
         raise ReleaseError(Mask.of_settings(parcel.files)(str(error))) from None
+    finally:
+        parcel.put_away()
 
 
 def in_unit(host: Host, options: argparse.Namespace) -> int:
@@ -153,9 +157,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("log", help="print the audit log: a line of JSON for each deploy, rollback, repair and failure")
     proven = commands.add_parser("proven", help="tell whether an artefact was ever live and well here")
     proven.add_argument("digest")
-    made = commands.add_parser("prepare", help="make a release from what Ansible brought; reads files, as JSON")
+    made = commands.add_parser("prepare", help="make a release from what Ansible sends: files as JSON, the archive")
     made.add_argument("release")
-    made.add_argument("--artefact", type=Path, required=True, help="the archive")
     made.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
     for name, text in (
         ("activate", "make a release live, phase by phase"),
@@ -185,7 +188,6 @@ def parser() -> argparse.ArgumentParser:
         torn.add_argument("--token", default="", help=argparse.SUPPRESS)
     preview = commands.add_parser("preview", help="print what a release would do; like prepare, and leaves nothing")
     preview.add_argument("release")
-    preview.add_argument("--artefact", type=Path, required=True, help="the archive")
     preview.add_argument("--workers", type=int, default=0, help="worker processes of all hosts together")
     plan = commands.add_parser("plan", help="print the migrations that a release would run, with their SQL, as JSON")
     plan.add_argument("--text", action="store_true", help="for people")
