@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-from jsonschema.exceptions import SchemaError, ValidationError, best_match
-from jsonschema.validators import validator_for
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 SCHEMA = "settings.schema.json"
 # As `.env` has them: what pydantic takes for a boolean.
@@ -82,15 +84,20 @@ def findings(schema: Mapping[str, Any], texts: Mapping[str, str]) -> Iterator[tu
         texts: the settings, as they are written to `.env`.
 
     Raises:
-        SchemaError: the schema itself is none.
+        AnsibleActionFail: the schema itself is none.
     """
-    validator = validator_for(schema)
-    validator.check_schema(schema)
+    # Importing it takes a tenth of a second, and Ansible imports this file also where the task is skipped.
+    jsonschema = importlib.import_module("jsonschema")
+    validator = jsonschema.validators.validator_for(schema)
+    try:
+        validator.check_schema(schema)
+    except jsonschema.SchemaError as refusal:
+        raise AnsibleActionFail(f"{SCHEMA} of the application is not a JSON Schema: {refusal.message}") from None
     properties = schema.get("properties", {})
     values = {key: value_of(text, types_of(properties.get(key), schema)) for key, text in texts.items()}
     for error in validator(schema).iter_errors(values):
         if error.absolute_path:
-            yield str(error.absolute_path[0]), in_words(error)
+            yield str(error.absolute_path[0]), in_words(jsonschema.exceptions.best_match([error]))
         elif error.validator == "required":
             # One error for each of them, whose text alone says which.
             continue
@@ -105,9 +112,8 @@ def findings(schema: Mapping[str, Any], texts: Mapping[str, str]) -> Iterator[tu
             yield key, "is missing"
 
 
-def in_words(error: ValidationError) -> str:
+def in_words(nearest: ValidationError) -> str:
     """Return what is wrong with a value, without the value."""
-    nearest = best_match([error])
     place = [str(part + 1) for part in list(nearest.absolute_path)[1:] if isinstance(part, int)]
     say = WORDS.get(str(nearest.validator), lambda _: f"does not satisfy the schema's {nearest.validator}")
     return (f"item {'.'.join(place)} " if place else "") + say(nearest.validator_value)
@@ -164,12 +170,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         settings, unset = self._texts(variables, "app_settings")
         migration, unset_too = self._texts(variables, "app_migration_settings")
         found = {**unset, **unset_too}
-        try:
-            for texts in (settings, {**settings, **migration}):
-                for key, words in findings(schema, texts):
-                    found.setdefault(key, words)
-        except SchemaError as error:
-            raise AnsibleActionFail(f"{SCHEMA} of the application is not a JSON Schema: {error.message}") from None
+        for texts in (settings, {**settings, **migration}):
+            for key, words in findings(schema, texts):
+                found.setdefault(key, words)
         if found:
             lines = "\n".join(f"  - {self._place(key, variables)}: {words}" for key, words in sorted(found.items()))
             raise AnsibleActionFail(

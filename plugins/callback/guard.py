@@ -8,6 +8,7 @@ from typing import Any
 from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
+from ansible.plugins.loader import filter_loader, test_loader
 
 DOCUMENTATION = r"""
 name: guard
@@ -38,6 +39,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         if self._looked:
             return
         self._looked = True
+        # Here, once: otherwise the process of each task of this play loads all of them anew.
+        for plugins in (filter_loader, test_loader):
+            list(plugins.all())
         self._check_options()
         loader = play.get_loader()
         root = Path(loader.get_basedir())
