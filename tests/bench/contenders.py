@@ -11,7 +11,8 @@ from pathlib import Path
 from tests.hosts.world import World, await_true
 
 TUTORIAL = Path(__file__).parent / "tutorial/main.py"
-WORKER_CLASSES = {"asgi": "asgi", "uvicorn": "uvicorn_worker.UvicornWorker"}
+OURS = "prompt_worker.PromptWorker"
+WORKER_CLASSES = {"asgi": OURS, "uvicorn": "uvicorn_worker.UvicornWorker"}
 PORTS = {"tutorial": 8001, "asgi": 8002, "uvicorn": 8003, "tls-once": 8004}
 VENV = "/srv/nba/live/release/.venv/bin"
 UNIT = """
@@ -54,9 +55,10 @@ def commands(here: World) -> dict[str, tuple[str, str]]:
         "tutorial": ("/srv/bench", f"{tutorial}{PORTS['tutorial']}"),
         "tls-once": ("/srv/bench", f"/usr/bin/env TLS_ONCE=1 {tutorial}{PORTS['tls-once']}"),
     }
-    assert "--worker-class=asgi" in config["serve_command"]
+    ours = f"--worker-class={OURS}"
+    assert ours in config["serve_command"]
     for name, worker_class in WORKER_CLASSES.items():
-        known = {"--worker-class=asgi": f"--worker-class={worker_class}", "--workers={workers}": f"--workers={count}"}
+        known = {ours: f"--worker-class={worker_class}", "--workers={workers}": f"--workers={count}"}
         program, *options = [known.get(part, part) for part in config["serve_command"]]
         bind = f"--bind=127.0.0.1:{PORTS[name]}"
         found[name] = ("/srv/nba/live/release", f"{VENV}/{program} {bind} {' '.join(options)}")
