@@ -101,6 +101,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _keep(self, answer: dict[str, Any], folder: str, host: str) -> None:
         receipt = answer.get("receipt")
+        for note in (receipt or {}).get("notes", ()):
+            self._display.warning(f"{host}: {note}. Run the same command again")
         if folder and receipt:
             path = Path(folder) / host / f"{int(receipt['began'])}-{receipt['release']}.json"
             path.parent.mkdir(parents=True, exist_ok=True)

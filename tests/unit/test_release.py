@@ -744,6 +744,23 @@ def test_a_release_that_another_host_refused_is_taken_back(host: Any, systemd: S
     assert (host.live.release, host.problems()) == ("new", [])
 
 
+def test_what_cannot_be_put_away_is_no_reason_to_go_back(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "old")
+    deploy(host, "old")
+    put(host, "new")
+
+    def refuse(_: Any) -> None:
+        raise OSError("Read-only file system")
+
+    monkeypatch.setattr(program.Host, "clean_up", refuse)
+    deploy(host, "new")
+    assert (host.live.release, host.state("new")["state"]) == ("new", "good")
+    (note,) = host.notes
+    assert note.startswith("new is live and well, but") and note.endswith(": Read-only file system")
+
+
 def test_a_first_release_that_another_host_refused_leaves_nothing_live(host: Any, systemd: Systemd) -> None:
     put(host, "first")
     with pytest.raises(program.Abandoned, match="switched back to nothing"):

@@ -150,6 +150,15 @@ def test_the_receipt_is_kept_also_of_a_failure(monkeypatch: pytest.MonkeyPatch, 
     assert json.loads(kept.read_text()) == receipt
 
 
+def test_what_a_receipt_notes_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    receipt = {"release": "r1", "began": 1.0, "notes": ["r1 is live, but the old one still runs"]}
+    told: list[str] = []
+    host = Connection(monkeypatch, out=json.dumps({"receipt": receipt}))
+    monkeypatch.setattr(plugin.ActionModule, "_display", SimpleNamespace(warning=told.append), raising=False)
+    host.run(command=["activate", "r1"], receipts=str(tmp_path))
+    assert told == ["prod1: r1 is live, but the old one still runs. Run the same command again"]
+
+
 def test_a_pipeline_names_the_person_who_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin.socket, "gethostname", lambda: "runner")
     monkeypatch.setenv("GITHUB_ACTOR", "bob")

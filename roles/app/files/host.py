@@ -50,6 +50,7 @@ class Host:
     config: Config
     steps: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     migration: dict[str, Any] = field(default_factory=dict)
 
     # --- looking ---
@@ -467,11 +468,15 @@ class Host:
         self.call_good(new)
         # Also where nothing was live: if somebody removed the link, the release that it led to still runs.
         left = self.idle
-        with self.step(f"drain and stop {left.name}"):
-            if old:
-                time.sleep(max(0.0, switched + self.config.drain_seconds - time.monotonic()))
-            left.stop()
-        self.clean_up()
+        try:
+            with self.step(f"drain and stop {left.name}"):
+                if old:
+                    time.sleep(max(0.0, switched + self.config.drain_seconds - time.monotonic()))
+                left.stop()
+            self.clean_up()
+        except (ReleaseError, OSError) as error:
+            # No fault of the release, which serves: nobody is to go back for it. What still runs, the next run finds.
+            self.notes.append(f"{release} is live and well, but not all of what it replaced could be put away: {error}")
 
     def call_good(self, slot: Slot) -> None:
         """Remember that a slot's release was live and well, and the schema that it brought when it first was."""
@@ -544,6 +549,7 @@ class Host:
             migration=self.migration,
             steps=self.steps,
             health=self.samples[-SAMPLES_KEPT:],
+            notes=self.notes,
             seconds=round(time.time() - receipt["began"], 2),
         )
         if self.state(release):
