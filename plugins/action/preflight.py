@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from ansible import context
@@ -136,6 +137,15 @@ class Environment:
         elif not groups.get(source):
             yield f'{where}: the inventory has no hosts in the group {source!r}. Add them there, or set "" for none'
 
+    def index_findings(self) -> Iterator[str]:
+        """Yield a finding when the index of packages is named with credentials, which every account could read."""
+        known, index = self._read(self.host, "python_index_url")
+        if known and isinstance(index, str) and "@" in urlsplit(index).netloc:
+            yield (
+                "python_index_url (where it is set): holds credentials, and every account of a host could read them. "
+                "Leave them out, and put them into /root/.netrc on the hosts, mode 0600"
+            )
+
     def vault_findings(self) -> Iterator[str]:
         """Yield a finding when the vault is missing or lies there in clear."""
         path = self._root / "group_vars" / self.name / "vault.yml"
@@ -191,6 +201,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             vault = list(environment.vault_findings())
             findings += vault or list(environment.value_findings(contract))
             findings += [] if vault else environment.promotion_findings(self._groups)
+            findings += [] if vault else environment.index_findings()
         notes: list[str] = []
         if not findings:
             secrets = [name for name, form in contract.items() if form.endswith("secret")]

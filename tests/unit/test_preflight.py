@@ -170,6 +170,18 @@ def test_an_environment_to_promote_from_that_cannot_be(root: Path, source: str, 
     assert words in finding
 
 
+@pytest.mark.parametrize("index", ["", "https://packages.example.com/simple", "file:///srv/a@b/simple"])
+def test_an_index_of_packages_without_credentials(root: Path, index: str) -> None:
+    assert list(environment(root, {"python_index_url": index}).index_findings()) == []
+    assert list(environment(root, {}).index_findings()) == []
+
+
+def test_an_index_of_packages_that_would_show_its_credentials(root: Path) -> None:
+    index = "https://ada:hunter2@packages.example.com/simple"
+    (finding,) = environment(root, {"python_index_url": index}).index_findings()
+    assert "/root/.netrc" in finding and "hunter2" not in finding
+
+
 def test_a_vault_must_exist_and_be_encrypted(root: Path) -> None:
     dev, vault = environment(root, GOOD), root / "group_vars/dev/vault.yml"
     (missing,) = dev.vault_findings()

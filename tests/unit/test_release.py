@@ -1229,6 +1229,20 @@ class Lead:
         return release.dispatch(self.host, options)
 
 
+def test_a_release_that_is_sent_along_is_prepared_before_the_run_begins(
+    host: Any, accounts: dict[str, int], installed: list[str], systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lead = Lead(host, monkeypatch)
+    monkeypatch.setattr(program.Records, "keep", lambda *_: None)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=sent("bad", digest="0" * 64)))
+    with pytest.raises(program.ReleaseError, match="digest differs"):
+        lead.run("activate", "bad", "--prepare", "--by", "alice")
+    assert (lead.said, host.releases()) == ([], [])
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=sent("r1")))
+    assert lead.run("activate", "r1", "--prepare", "--by", "alice")["phase"] == "done"
+    assert (lead.said, host.releases()) == (["deploy of r1 by alice", "follow"], ["r1"])
+
+
 def test_a_run_of_somebody_else_is_not_taken_back(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "old")
     deploy(host, "old")

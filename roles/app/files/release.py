@@ -177,6 +177,7 @@ def parser() -> argparse.ArgumentParser:
         )
         torn.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
         torn.add_argument("--migrate", action="store_true", help="bring the database to the release's schema first")
+        torn.add_argument("--prepare", action="store_true", help="(activate) make it first, of what Ansible sends")
         torn.add_argument("--workers", type=int, default=0, help="those of all hosts: see that their connections fit")
         torn.add_argument("--downgrade", default="", metavar="REVISION", help="take the schema back before the switch")
         torn.add_argument("--renew", action="store_true", help="(repair) start the live release anew, without a loss")
@@ -226,7 +227,9 @@ def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
-    """Make a release live, unless it is and nobody is about to change that."""
+    """Make a release live, unless it is and nobody is about to change that; prepare it first where it is sent along."""
+    if options.prepare:
+        prepare(host, options)
     live = host.live
     if live and live.release == options.release and not host.activation.active():
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
