@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -21,6 +22,9 @@ WORKERS = ROOT / "roles/app/files/server"
 # Between two heartbeats it sleeps for good here, and a request takes as long as somebody keeps it waiting.
 APPLICATION = """
 import asyncio
+import os
+import signal
+import time
 from pathlib import Path
 from gunicorn.workers import gasgi
 
@@ -39,9 +43,17 @@ async def app(scope, receive, send):
             await send({"type": f"{event}.complete"})
             if event == "lifespan.shutdown":
                 return
-    print("asked", flush=True)
-    while not Path("answer").exists():
-        await asyncio.sleep(0.01)
+    if scope["path"] == "/held":
+        # The next turn of the loop takes the signal in, and lasts until somebody has come. The one after finds both.
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0)
+        print("held", flush=True)
+        while not Path("answer").exists():
+            time.sleep(0.01)
+    if scope["path"] == "/slow":
+        print("asked", flush=True)
+        while not Path("answer").exists():
+            await asyncio.sleep(0.01)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 """
@@ -55,30 +67,54 @@ def serving(folder: Path) -> Iterator[subprocess.Popen[str]]:
         GUNICORN, f"--pythonpath={WORKERS}", "--worker-class=prompt_worker.PromptWorker", "--no-control-socket",
         "--bind=unix:socket", "--workers=1", "--graceful-timeout=600", "program:app",
     ]  # fmt: skip
-    with subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
         try:
-            assert line(process) == "lifespan.startup"
+            await_line(process, "lifespan.startup")
             yield process
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def line(process: subprocess.Popen[str]) -> str:
+def await_line(process: subprocess.Popen[str], words: str) -> str:
+    """Read what the server says until a line has these words; return what follows them."""
     assert process.stdout
-    return process.stdout.readline().strip()
+    for said in process.stdout:
+        if words in said:
+            return said.partition(words)[2].strip()
+    raise AssertionError(f"it never said {words!r}")
+
+
+@contextmanager
+def asking(folder: Path, path: str) -> Iterator[IO[bytes]]:
+    """Send a request; what comes back can be read."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(folder / "socket"))
+        connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        with connection.makefile("rb") as answer:
+            yield answer
 
 
 @pytest.mark.timeout(60)
-def test_it_ends_without_waiting_for_its_next_heartbeat(tmp_path: Path) -> None:
-    with serving(tmp_path) as process, socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(str(tmp_path / "socket"))
-        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-        assert line(process) == "asked"
+def test_it_ends_without_waiting_for_its_next_heartbeat_once_it_has_answered(tmp_path: Path) -> None:
+    with serving(tmp_path) as process, asking(tmp_path, "/slow") as answer:
+        await_line(process, "asked")
         process.send_signal(signal.SIGTERM)
-        # A request that runs is answered first.
+        await_line(process, "Worker shutting down")
         (tmp_path / "answer").touch()
-        with connection.makefile("rb") as answer:
-            assert answer.read().endswith(b"ok")
-        assert line(process) == "lifespan.shutdown"
+        assert answer.read().endswith(b"ok")
+        await_line(process, "lifespan.shutdown")
         assert process.wait() == 0
+
+
+@pytest.mark.timeout(60)
+def test_what_comes_in_the_moment_it_is_told_to_end_is_answered(tmp_path: Path) -> None:
+    """By the worker that accepts it, or by the next one."""
+    with serving(tmp_path) as process, asking(tmp_path, "/held") as held:
+        await_line(process, "held")
+        with asking(tmp_path, "/") as late:
+            (tmp_path / "answer").touch()
+            assert held.read().endswith(b"ok")
+            assert late.read().endswith(b"ok")

@@ -29,4 +29,10 @@ class PromptWorker(ASGIWorker):  # type: ignore[misc]
         """Handle SIGTERM. While it still starts there is nothing to wake: it ends before its first heartbeat."""
         super().handle_exit_signal()
         if self._sleeper and len(self.servers) == len(self.sockets):
+            # From a timer, as gunicorn's own end comes: the same turn of the loop may accept connections, and timers
+            # run after that. Those of a server that was closed meanwhile would be dropped without an answer.
+            self.loop.call_later(0, self._wake)
+
+    def _wake(self) -> None:
+        if self._sleeper:
             self._sleeper.cancel()
