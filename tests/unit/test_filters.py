@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support import AWKWARD, module_at
 
-waffle = module_at("plugins/filter/waffle.py")
+waffle, mysql = module_at("plugins/filter/waffle.py"), module_at("plugins/filter/mysql.py")
 PRINTABLE = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=40)
 
 
@@ -85,3 +85,14 @@ def test_every_part_and_the_key_change_the_name(change: dict[str, object], key: 
 def test_a_name_needs_a_key() -> None:
     with pytest.raises(AnsibleFilterError, match="vault_fingerprint_key"):
         waffle.release_id(PARTS, "", "c")
+
+
+def test_an_account_has_the_same_hash_as_long_as_nothing_of_it_changes() -> None:
+    accounts = [{"name": "nba", "password": AWKWARD, "privileges": "SELECT"}, {"name": "ada", "password": AWKWARD}]
+    one, other = mysql.salted(accounts, "key")
+    assert {key: one[key] for key in accounts[0]} == accounts[0]
+    assert one["hash"].startswith(f"$A$005${one['salt']}") and len(one["salt"]) == 20
+    assert mysql.salted(accounts, "key") == [one, other]
+    assert one["hash"] != other["hash"], "equal passwords of two accounts must not look equal"
+    assert mysql.salted([{**accounts[0], "password": "x"}], "key")[0]["hash"] != one["hash"]
+    assert mysql.salted(accounts, "another key")[0]["salt"] != one["salt"]
