@@ -102,6 +102,13 @@ def test_what_was_good_is_proven_also_when_it_is_gone(records: Any) -> None:
     assert records.proof("d-r3", []) == {"proven": False}
 
 
+def test_a_migration_proves_nothing_of_the_release_that_brought_it(records: Any) -> None:
+    records.keep({**receipt("r1"), "kind": "migrate"})
+    assert records.proof("d-r1", []) == {"proven": False}
+    records.keep({**receipt("r1"), "kind": "rollback"})
+    assert records.proof("d-r1", [])["proven"]
+
+
 def test_a_release_that_is_here_and_good_is_proven(records: Any) -> None:
     known = [("r1", {"artefact": "d1", "state": "prepared"}), ("r2", {"artefact": "d2", "state": "good", "at": 5})]
     assert records.proof("d1", known) == {"proven": False}

@@ -19,6 +19,8 @@ from urllib.parse import quote
 from basics import write_whole
 
 RECEIPTS_KEPT = 200
+# Kinds of runs whose good end says that the release was live and well.
+MADE_LIVE = ("deploy", "rollback", "repair")
 SETTINGS_FILES = (".env", ".env.migrate")
 SECRET_KEYS = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|DSN|URL", re.IGNORECASE)
 SHORTEST_SECRET = 6
@@ -132,7 +134,8 @@ class Records:
             if state.get("artefact") == artefact and state.get("state") == "good":
                 return {"proven": True, "release": release, "at": state["at"]}
         for entry in self.entries():
-            if entry["artefact"] == artefact and entry["outcome"] == "good":
+            # A migration alone ends well, too, and nothing of its artefact was started.
+            if entry["artefact"] == artefact and entry["outcome"] == "good" and entry["kind"] in MADE_LIVE:
                 return {"proven": True, "release": entry["release"], "at": entry["began"]}
         return {"proven": False}
 
