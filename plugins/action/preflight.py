@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 from ansible import context
@@ -140,7 +139,7 @@ class Environment:
     def index_findings(self) -> Iterator[str]:
         """Yield a finding when the index of packages is named with credentials, which every account could read."""
         known, index = self._read(self.host, "python_index_url")
-        if known and isinstance(index, str) and "@" in urlsplit(index).netloc:
+        if known and isinstance(index, str) and "@" in index.partition("://")[2].partition("/")[0]:
             yield (
                 "python_index_url (where it is set): holds credentials, and every account of a host could read them. "
                 "Leave them out, and put them into /root/.netrc on the hosts, mode 0600"

@@ -138,11 +138,17 @@ def test_no_secret_comes_near_an_image(host: Any, podman: Podman) -> None:
     assert podman.context == {"Containerfile": "FROM scratch\n", "nba/.env": "the application's own\n"}
 
 
-def test_the_index_of_packages_is_in_a_file(host: Any, podman: Podman) -> None:
-    url = "https://user:hunter2@index.example.org/simple"
+def test_the_index_of_packages_and_its_credentials_are_in_files(
+    host: Any, podman: Podman, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url, netrc = "https://index.example.org/simple", tmp_path / "netrc"
+    monkeypatch.setattr(runtimes, "NETRC", netrc)
     elsewhere = program.Host(program.Config(**{**host.config.__dict__, "index_url": url}))
     contained(elsewhere, "r1")
-    assert podman.pip == f"[global]\nindex-url = {url}\n"
+    assert podman.pip == f"[global]\nindex-url = {url}\n" and "netrc" not in str(podman.told)
+    netrc.write_text("machine index.example.org login user password hunter2")
+    contained(elsewhere, "r2", image_base="another")
+    assert f"--volume={netrc}:{netrc}:ro" in str(podman.told)
     assert "hunter2" not in str(podman.told)
 
 
@@ -314,7 +320,7 @@ def test_a_preview_leaves_no_image(
 ) -> None:
     parcel = brought(host, "r1")
     facts = json.dumps({**parcel.facts, "runtime": "container"})
-    parcel = program.Parcel(parcel.stream, parcel.size, {**parcel.files, "release.json": facts})
+    parcel = program.Parcel(parcel.archive, parcel.size, {**parcel.files, "release.json": facts})
     monkeypatch.setattr(program.Host, "outlook", lambda host, release, workers: {"images": set(podman.images)})
     monkeypatch.setattr(runtimes.Path, "is_file", lambda path: path.exists() or path.name == "Containerfile")
     (image,) = host.preview("r1", parcel, 1)["images"]

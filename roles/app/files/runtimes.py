@@ -22,6 +22,7 @@ from integrity import Integrity
 from slots import Config, Slot
 
 CERTIFICATES = Path("/etc/ssl/certs")
+NETRC = Path("/root/.netrc")  # credentials of an index of packages
 # What the server is told to take its worker from.
 WORKERS = Path(__file__).resolve().with_name("server")
 
@@ -276,7 +277,10 @@ class Image(Runtime):
                 folder, context, symlinks=True, ignore=lambda place, _: BESIDE if Path(place) == folder else ()
             )
             pip.write_text(f"[global]\nindex-url = {self.config.index_url}\n")
-            self.build(folder, context, [f"--volume={pip}:/etc/pip.conf:ro"] if self.config.index_url else [])
+            brought = {pip: "/etc/pip.conf", NETRC: NETRC} if self.config.index_url else {}
+            # As volumes, they stay out of the image.
+            options = [f"--volume={path}:{place}:ro" for path, place in brought.items() if path.exists()]
+            self.build(folder, context, options)
 
     def build(self, folder: Path, context: Path, options: list[str]) -> None:
         """Build the image of a release from a copy of its artefact.
