@@ -241,7 +241,7 @@ def rates_rows(address: str, path: str, names: list[str]) -> list[Row]:
         met = ratio >= 6 and not any(rates.failed for rates in found.values())
         rows[-1] = replace(rows[-1], target="at least 6 x", met=met)
         rows.append(rates_row("the same, authorities read once", found, "ours", "tls-once"))
-    return [*rows, rates_row(f"`GET {path}`, `gunicorn -k asgi`", found, "asgi", "uvicorn")]
+    return [*rows, rates_row(f"`GET {path}`, the worker that the units run", found, "asgi", "uvicorn")]
 
 
 def rates_row(what: str, found: dict[str, Rates], ours: str, other: str) -> Row:
