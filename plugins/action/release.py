@@ -102,7 +102,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _keep(self, answer: dict[str, Any], folder: str, host: str) -> None:
         receipt = answer.get("receipt")
         for note in (receipt or {}).get("notes", ()):
-            self._display.warning(f"{host}: {note}. Run the same command again")
+            self._display.warning(f"{host}: {note}")
+        # What a migration was going to do, statement by statement, whatever became of it.
+        for line in ((receipt or {}).get("migration") or {}).get("plan", ()):
+            _, warns, warning = line.partition("WARNING: ")
+            if warns:
+                self._display.warning(f"{host}: the migration {warning}")
+            else:
+                self._display.display(f"{host}: {line}")
         if folder and receipt:
             path = Path(folder) / host / f"{int(receipt['began'])}-{receipt['release']}.json"
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -156,7 +156,20 @@ def test_what_a_receipt_notes_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_
     host = Connection(monkeypatch, out=json.dumps({"receipt": receipt}))
     monkeypatch.setattr(plugin.ActionModule, "_display", SimpleNamespace(warning=told.append), raising=False)
     host.run(command=["activate", "r1"], receipts=str(tmp_path))
-    assert told == ["prod1: r1 is live, but the old one still runs. Run the same command again"]
+    assert told == ["prod1: r1 is live, but the old one still runs"]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_a_migration_was_going_to_do_is_shown_whatever_became_of_it(
+    monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    plan = ["release r1", "0002: Shorten", "    ALTER TABLE t DROP a;", "    WARNING: drops a column"]
+    host = Connection(monkeypatch, code, out=json.dumps({"receipt": {"began": 1.0, "migration": {"plan": plan}}}))
+    told: list[str] = []
+    display = SimpleNamespace(display=told.append, warning=lambda text: told.append(f"[WARNING]: {text}"))
+    monkeypatch.setattr(plugin.ActionModule, "_display", display, raising=False)
+    host.run(command=["activate", "r1"])
+    assert told == [*(f"prod1: {line}" for line in plan[:3]), "[WARNING]: prod1: the migration drops a column"]
 
 
 def test_a_pipeline_names_the_person_who_started_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,12 +51,16 @@ class Schema:
         return result
 
     def migrate(self, backup: bool) -> dict[str, Any]:
-        """Bring the database to the release's revision, after a backup; return what was done."""
+        """Bring the database to the release's revision, after a backup; return what was planned and done."""
         plan = self.run("plan")
         self.refuse_half_applied(plan["current"])
         if not plan["pending"]:
             return {"backup": None, "from": plan["current"], "to": plan["current"], "applied": []}
-        return self.change(["upgrade"], backup)
+        # Before anything is done, in the log and in the receipt: so it is known also of a run that fails.
+        planned = plan_lines(self.release, plan)
+        print("\n".join(planned), flush=True)
+        self.host.migration = {"plan": planned}
+        return {**self.host.migration, **self.change(["upgrade"], backup)}
 
     def downgrade(self, revision: str, backup: bool) -> dict[str, Any]:
         """Take the database back to an earlier revision of this release, after a backup; return what was done."""
