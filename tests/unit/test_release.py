@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -145,6 +146,25 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     return systemd
 
 
+class Clock:
+    """Is moved by nothing but sleep, and lets nobody sleep for ever."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        assert self.now < 1000, "nothing ends this"
+
+
+@pytest.fixture
+def clock(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(program.time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(program.time, "sleep", clock.sleep)
+    return clock
+
+
 @pytest.fixture
 def host(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "release.json").write_text(json.dumps({**CONFIG, "root": str(root)}))
@@ -240,6 +260,20 @@ def test_a_repair_that_fails_says_so(host: Any, systemd: Systemd) -> None:
         host.repair(Course())
 
 
+def test_the_releases_are_listed_with_what_is_known_of_them(host: Any) -> None:
+    known = {"by": "alice@laptop", "commit": "c0ffee1234567890", "subject": "Add teams", "schema": "0002_teams"}
+    put(host, "r1", state="good", at=1767323045, seconds=9.84, **known)
+    put(host, "r2", state="failed", at=1767409506, commit="decade0987654321", subject="Add a typo")
+    put(host, "r3", state="good", at=1767495967, seconds=104.31, **{**known, "subject": "Mend teams"})
+    program.replace_link(host.slot("blue").folder / "release", host.folder("r3"))
+    program.replace_link(host.config.root / "live", host.slot("blue").folder)
+    assert host.listing() == [
+        "r3  live        2026-01-04 03:06:07  0002_teams    104.3 s  alice@laptop          c0ffee12  Mend teams",
+        "r2  failed      2026-01-03 03:05:06  -               0.0 s  -                     decade09  Add a typo",
+        "r1  good        2026-01-02 03:04:05  0002_teams      9.8 s  alice@laptop          c0ffee12  Add teams",
+    ]
+
+
 # --- preparing ---
 
 
@@ -291,7 +325,7 @@ def sent(release: str, *members: Any, digest: str = "", **changed: str) -> io.By
 
 def brought(host: Any, release: str, *members: Any, digest: str = "") -> Any:
     """Return what Ansible brings for a release."""
-    return program.Parcel.of(sent(release, *members, digest=digest))
+    return program.Parcel.of(sent(release, *members, digest=digest), host.config.root)
 
 
 def test_prepares_a_release(host: Any, accounts: dict[str, int], installed: list[str]) -> None:
@@ -371,6 +405,25 @@ def test_refuses_another_digest(host: Any, root: Path, accounts: dict[str, int],
     with pytest.raises(program.ReleaseError, match="digest differs"):
         host.prepare("r1", brought(host, "r1", digest="0" * 64))
     assert list((root / "releases").iterdir()) == []
+
+
+@pytest.mark.parametrize(("kept", "words"), [(-1, r"\(\d+ of \d+ bytes"), (40, r"\(0 of nobody knows"), (0, r"\(0 of")])
+def test_what_did_not_arrive_whole_is_no_fault_of_the_release(host: Any, kept: int, words: str) -> None:
+    whole = sent("r1").getvalue()
+    stream = io.BytesIO(whole[:kept])
+    with pytest.raises(program.ReleaseError, match=words):
+        program.Parcel.of(stream, host.config.root)
+
+
+def test_what_is_sent_is_read_to_its_end_also_where_it_is_of_no_use(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    stream = sent("r1")
+    monkeypatch.setattr(parcels.shutil, "copyfileobj", refuse)
+    with pytest.raises(OSError, match="No space"):
+        program.Parcel.of(stream, host.config.root)
+    assert stream.read() == b""
 
 
 def test_refuses_to_fill_the_disk(
@@ -498,7 +551,7 @@ def test_connections_that_do_not_fit_stop_it_before_the_database_is_touched(
 
 
 def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Path] = []
+    made, installed = list[Path](), list[Path]()
 
     def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
         if "venv" in command:
@@ -507,7 +560,7 @@ def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch
         return subprocess.CompletedProcess([], 0, "Python 3.13.5", "")
 
     monkeypatch.setattr(runtimes, "run", run)
-    monkeypatch.setattr(runtimes.Venv, "install", lambda kind, folder, venv: None)
+    monkeypatch.setattr(runtimes.Venv, "install", lambda kind, folder, venv: installed.append(venv))
     for name, lock in (("r1", "one"), ("r2", "one"), ("r3", "two")):
         folder = host.folder(name)
         folder.mkdir()
@@ -519,6 +572,7 @@ def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch
     (host.folder("r3") / ".venv").unlink()
     host.runtime(host.folder("r3")).make(host.folder("r3"))
     assert made == [links[0], links[2], links[2]], "a half-made one is made again"
+    assert installed == made
 
 
 # --- switching ---
@@ -554,6 +608,40 @@ def test_a_release_that_never_gets_ready_is_refused(
         deploy(host, "r1")
     assert systemd.active == systemd.enabled == set()
     assert host.live is None
+
+
+@pytest.fixture
+def links(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[str]]]:
+    """Keep which slots got the public requests, and what would come back at boot when they did."""
+    kept: list[tuple[str, set[str]]] = []
+    replace_link = program.replace_link
+
+    def replace(link: Path, target: Path) -> None:
+        if link == host.config.root / "live":
+            kept.append((target.name, set(systemd.enabled)))
+        replace_link(link, target)
+
+    monkeypatch.setattr(program, "replace_link", replace)
+    return kept
+
+
+def test_a_release_that_gets_the_public_requests_comes_back_at_boot(host: Any, links: Any) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    assert links == [("blue", {"nba@blue.service", "nba@blue.socket"})]
+
+
+def test_a_release_that_never_gets_ready_never_gets_a_public_request(
+    host: Any, links: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "good")
+    deploy(host, "good")
+    links.clear()
+    put(host, "bad")
+    monkeypatch.setattr(program.Slot, "ask", lambda *_: (503, ""))
+    with pytest.raises(program.ReleaseError, match="not ready after 1 s"):
+        deploy(host, "bad")
+    assert (links, host.live.release) == ([], "good")
 
 
 def test_another_release_that_answers_is_refused(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,6 +693,85 @@ def test_a_bad_public_answer_switches_back(host: Any, systemd: Systemd, monkeypa
         deploy(host, "new")
     assert seen == ["new"]
     assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
+
+
+def said(release: str, **more: Any) -> tuple[int, str]:
+    return 200, json.dumps({"release": release, **more})
+
+
+@pytest.fixture
+def public(host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """Return what the public address answers, the last of it for ever; `old` is live and `new` can be."""
+    put(host, "old")
+    deploy(host, "old")
+    put(host, "new")
+    waits = {"watch_seconds": 5, "drain_seconds": 20}
+    host.config = dataclasses.replace(host.config, public_url="http://nba.example.com", **waits)
+    answers = [said("new")]
+    monkeypatch.setattr(program, "ask", lambda *_: answers.pop(0) if len(answers) > 1 else answers[0])
+    return answers
+
+
+def test_every_worker_has_to_answer_on_the_public_address(
+    host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program.Slot, "workers", lambda _: {"11", "12"})
+    public[:] = [said("new", worker=11)]
+    silent = r"to old: 1 worker\(s\) of nba@green\.service never answered on http://nba\.example\.com"
+    with pytest.raises(program.ReleaseError, match=silent):
+        deploy(host, "new")
+    # Longer than it is watched, and not yet too long.
+    public[:] = [said("new", worker=11)] * 55 + [said("new", worker=12)]
+    deploy(host, "new")
+    assert host.live.release == "new"
+
+
+def test_a_public_answer_that_turns_bad_while_it_is_watched_switches_back(
+    host: Any, public: list[tuple[int, str]]
+) -> None:
+    public[:] = [said("new")] * 45 + [(502, "Bad Gateway")]
+    with pytest.raises(program.ReleaseError, match=r"to old: .* answered 502 \(Bad Gateway\), not release new"):
+        deploy(host, "new")
+    assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
+
+
+def test_a_fault_of_the_host_while_it_is_watched_switches_back(
+    host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("Too many open files")
+
+    monkeypatch.setattr(program.Host, "watch", refuse)
+    with pytest.raises(program.ReleaseError, match="switched back to old: Too many open files"):
+        deploy(host, "new")
+    assert (host.live.release, host.problems()) == ("old", [])
+
+
+def test_a_release_that_dies_while_it_is_watched_switches_back(
+    host: Any, systemd: Systemd, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer_and_die(*_: Any) -> tuple[int, str]:
+        systemd.active.discard("nba@green.service")
+        return said("new")
+
+    monkeypatch.setattr(program, "ask", answer_and_die)
+    with pytest.raises(program.ReleaseError, match=r"to old: nba@green\.service died after the switch"):
+        deploy(host, "new")
+    assert (host.live.release, host.problems()) == ("old", [])
+
+
+@pytest.mark.parametrize(("answers", "left"), [("new", "blue"), ("old", "green")])
+def test_a_slot_that_is_left_has_the_time_to_answer_what_it_was_asked(  # noqa: PLR0917
+    host: Any, public: list[tuple[int, str]], clock: Clock, monkeypatch: pytest.MonkeyPatch, answers: str, left: str
+) -> None:
+    public[:] = [said(answers)]
+    stopped: list[tuple[str, float]] = []
+    monkeypatch.setattr(program.Slot, "stop", lambda slot: stopped.append((slot.name, round(clock.now, 3))))
+    with contextlib.suppress(program.ReleaseError):
+        deploy(host, "new")
+    # Since the switch: the seconds of the watch are among them.
+    assert stopped == [(left, 20)]
+    assert host.live.release == answers
 
 
 def test_a_log_that_cannot_be_read_keeps_nothing_from_being_undone(
@@ -705,6 +872,17 @@ def test_a_rollback_goes_to_a_good_release_only(moved_on: Any, wanted: str) -> N
         moved_on.rollback_target(wanted, "keep")
 
 
+def test_a_rollback_to_what_no_longer_starts_changes_nothing(host: Any, systemd: Systemd) -> None:
+    for name in ("old", "new"):
+        put(host, name)
+        deploy(host, name)
+    systemd.broken.add("old")
+    with pytest.raises(program.ReleaseError, match="old was refused, and what was live before still is"):
+        host.activate(program.Order("rollback", "old", "me"), Course())
+    assert (host.live.release, host.problems(), host.state("old")["state"]) == ("new", [], "failed")
+    assert systemd.active == {"nba@green.service", "nba@green.socket"}
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_schema_goes_back_between_the_start_and_the_switch(
     host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, fails: bool
@@ -755,10 +933,15 @@ def test_what_cannot_be_put_away_is_no_reason_to_go_back(
         raise OSError("Read-only file system")
 
     monkeypatch.setattr(program.Host, "clean_up", refuse)
+    monkeypatch.setattr(program.Slot, "stop", refuse)
     deploy(host, "new")
     assert (host.live.release, host.state("new")["state"]) == ("new", "good")
-    (note,) = host.notes
-    assert note.startswith("new is live and well, but") and note.endswith(": Read-only file system")
+    # Never the same command again: after a rollback that would go forward.
+    still_runs, still_there = host.notes
+    assert still_runs.startswith("new is live, but nba@blue.service could not be stopped: Read-only file system. site")
+    assert still_there.endswith(
+        "old releases could not be removed: Read-only file system. The next deploy removes them"
+    )
 
 
 def test_a_first_release_that_another_host_refused_leaves_nothing_live(host: Any, systemd: Systemd) -> None:
@@ -1002,6 +1185,25 @@ def test_the_ceiling_holds_for_one_worker(host: Any, monkeypatch: pytest.MonkeyP
     assert started == [["--workers=1"]]
 
 
+def test_a_start_is_waited_for_until_it_answers(host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([0, 503, 200])
+    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (next(answers), ""))
+    host.probe("blue", os.getpid())
+    assert list(answers) == []
+
+
+def test_nobody_waits_for_a_process_that_ended_or_never_answers(
+    host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (503, ""))
+    with subprocess.Popen(["true"]) as ended:
+        pass
+    with pytest.raises(program.ReleaseError, match="main process ended"):
+        host.probe("blue", ended.pid)
+    with pytest.raises(program.ReleaseError, match="/health/live did not answer within 1 s"):
+        host.probe("blue", os.getpid())
+
+
 def test_commands_of_a_release_run_under_the_service_s_account(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "r1")
     users: list[str] = []
@@ -1041,7 +1243,9 @@ class Programs:
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[str] = []
-        self.pending = ["0002"]
+        self.pending = [
+            {"revision": "0002", "message": "Add", "compatible": False, "statements": ["A"], "warnings": []}
+        ]
         self.current = "0001"
         self.failure: dict[str, Any] | None = None
         self.folder = folder
@@ -1095,6 +1299,18 @@ def test_a_backup_is_made_where_something_is_pending_and_only_there(host: Any, p
     programs.pending = []
     assert migrate(host) == {"backup": None, "from": "0001", "to": "0001", "applied": []}
     assert programs.asked == ["plan"]
+
+
+def test_what_is_planned_is_known_also_of_a_migration_that_fails(host: Any, programs: Programs) -> None:
+    planned = ["release r1", "the database is at 0001, this release wants 0002", "0002: Add", "    A;"]
+    programs.failure = {**HALF, "applied": []}
+    with pytest.raises(program.ReleaseError):
+        migrate(host)
+    assert host.migration == {"plan": planned}
+    programs.failure = None
+    assert migrate(host) == {
+        "plan": planned, "backup": "b1.sql.gz", "from": "0001", "to": "0002", "applied": [{"revision": "0002"}]
+    }  # fmt: skip
 
 
 def test_a_release_without_access_to_the_database_makes_no_backup(host: Any, programs: Programs) -> None:
@@ -1241,6 +1457,21 @@ def test_a_release_that_is_sent_along_is_prepared_before_the_run_begins(
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=sent("r1")))
     assert lead.run("activate", "r1", "--prepare", "--by", "alice")["phase"] == "done"
     assert (lead.said, host.releases()) == (["deploy of r1 by alice", "follow"], ["r1"])
+
+
+def test_who_left_while_a_release_was_prepared_gets_no_more_than_that(
+    host: Any, accounts: dict[str, int], installed: list[str], systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lead = Lead(host, monkeypatch)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=sent("r1")))
+    read, write = os.pipe()
+    os.close(read)
+    # Closed only after it has failed once more to write what it holds.
+    with contextlib.suppress(BrokenPipeError), os.fdopen(write, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        with pytest.raises(program.ReleaseError, match="prepared and no more"):
+            lead.run("activate", "r1", "--prepare", "--by", "alice")
+    assert (lead.said, host.releases()) == ([], ["r1"])
 
 
 def test_a_run_of_somebody_else_is_not_taken_back(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -403,7 +403,7 @@ class Host:
                 # Only the release that is left knows the way down; the one that comes has shown that it can start.
                 with self.step(f"downgrade to {change.downgrade}"):
                     self.migration = Schema(self, old.release).downgrade(change.downgrade, change.backup)
-        except ReleaseError:
+        except (ReleaseError, OSError):
             new.stop()
             raise
         self.switch(old, new, release, course)
@@ -458,25 +458,30 @@ class Host:
             with self.step("watch the public address"):
                 self.watch(new, release, self.config.watch_seconds if old else 0)
             course.reached("switched", patient=True)
-        except ReleaseError as error:
+        except (ReleaseError, OSError) as error:
             blamed = not isinstance(error, Abandoned)
             log = self.last_words(new, release) if blamed else ""
             self.undo(link, old, new)
             if blamed:
                 self.remember(release, state="failed", at=time.time())
-            raise type(error)(f"switched back to {old.release if old else 'nothing'}: {error}\n{log}") from None
+            kind = type(error) if isinstance(error, ReleaseError) else ReleaseError
+            raise kind(f"switched back to {old.release if old else 'nothing'}: {error}\n{log}") from None
         self.call_good(new)
         # Also where nothing was live: if somebody removed the link, the release that it led to still runs.
         left = self.idle
+        # What fails from here on is no fault of the release, which serves: nobody is to go back for it.
         try:
             with self.step(f"drain and stop {left.name}"):
                 if old:
                     time.sleep(max(0.0, switched + self.config.drain_seconds - time.monotonic()))
                 left.stop()
+        except (ReleaseError, OSError) as error:
+            self.notes.append(f"{release} is live, but {left.service} could not be stopped: {error}. site.yml stops it")
+        try:
             self.clean_up()
         except (ReleaseError, OSError) as error:
-            # No fault of the release, which serves: nobody is to go back for it. What still runs, the next run finds.
-            self.notes.append(f"{release} is live and well, but not all of what it replaced could be put away: {error}")
+            note = f"{release} is live, but old releases could not be removed: {error}. The next deploy removes them"
+            self.notes.append(note)
 
     def call_good(self, slot: Slot) -> None:
         """Remember that a slot's release was live and well, and the schema that it brought when it first was."""
@@ -491,7 +496,7 @@ class Host:
                 time.sleep(self.config.drain_seconds)
             else:
                 # A first release that does not answer must not look like a good one to the next run.
-                link.unlink()
+                link.unlink(missing_ok=True)
             new.stop()
 
     def bring_schema(self, release: str, backup: bool) -> None:
@@ -549,7 +554,7 @@ class Host:
             migration=self.migration,
             steps=self.steps,
             health=self.samples[-SAMPLES_KEPT:],
-            notes=self.notes,
+            notes=[Mask.of(self.folder(release))(note) for note in self.notes],
             seconds=round(time.time() - receipt["began"], 2),
         )
         if self.state(release):
@@ -576,6 +581,7 @@ class Host:
                     return
                 last = f"{len(silent)} worker(s) never answered"
                 # The kernel chooses who answers: the next one may be another.
+                time.sleep(0.005)
                 continue
             time.sleep(0.05)
         raise ReleaseError(f"not ready after {self.config.start_timeout_seconds:.0f} s; {last}")

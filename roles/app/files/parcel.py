@@ -39,25 +39,37 @@ def write_secret(path: Path, text: str, group: str) -> None:
 
 @dataclass(frozen=True)
 class Parcel:
-    """An archive, and the files beside its code by name; `release.json` among them says what this is.
+    """An archive of ``size`` bytes, and the files beside its code by name; `release.json` says what this is."""
 
-    The archive is still to be read: ``size`` bytes of ``stream``.
-    """
-
-    stream: IO[bytes]
+    archive: IO[bytes]
     size: int
     files: Mapping[str, str]
 
     @classmethod
-    def of(cls, stream: IO[bytes]) -> Parcel:
-        """Read the beginning of what Ansible sends: a line of JSON, with the files and the archive's size."""
-        words = json.loads(stream.readline())
-        return cls(stream, words["bytes"], words["files"])
+    def of(cls, stream: IO[bytes], folder: Path) -> Parcel:
+        """Take in what Ansible sends: a line of JSON with the files and the archive's size, and the archive.
 
-    def put_away(self) -> None:
-        """Read what nobody wanted: whoever still sends it would call a closed pipe a host that is gone."""
-        while self.stream.read(1 << 20):
-            pass
+        Args:
+            stream: read to its end, also where it is of no use: whoever still sends would call a closed pipe a host
+                that is gone.
+            folder: has room for the archive, in a file without a name: nobody can exchange it between the look at its
+                digest and its use.
+
+        Raises:
+            ReleaseError: not all of it arrived.
+        """
+        archive = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as the parcel)
+        head = stream.readline()
+        try:
+            shutil.copyfileobj(stream, archive)
+        finally:
+            while stream.read(1 << 20):
+                pass
+        words = json.loads(head) if head.endswith(b"\n") else {}
+        if words.get("bytes") != archive.tell():
+            arrived = f"{archive.tell()} of {words.get('bytes', 'nobody knows how many')} bytes"
+            raise ReleaseError(f"not all that was sent arrived ({arrived} of the artefact). Run the same command again")
+        return cls(archive, words["bytes"], words["files"])
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -78,13 +90,10 @@ class Parcel:
         needed, free = self.size * 3 + SPARE_BYTES, shutil.disk_usage(folder.parent).free
         if free < needed:
             raise ReleaseError(f"only {free >> 20} MiB are free below {folder.parent}: free some space, then run again")
-        # A copy without a name: nobody can exchange it between the look at its digest and its use.
-        with tempfile.TemporaryFile(dir=folder.parent) as copy:
-            shutil.copyfileobj(self.stream, copy)
-            if digest_of(copy) != self.facts["artefact"]:
-                raise ReleaseError("the artefact is not what was sent: its digest differs. Run the same command again")
-            folder.mkdir(mode=0o755)
-            self.extract(copy, folder)
+        if digest_of(self.archive) != self.facts["artefact"]:
+            raise ReleaseError("the artefact is not what was sent: its digest differs. Run the same command again")
+        folder.mkdir(mode=0o755)
+        self.extract(folder)
         for path in (folder, *folder.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
@@ -94,10 +103,10 @@ class Parcel:
             if name in self.files:
                 write_secret(folder / name, self.files[name], group)
 
-    def extract(self, archive: IO[bytes], folder: Path) -> None:
-        """Extract every member of an archive, or refuse all of them."""
-        archive.seek(0)
-        with tarfile.open(fileobj=archive) as tar:
+    def extract(self, folder: Path) -> None:
+        """Extract every member of the archive, or refuse all of them."""
+        self.archive.seek(0)
+        with tarfile.open(fileobj=self.archive) as tar:
             members = tar.getmembers()
             links = {str(PurePosixPath(member.name)) for member in members if member.issym()}
             for member in members:

@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import socket
 import sys
 import tarfile
@@ -44,6 +45,8 @@ from slots import SLOTS, Config
 
 # What ends in one message instead of a traceback: a full disk or a damaged archive are no faults of this program.
 UNUSABLE = (ReleaseError, OSError, tarfile.TarError)
+# sudo and sshd, which are between this and Ansible, need less to find out that it is gone.
+HANDED_ON_MILLISECONDS = 100
 
 
 def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def begun(host: Host, order: Order, override: str = "") -> dict[str, Any]:
 
 def prepare(host: Host, options: argparse.Namespace) -> None:
     """Make a release from what Ansible brought; a failure is recorded like that of a run."""
-    parcel = Parcel.of(sys.stdin.buffer)
+    parcel = Parcel.of(sys.stdin.buffer, host.config.root)
     receipt = begun(host, Order("deploy", options.release, options.by))
     try:
         host.prepare(options.release, parcel)
@@ -103,19 +106,15 @@ def prepare(host: Host, options: argparse.Namespace) -> None:
         words = Mask.of_settings(parcel.files)(str(error))
         host.keep_records({**receipt, "outcome": "failed", "error": words}, parcel.facts)
         raise ReleaseError(words) from None
-    finally:
-        parcel.put_away()
 
 
 def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Return what a release would do; its secrets are masked where it fails."""
-    parcel = Parcel.of(sys.stdin.buffer)
+    parcel = Parcel.of(sys.stdin.buffer, host.config.root)
     try:
         return host.preview(options.release, parcel, options.workers)
     except UNUSABLE as error:
         raise ReleaseError(Mask.of_settings(parcel.files)(str(error))) from None
-    finally:
-        parcel.put_away()
 
 
 def in_unit(host: Host, options: argparse.Namespace) -> int:
@@ -177,7 +176,8 @@ def parser() -> argparse.ArgumentParser:
         )
         torn.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
         torn.add_argument("--migrate", action="store_true", help="bring the database to the release's schema first")
-        torn.add_argument("--prepare", action="store_true", help="(activate) make it first, of what Ansible sends")
+        if name == "activate":
+            torn.add_argument("--prepare", action="store_true", help="make it first, of what Ansible sends")
         torn.add_argument("--workers", type=int, default=0, help="those of all hosts: see that their connections fit")
         torn.add_argument("--downgrade", default="", metavar="REVISION", help="take the schema back before the switch")
         torn.add_argument("--renew", action="store_true", help="(repair) start the live release anew, without a loss")
@@ -226,10 +226,26 @@ def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     return begin(host, options, "activate")
 
 
+def awaited() -> bool:
+    """Tell whether anybody is still there to read the answer: the other end of standard output is open.
+
+    What is between finds out when there is something to hand on: a line break, which JSON may begin with.
+    """
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return False
+    answer = select.poll()
+    answer.register(sys.stdout.fileno(), 0)
+    return not answer.poll(HANDED_ON_MILLISECONDS)
+
+
 def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Make a release live, unless it is and nobody is about to change that; prepare it first where it is sent along."""
     if options.prepare:
         prepare(host, options)
+        if not awaited():
+            raise ReleaseError(f"{options.release} is prepared and no more, since whoever ordered it is gone")
     live = host.live
     if live and live.release == options.release and not host.activation.active():
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
