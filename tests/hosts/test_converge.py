@@ -60,9 +60,12 @@ def test_a_user_is_created_changed_and_removed_through_nginx(here: World, conver
     assert here.get("prod1", user).status == 404
 
 
-def test_a_second_run_changes_nothing(here: World, converged: Converged) -> None:
+def test_a_second_run_changes_nothing_and_restarts_nothing(here: World, converged: Converged) -> None:
+    begun = "systemctl show -P MainPID nginx.service nba@blue.service nba@green.service"
+    before = {host: here.shell(host, begun) for host in HOSTS}
     again = here.ansible("site.yml", "-e", "all_environments=true", "--diff").succeeded()
     assert again.changed() == dict.fromkeys(HOSTS, 0)
+    assert {host: here.shell(host, begun) for host in HOSTS} == before
 
 
 def test_a_preview_of_a_converged_host_shows_no_change(here: World, converged: Converged) -> None:

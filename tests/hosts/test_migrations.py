@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -103,6 +104,13 @@ def version(here: World) -> str:
     return sql(here, "SELECT version_num FROM alembic_version").strip()
 
 
+def last_receipt(here: World, host: str) -> dict[str, Any]:
+    """Return the receipt of a host's last run, as the control node has it."""
+    newest = max((here.root / f".receipts/{host}").iterdir(), key=lambda path: path.stat().st_mtime)
+    found: dict[str, Any] = json.loads(newest.read_text())
+    return found
+
+
 def words(output: str) -> str:
     """Return an output without Ansible's line breaks."""
     return re.sub(r"\s+", " ", output)
@@ -171,8 +179,13 @@ def test_a_backup_comes_before_the_migration_and_brings_everything_back(prod: Wo
     before = set(backups(prod))
     user = prod.get("prod1", "/api/users", "POST", {"name": "Kept é\\'\"", "email": "kept@example.com"}).json()
     with revision(prod, "0002", [ADD_NICK], back=(DROP_NICK,)):
-        prod.ansible(*DEPLOY).succeeded()
+        done = prod.ansible(*DEPLOY).succeeded()
+        assert "prod1: ALTER TABLE users ADD COLUMN nick VARCHAR(20);" in words(done.output)
         assert (version(prod), columns(prod)[-1]) == ("0002", "nick")
+        # Once for the environment: the other host had nothing to do.
+        leader, other = (last_receipt(prod, host) for host in PROD)
+        assert [leader["schema_before"], leader["schema"], other["schema"]] == ["0001", "0002", "0002"]
+        assert [one["revision"] for one in leader["migration"]["applied"]] == ["0002"] and other["migration"] == {}
         (made,) = set(backups(prod)) - before
         assert re.fullmatch(r"\d{8}T\d{6}\.\d{3}Z-0001\.sql\.gz", made)
         mode = prod.execute("prod1", "stat", "-c", "%a %U:%G", f"/var/backups/nba/{made}", "/var/backups/nba")
@@ -239,6 +252,7 @@ def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None
         failed = prod.ansible(*DEPLOY)
         assert failed.code != 0
         report = words(failed.output)
+        assert "[WARNING]: prod1: the migration " in report
         assert "revision 0002 (Revision 0002) failed: MySQL's error 1060: Duplicate column name 'name'" in report
         assert "applied, and committed: ALTER TABLE users ADD COLUMN nick VARCHAR(20) failed:" in report
         assert (

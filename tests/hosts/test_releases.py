@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -62,6 +63,7 @@ def test_a_deploy_leaves_a_receipt_and_a_line_in_the_log(here: World) -> None:
     steps = {step["step"]: step["seconds"] for step in receipt["steps"]}
     assert list(steps)[-3:-1] == ["switch", "watch the public address"]
     assert steps["see whether it lasts"] >= 2
+    assert steps["watch the public address"] >= 2
     assert {sample["status"] for sample in receipt["health"]} == {200}
     assert sum(steps.values()) <= receipt["seconds"]
     entry = log(here)[-1]
@@ -117,6 +119,63 @@ def test_who_comes_second_is_told_who_came_first(here: World) -> None:
             first.communicate(timeout=120)
     assert first.returncode == 0
     assert [entry["kind"] for entry in log(here)[-2:]] == ["deploy", "repair"]
+
+
+def test_a_run_ends_well_without_its_control_node(here: World) -> None:
+    """The unit on the host needs nobody, and nobody has to run the command again; a rollback is logged as well."""
+    before = here.status("dev1")["live"]
+    with (
+        here.edited("app/nba/__init__.py", lambda text: text + "# alone\n", commit=True),
+        here.start_ansible("playbooks/deploy.yml", "-l", "dev1") as run,
+    ):
+        try:
+            await_true(lambda: here.status("dev1")["running"], 60, "the run holds the lock")
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.communicate(timeout=60)
+    await_true(lambda: not here.status("dev1")["running"], 60, "the run ends")
+    after = here.status("dev1")
+    assert after["live"] != before and after["problems"] == []
+    last = log(here)[-1]
+    assert (last["kind"], last["release"], last["outcome"]) == ("deploy", after["live"], "good")
+    here.ansible("playbooks/rollback.yml", "-l", "dev1").succeeded()
+    last = log(here)[-1]
+    assert (last["kind"], last["release"], last["outcome"]) == ("rollback", before, "good")
+
+
+HOLD = "flock /srv/nba/state/.prepare.lock sleep 300 >/dev/null 2>&1 & echo $!"
+
+
+def test_what_is_interrupted_while_it_is_prepared_goes_no_further(here: World) -> None:
+    """One call prepares and switches; yet nothing is migrated and switched for somebody who has left."""
+    before, known = here.status("dev1")["live"], len(log(here))
+    waits = f"pgrep -f '^/usr/bin/python3 {PROGRAM} activate .* --prepare'"
+    holder = here.shell("dev1", HOLD).strip()
+    try:
+        with (
+            here.edited("app/nba/__init__.py", lambda text: text + "# interrupted\n", commit=True),
+            here.start_ansible("playbooks/deploy.yml", "-l", "dev1") as run,
+        ):
+            try:
+                await_true(lambda: here.shell("dev1", waits, check=False), 60, "it waits for the lock")
+            finally:
+                os.killpg(run.pid, signal.SIGINT)
+                run.communicate(timeout=60)
+    finally:
+        here.execute("dev1", "pkill", "-P", holder)
+    await_true(lambda: not here.shell("dev1", waits, check=False), 60, "the program ends")
+    assert (here.status("dev1")["live"], len(log(here))) == (before, known)
+
+
+def test_a_release_that_cannot_reach_its_database_is_refused(here: World) -> None:
+    before = here.status("dev1")["live"]
+    refused = deploy(here, "-e", "database_port=3999")
+    assert refused.code != 0 and "the database does not answer" in refused.output, refused.output[-3000:]
+    status = here.status("dev1")
+    assert (status["live"], status["problems"]) == (before, [])
+    last = log(here)[-1]
+    assert (last["outcome"], last["before"]) == ("failed", before)
+    assert last["release"] not in {entry["id"] for entry in status["releases"] if entry["state"] == "good"}
 
 
 def test_the_same_order_again_joins_the_run(here: World) -> None:

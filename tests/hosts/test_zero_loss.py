@@ -13,7 +13,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.lab
 OPTIONS = ("-l", "prod", *UNPROVEN, "-e", "app_lock_wait_seconds=90")
 DEPLOY = ("playbooks/deploy.yml", *OPTIONS)
 ROLLBACK = ("playbooks/rollback.yml", *OPTIONS)
+CONVERGE = ("site.yml", *OPTIONS)
 NOTHING_CHANGED = dict.fromkeys(PROD, 0)
 MAIN = "app/nba/main.py"
 HEALTH = "app/nba/health.py"
@@ -90,7 +92,7 @@ def base(here: World, converged: object) -> Iterator[None]:
 
 
 def test_deploy_rollback_setting_and_migration(here: World, probing: Probing) -> None:
-    before = live(here)
+    before, nginx = live(here), processes_of_nginx(here)
     with here.edited(MAIN, new_code("another version"), commit=True):
         with probing("deploy"):
             here.ansible(*DEPLOY).succeeded()
@@ -98,13 +100,15 @@ def test_deploy_rollback_setting_and_migration(here: World, probing: Probing) ->
         with probing("rollback"):
             here.ansible(*ROLLBACK).succeeded()
         assert live(here) == before
-    setting = ("memory_max: 1G", "memory_max: 900M")
-    with (
-        here.edited("group_vars/prod/vars.yml", lambda text: text.replace(*setting)),
-        probing("changed setting"),
-    ):
-        here.ansible(*DEPLOY).succeeded()
-    assert live(here) != before
+    with probing("changed setting, and back by a rollback"):
+        setting = ("log_level: INFO", "log_level: WARNING")
+        with here.edited("group_vars/prod/vars.yml", lambda text: text.replace(*setting)):
+            here.ansible(*DEPLOY).succeeded()
+        assert live(here) != before
+        here.ansible(*ROLLBACK).succeeded()
+    assert live(here) == before
+    # The switch is a rename, and no reload: nginx goes on with the processes that it had.
+    assert processes_of_nginx(here) == nginx
     try:
         with here.added(REVISION, MIGRATION.format(more="")), probing("deploy with a migration"):
             here.ansible(*DEPLOY).succeeded()
@@ -112,6 +116,98 @@ def test_deploy_rollback_setting_and_migration(here: World, probing: Probing) ->
     finally:
         here.sql("nba_prod", f"{FORGET_REVISION}; {DROP_COLUMN}")
     assert ends_well(here) == before
+
+
+def processes_of_nginx(here: World) -> dict[str, str]:
+    """Return the process ids of nginx on each host."""
+    return {host: here.execute(host, "pgrep", "nginx") for host in PROD}
+
+
+def test_changed_password_of_the_database(here: World, probing: Probing) -> None:
+    """What runs logs in with the former password, and so does what comes back, until that password is discarded."""
+    former, changed = here.secrets("prod")["vault_database_password"], "Another-word-1"
+    before = live(here)
+    try:
+        here.set_secret("prod", "vault_database_password", changed)
+        with probing("changed password of the database", rate=BUSY):
+            here.ansible(*CONVERGE).succeeded()
+        assert live(here) != before
+        with probing("rollback to the former password"):
+            here.ansible(*ROLLBACK).succeeded()
+        assert live(here) == before
+        assert logs_in(here, former) and logs_in(here, changed)
+        again = here.ansible(*CONVERGE).succeeded()
+        assert not [change for change in again.changes() if "mysql_client" in change]
+        here.ansible("playbooks/database.yml", *OPTIONS, "-e", "discard_former_passwords=true").succeeded()
+        assert logs_in(here, changed) and not logs_in(here, former)
+        assert live(here) != before
+    finally:
+        here.set_secret("prod", "vault_database_password", former)
+        here.ansible(*CONVERGE).succeeded()
+    assert live(here) == before
+
+
+LOG_IN = """
+import sys, pymysql
+tls = {"ca": "/etc/ssl/certs/ca-certificates.crt"}
+try:
+    pymysql.connect(host="db1.waffle.lab", user="nba_prod", password=sys.stdin.buffer.read(), ssl=tls).close()
+    print("welcome")
+except pymysql.err.OperationalError as error:
+    print(error.args[0])
+"""
+ACCESS_DENIED = "1045"
+
+
+def logs_in(here: World, password: str) -> bool:
+    """Tell whether the application's account can log in with a password."""
+    said = here.lab("exec", "prod1", "--", "python3", "-c", LOG_IN, stdin=password).strip()
+    assert said in ("welcome", ACCESS_DENIED), said
+    return said == "welcome"
+
+
+SLOW_SECONDS = 24  # almost what a request may take (request_timeout_seconds in group_vars)
+SLOW = f"""
+import asyncio
+from pathlib import Path
+
+@app.get("/slow")
+async def slow() -> str:
+    await asyncio.sleep({SLOW_SECONDS})
+    return Path.cwd().name
+"""
+
+
+def test_slow_requests_outlive_their_release(here: World, probing: Probing) -> None:
+    """What was asked before the switch is answered long after it, by the release that was asked."""
+
+    def ask() -> tuple[float, float, int, str]:
+        begin = time.monotonic()
+        answer = here.get("prod1", "/api/slow")
+        return begin, time.monotonic(), answer.status, answer.text.strip('"')
+
+    with here.edited(MAIN, lambda text: text + SLOW, commit=True):
+        here.ansible(*DEPLOY).succeeded()
+        old = live(here)
+        with (
+            here.edited(MAIN, new_code("beside slow requests"), commit=True),
+            probing("deploy beside slow requests") as watch,
+            ThreadPoolExecutor(100) as pool,
+            deploying(here) as running,
+        ):
+            asked = []
+            while running.process.poll() is None:
+                asked.append(pool.submit(ask))
+                with suppress(subprocess.TimeoutExpired):
+                    running.process.wait(timeout=1)
+        assert running.process.returncode == 0, "".join(running.lines)[-6000:]
+        new = live(here)
+    answers = [one.result() for one in asked]
+    assert {status for _, _, status, _ in answers} == {200}
+    (switched,) = [at for at, what in watch.probes["prod1"].marks if what == "switch"]
+    assert {release for begin, end, _, release in answers if begin < switched - 1 < switched + 1 < end} == {old}
+    assert answers[-1][3] == new
+    ends_well(here)
 
 
 def test_changed_configuration_of_nginx(here: World, probing: Probing) -> None:
@@ -194,19 +290,15 @@ class Bad:
 BAD = {
     "crashes at import": Bad(MAIN, lambda text: text + "raise RuntimeError('on purpose')\n", ("on purpose",)),
     "crashes after 2 s": Bad(
-        HEALTH, lambda text: text + "import threading\nthreading.Timer(2, os._exit, [1]).start()\n", ("died|ended",)
+        HEALTH,
+        lambda text: text + "import threading\nthreading.Timer(2, os._exit, [1]).start()\n",
+        ("a worker died soon after|main process ended",),
     ),
     # Both take as long as the role allows, so they share a run.
     "hangs at start on prod1, answers 500 on prod2": Bad(
         HEALTH,
-        lambda text: (
-            text.replace(
-                "async def live() -> Health:\n",
-                f"async def live() -> Health:\n    {UNHEALTHY}\n",
-            )
-            + BY_HOST
-        ),
-        ("prod1: ", "prod2: ", "did not answer|not ready|500"),
+        lambda text: text.replace("    _, reason = await _schema(request)\n", f"    {UNHEALTHY}\n") + BY_HOST,
+        ("prod1: release", "/health/live did not answer", "prod2: release .*/health/ready answered 500"),
     ),
 }
 
@@ -214,14 +306,24 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_refused_release(here: World, probing: Probing, name: str) -> None:
     bad, before = BAD[name], live(here)
-    with probing(f"release {name}"):
+    with probing(f"release {name}") as watch:
         with here.edited(bad.path, bad.edit, commit=True):
             refused = here.ansible(*DEPLOY)
         assert refused.code != 0
         for said in bad.says:
             assert re.search(said, refused.output), (said, refused.output[-6000:])
         assert live(here) == before
+        assert never_switched(here, watch)
         assert ends_well(here) == before
+
+
+def never_switched(here: World, watch: Watch) -> bool:
+    """Tell whether no host gave a request to another release: none answered, and the last run has no such step."""
+    assert not [mark for probe in watch.probes.values() for mark in probe.marks if mark[1] == "switch"]
+    newest = "cat /srv/nba/state/receipts/$(ls -t /srv/nba/state/receipts | head -n 1)"
+    steps = [step["step"] for host in PROD for step in json.loads(here.shell(host, newest))["steps"]]
+    assert any(step.startswith("start ") for step in steps), steps
+    return "switch" not in steps
 
 
 def test_migration_that_fails_half_way(here: World, probing: Probing) -> None:
@@ -316,27 +418,44 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize(
-    "step", [step if step in ("migrate", "switch") else pytest.param(step, marks=pytest.mark.long) for step in STEPS]
-)
-def test_interrupted_control_node(here: World, probing: Probing, step: str) -> None:
+# `make test` has one of the two for each step, and LONG=yes both.
+ALWAYS = {
+    ("prepare", signal.SIGINT),
+    ("migrate", signal.SIGKILL),
+    ("start", signal.SIGINT),
+    ("switch", signal.SIGINT),
+    ("switch", signal.SIGKILL),
+    ("after the switch", signal.SIGKILL),
+}
+INTERRUPTIONS = [
+    pytest.param(
+        step, number, id=f"{number.name} at {step}", marks=[] if (step, number) in ALWAYS else pytest.mark.long
+    )
+    for step in STEPS
+    for number in (signal.SIGINT, signal.SIGKILL)
+]
+
+
+@pytest.mark.parametrize(("step", "number"), INTERRUPTIONS)
+def test_interrupted_control_node(here: World, probing: Probing, step: str, number: signal.Signals) -> None:
     """Ctrl-C, and a control node that is gone at once: what runs on the hosts ends by itself or is taken over."""
-    for number in (signal.SIGINT, signal.SIGKILL):
-        before, case = live(here), f"{number.name} at the step {step}"
-        slots = {host: here.status(host)["slot"] for host in (PROD if step == "after the switch" else PROD[:1])}
-        with here.edited(MAIN, new_code(case), commit=True), probing(case) as watch:
-            # One host after the other, so that there is a time between the switches. JSON, as key=value would be text.
-            with deploying(here, "-e", '{"app_rolling_batch": 1}') as running:
-                if STEPS[step]:
-                    running.await_task(STEPS[step])
-                else:
-                    await_switch(here, slots)
-                watch.mark(number.name)
-                assert running.kill(number).code != 0
-            here.ansible(*DEPLOY).succeeded()
-            assert live(here) != before
-            if number == signal.SIGKILL:
-                assert here.ansible(*DEPLOY).succeeded().changed() == NOTHING_CHANGED
+    before, case = live(here), f"{number.name} at the step {step}"
+    slots = {host: here.status(host)["slot"] for host in PROD}
+    with here.edited(MAIN, new_code(case), commit=True), probing(case) as watch:
+        # One host after the other, so that there is a time between the switches. JSON, as key=value would be text.
+        with deploying(here, "-e", '{"app_rolling_batch": 1}') as running:
+            if STEPS[step]:
+                running.await_task(STEPS[step])
+            else:
+                await_switch(here, slots if step == "after the switch" else {PROD[0]: slots[PROD[0]]})
+            if step == "switch":
+                assert here.status(PROD[1])["slot"] == slots[PROD[1]], "both hosts switched at once"
+            watch.mark(number.name)
+            assert running.kill(number).code != 0
+        here.ansible(*DEPLOY).succeeded()
+        assert live(here) != before
+        if number == signal.SIGKILL:
+            assert here.ansible(*DEPLOY).succeeded().changed() == NOTHING_CHANGED
 
 
 # --- hosts, disks and the database fail ---
@@ -413,7 +532,7 @@ def test_full_disk_while_unpacking(here: World, probing: Probing) -> None:
             there = here.execute(*listing)
             refused = here.ansible(*DEPLOY)
             assert refused.code != 0
-            assert re.search("No space left on device|are free", refused.output), refused.output[-6000:]
+            assert "No space left on device" in refused.output, refused.output[-6000:]
             assert here.execute(*listing) == there
         assert live(here) == before
         assert ends_well(here) != before
@@ -477,7 +596,7 @@ def is_ready(here: World, host: str) -> bool:
 def test_one_host_refuses_to_start(here: World, probing: Probing) -> None:
     before = live(here)
     idle = "green" if here.status("prod2")["slot"] == "blue" else "blue"
-    with here.edited(MAIN, new_code("refused by one host"), commit=True), probing("one host cannot start it"):
+    with here.edited(MAIN, new_code("refused by one host"), commit=True), probing("one host cannot start it") as watch:
         # No socket can be made where a folder is.
         here.shell("prod2", f"rm -f /run/nba/{idle}.sock && mkdir /run/nba/{idle}.sock")
         try:
@@ -487,6 +606,7 @@ def test_one_host_refuses_to_start(here: World, probing: Probing) -> None:
         assert refused.code != 0
         assert "prod2: release" in refused.output
         assert live(here) == before
+        assert never_switched(here, watch)
         assert ends_well(here) != before
 
 
