@@ -61,6 +61,15 @@ def change_secrets(project: Project, environment: str, **values: str) -> None:
     SECRETS[str(project.root)].update(values.values())
 
 
+def test_uncommitted_work_is_for_dev_alone(project: Project) -> None:
+    (project.root / "app/new.py").write_text("new = 1\n")
+    done = project.playbook("-l", "prod", "-e", "confirm=prod")
+    assert done.returncode == 2 and "has changes that are not committed" in done.stdout, done.stdout
+    assert "git add -A && git commit" in done.stdout and not project.called
+    assert "has changes that are not committed" not in project.playbook("-l", "dev").stdout
+    assert project.called
+
+
 def test_a_good_run_goes_on_to_the_host(project: Project) -> None:
     done = project.playbook("-l", "dev")
     assert project.called, done.stdout

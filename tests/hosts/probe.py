@@ -46,10 +46,6 @@ class Sample:
         """Whether it was not answered with a success."""
         return self.status not in SUCCESS
 
-    def in_flight(self, moment: float) -> bool:
-        """Tell whether the request had been sent and not been answered at a moment."""
-        return self.at <= moment <= self.at + self.seconds
-
 
 @dataclass(frozen=True)
 class Report:

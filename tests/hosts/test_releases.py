@@ -93,6 +93,8 @@ def test_a_refused_release_is_recorded_and_its_secrets_are_masked(here: World) -
     assert "RuntimeError: ********" in refused.output
     receipt = json.loads(receipts(here)[-1].read_text())
     assert receipt["outcome"] == log(here)[-1]["outcome"] == "failed"
+    # Made of edits that nobody committed, and called so.
+    assert receipt["dirty"] is True and "-dirty-" in receipt["release"]
     assert "LEAKED_KEY" in receipt["settings_changed"]
     kept = here.execute(
         "dev1", "sh", "-c", "cat /var/log/nba/releases.log /srv/nba/state/receipts/* /run/nba-release/*"

@@ -132,6 +132,16 @@ def test_uncommitted_work_is_part_of_head(app: Path) -> None:
     assert artefact.tree_of(app, "HEAD")[2] is False
 
 
+def test_uncommitted_work_is_refused_where_it_may_not_be(app: Path, tmp_path: Path) -> None:
+    origin = artefact.Origin(source=app, mirrors=tmp_path / "mirrors")
+    assert origin.build(allow_dirty=False).dirty is False
+    (app / "nba/main.py").write_text("app = 2\n")
+    with pytest.raises(AnsibleActionFail, match=r"has changes that are not committed.*allow_dirty_tree"):
+        origin.build(allow_dirty=False)
+    assert origin.build(allow_dirty=True).dirty is True
+    assert origin.build("main", allow_dirty=False).dirty is False
+
+
 def test_the_users_index_is_left_alone(app: Path) -> None:
     (app / "nba/main.py").write_text("app = 2\n")
     git(app, "add", "nba/main.py")
