@@ -16,6 +16,8 @@ from ansible.plugins.action import ActionBase
 
 READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
 RECORDED = frozenset(("prepare", "activate", "go-back", "repair", "migrate", "restore"))
+# What these answer is text for people.
+SHOWN = frozenset(("list", "plan"))
 NO_SUCH_PROGRAM = 127
 
 
@@ -40,8 +42,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         together: whether a later task judges all hosts of an environment together. A refusal, or a host that cannot
             be reached (``gone``), is then told by ``refused`` alone and does not end the run.
 
-    Returns the keys of the JSON object that the program printed, or ``stdout`` where it printed text; a failure has
-    the program's words as ``msg`` and ``refused``.
+    Returns the keys of the JSON object that the program printed, or ``stdout`` where it printed text, which is shown
+    where it is for people; a failure has the program's words as ``msg`` and ``refused``.
     """
 
     TRANSFERS_FILES = False
@@ -75,7 +77,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             words = (done["stderr"] or done["stdout"]).strip()
             result.update(failed=not together, rc=done["rc"], msg=words, refused=words)
         answer = self._answer(done["stdout"])
-        self._keep(answer, str(arguments.get("receipts", "")), str((task_vars or {}).get("inventory_hostname", "")))
+        host = str((task_vars or {}).get("inventory_hostname", ""))
+        for line in answer.get("stdout", "").splitlines() if command[0] in SHOWN else ():
+            self._display.display(f"{host}: {line}")
+        self._keep(answer, str(arguments.get("receipts", "")), host)
         # What is wrong with what is live would be mended: a preview counts that as a change.
         mended = self._task.check_mode and bool(answer.get("problems"))
         return {"changed": not reads or mended, **answer, **result}

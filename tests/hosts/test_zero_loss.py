@@ -389,9 +389,9 @@ class Running:
 
 
 @contextmanager
-def deploying(here: World, *options: str) -> Iterator[Running]:
-    """Start a deploy; whatever happens, it is over at the end."""
-    with here.start_ansible(*DEPLOY, *options) as process:
+def deploying(here: World, *options: str, command: tuple[str, ...] = DEPLOY) -> Iterator[Running]:
+    """Start a deploy, or another command; whatever happens, it is over at the end."""
+    with here.start_ansible(*command, *options) as process:
         running = Running(process)
         try:
             yield running
@@ -458,26 +458,76 @@ def test_interrupted_control_node(here: World, probing: Probing, step: str, numb
             assert here.ansible(*DEPLOY).succeeded().changed() == NOTHING_CHANGED
 
 
+def test_interrupted_while_it_migrates(here: World, probing: Probing) -> None:
+    """Nobody is left to hear of it, and the host brings the migration to its end; the same command goes on there."""
+    before, slow = live(here), 'op.execute("DO SLEEP(4)")'
+    try:
+        with here.added(REVISION, MIGRATION.format(more=slow)), probing("SIGKILL while it migrates"):
+            with deploying(here) as running:
+                begun = partial(here.sql, "nba_prod", "SHOW COLUMNS FROM users")
+                await_true(lambda: "nickname" in begun(), 120, "the first statement is committed")
+                assert here.sql("nba_prod", "SELECT version_num FROM alembic_version").split()[-1] == "0001"
+                assert running.kill(signal.SIGKILL).code != 0
+            here.ansible(*DEPLOY).succeeded()
+            assert live(here) != before
+            assert [here.get(host, "/api/version").json()["schema"] for host in PROD] == ["0002", "0002"]
+            assert here.ansible(*DEPLOY).succeeded().changed() == NOTHING_CHANGED
+    finally:
+        here.sql("nba_prod", f"{FORGET_REVISION}; {DROP_COLUMN}")
+    assert ends_well(here) == before
+
+
+def test_interrupted_rollback_is_finished_and_not_taken_back(here: World, probing: Probing) -> None:
+    """The hosts have ended it by themselves when the same command comes again: no way forward to what was left."""
+    before = live(here)
+    with here.edited(MAIN, new_code("left by a rollback"), commit=True):
+        here.ansible(*DEPLOY).succeeded()
+        slots = {host: here.status(host)["slot"] for host in PROD}
+        with probing("rollback interrupted, and once more"):
+            with deploying(here, "-e", '{"app_hold_seconds": 3}', command=ROLLBACK) as running:
+                await_switch(here, slots)
+                assert running.kill(signal.SIGKILL).code != 0
+            for host in PROD:
+                await_true(partial(nothing_at_work, here, host), 30, f"{host} has ended it by itself")
+            assert live(here) == before
+            assert here.ansible(*ROLLBACK).succeeded().changed() == NOTHING_CHANGED
+        assert live(here) == before
+        # What was heard to its end is over: the next one goes to what was live before.
+        here.ansible(*ROLLBACK).succeeded()
+        assert live(here) != before
+    assert ends_well(here) == before
+
+
+def nothing_at_work(here: World, host: str) -> bool:
+    """Tell whether no run holds the lock of a host."""
+    return not here.status(host)["running"]
+
+
 # --- hosts, disks and the database fail ---
 
 
-def test_host_rebooted_in_the_middle(here: World, probing: Probing) -> None:
+@pytest.mark.parametrize("step", ["start", pytest.param("after the switch", marks=pytest.mark.long)])
+def test_host_rebooted_in_the_middle(here: World, probing: Probing, step: str) -> None:
     """A host that reboots answers nobody until it is up again, within `REBOOT_SECONDS`; the other one loses nothing."""
-    before = live(here)
+    before, slot = live(here), here.status("prod2")["slot"]
     with (
         here.edited(MAIN, new_code("rebooted"), commit=True),
-        probing("host rebooted at the step start", lossy=True) as watch,
+        probing(f"host rebooted at the step {step}", lossy=True) as watch,
     ):
         boot = boot_time(here, "prod2")
         with deploying(here) as running:
-            running.await_task(STEPS["start"])
+            if STEPS[step]:
+                running.await_task(STEPS[step])
+            else:
+                await_switch(here, {"prod2": slot})
             moment = watch.mark("reboot")
             here.shell("prod2", "systemctl reboot", check=False)
             await_true(lambda: boot_time(here, "prod2") not in ("", boot), 60, "prod2 boots")
             await_true(lambda: running.process.poll() is not None, 120, "the run gives up")
             assert running.process.returncode != 0
         await_true(lambda: answering(here, "prod2"), 60, "prod2 answers again")
-        assert [answering(here, host) for host in PROD] == [before, before]
+        # A host that was down after its switch comes back with what it had switched to.
+        assert [answering(here, host) == before for host in PROD] == [True, step == "start"]
         assert ends_well(here) != before
     assert not failures(watch, "prod1"), failures(watch, "prod1")[:5]
     for sample in failures(watch, "prod2"):
@@ -616,6 +666,26 @@ REFUSES_ITSELF = """
     if socket.gethostname() == "prod2" and request.headers.get("x-real-ip") == "127.0.0.1":
         raise RuntimeError("refused on purpose")
 """
+
+
+def test_a_hook_that_fails_on_one_host_takes_the_release_back_on_all(here: World, probing: Probing) -> None:
+    before, hook = live(here), here.root / "hooks/before_switch.yml"
+    hook.parent.mkdir()
+    try:
+        hook.write_text(
+            "- name: Object\n  ansible.builtin.fail: {msg: not today}\n  when: inventory_hostname == 'prod2'\n"
+        )
+        with here.edited(MAIN, new_code("refused by a hook"), commit=True):
+            with probing("hook fails on one host") as watch:
+                refused = here.ansible(*DEPLOY)
+            assert refused.code != 0
+            assert "prod2: before_switch.yml failed: not today" in refused.output, refused.output[-6000:]
+            assert live(here) == before
+            assert never_switched(here, watch)
+    finally:
+        hook.unlink()
+        hook.parent.rmdir()
+    assert ends_well(here) == before
 
 
 def test_one_host_fails_at_the_switch(here: World, probing: Probing) -> None:

@@ -65,6 +65,23 @@ def test_a_run_that_may_go_all_the_way_waits_for_nobody(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "progress.json").read_text())["phase"] == "switched"
 
 
+def test_an_end_that_nobody_heard_of_is_known(tmp_path: Path, seen: Any, systemd: Systemd) -> None:
+    assert seen.unheard("deploy") == "", "nothing was run yet"
+    within = course(tmp_path)
+    assert seen.unheard("deploy") == "", "it was killed: whether it did anything, its host sees"
+    systemd.active = True
+    assert (seen.unheard("deploy"), seen.unheard("rollback")) == ("r1", "")
+    within.end()
+    systemd.active = False
+    assert seen.unheard("deploy") == "r1"
+    seen.hear()
+    assert seen.unheard("deploy") == ""
+    course(tmp_path, run="t2").end(error="refused")
+    assert seen.unheard("deploy") == "", "what failed was undone"
+    course(tmp_path, run="t3").end()
+    assert seen.unheard("deploy") == "r1"
+
+
 def test_a_run_waits_until_it_is_told_to_go_on(tmp_path: Path, seen: Any) -> None:
     within = course(tmp_path, until="ready")
     within.reached("migrated")

@@ -872,6 +872,45 @@ def test_a_rollback_goes_to_a_good_release_only(moved_on: Any, wanted: str) -> N
         moved_on.rollback_target(wanted, "keep")
 
 
+def test_a_rollback_is_one_also_where_its_end_was_not_heard(moved_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control node was gone when `new` was left for `old`: the same command again is no way back to `new`."""
+    moved_on.database = "0001"
+    order = ["rollback-target", "--schema=keep"]
+    deploy(moved_on, "old")
+    moved_on.remember("new", schema="0001")
+    monkeypatch.setattr(program.Run, "unheard", lambda _, kind: {"rollback": "old"}[kind])
+    answer = release.dispatch(moved_on, release.parser().parse_args(order))
+    assert answer == {"live": "old", "unheard": True, "release": "old", "downgrade": ""}
+    assert moved_on.rollback_target("new", "keep")["release"] == "new", "it can be named"
+    monkeypatch.setattr(program.Run, "unheard", lambda _, kind: "")
+    answer = release.dispatch(moved_on, release.parser().parse_args(order))
+    assert answer == {"live": "old", "unheard": False, "release": "new", "downgrade": ""}
+
+
+def test_the_way_back_is_known_also_where_the_schema_of_a_later_release_was_kept(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.config = dataclasses.replace(host.config, keep_releases=3)
+    for name, schema in (("first", "0001"), ("second", "0002"), ("third", "0003")):
+        put(host, name, schema=schema)
+        deploy(host, name)
+    deploy(host, "second")
+    monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": slot.release, "schema": "0003"})
+    asked: list[Any] = []
+
+    def run(schema: Any, *arguments: str) -> dict[str, Any]:
+        asked.append((schema.release, *arguments))
+        return {"compatible": True, "unmarked": []}
+
+    monkeypatch.setattr(program.Schema, "run", run)
+    assert host.rollback_target("first", "keep") == {"release": "first", "downgrade": ""}
+    assert asked == [("third", "compatible", "0001", "0003")]
+    down: list[str] = []
+    monkeypatch.setattr(program.Schema, "downgrade", lambda schema, *_: down.append(schema.release) or {})
+    host.activate(program.Order("rollback", "first", "me"), Course(), program.SchemaChange(downgrade="0001"))
+    assert down == ["third"]
+
+
 def test_a_rollback_to_what_no_longer_starts_changes_nothing(host: Any, systemd: Systemd) -> None:
     for name in ("old", "new"):
         put(host, name)
@@ -881,6 +920,20 @@ def test_a_rollback_to_what_no_longer_starts_changes_nothing(host: Any, systemd:
         host.activate(program.Order("rollback", "old", "me"), Course())
     assert (host.live.release, host.problems(), host.state("old")["state"]) == ("new", [], "failed")
     assert systemd.active == {"nba@green.service", "nba@green.socket"}
+
+
+def test_a_good_release_is_not_to_blame_for_what_keeps_the_live_one_from_being_ready_too(
+    host: Any, systemd: Systemd, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "new"):
+        put(host, name)
+        deploy(host, name)
+    put(host, "never-good")
+    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (503, '{"reason": "database"}'))
+    for name, state in (("old", "good"), ("never-good", "failed")):
+        with pytest.raises(program.ReleaseError, match="503"):
+            host.activate(program.Order("rollback", name, "me"), Course())
+        assert host.state(name)["state"] == state
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -909,7 +962,42 @@ def test_the_schema_goes_back_between_the_start_and_the_switch(
     assert (host.live.release, host.problems()) == ("new" if fails else "old", [])
 
 
-@pytest.mark.parametrize("stop", ["migrated", "ready", "switched"])
+@pytest.mark.parametrize("stop", ["downgraded", "switched"])
+@pytest.mark.parametrize("again", ["works", "fails"])
+def test_a_schema_that_was_taken_back_comes_forward_again_where_the_switch_fails(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, stop: str, again: str
+) -> None:
+    for name in ("old", "new"):
+        put(host, name)
+        deploy(host, name)
+    course, seen = Course(stop), list[Any]()
+
+    def downgrade(schema: Any, revision: str, backup: bool) -> dict[str, Any]:
+        seen.append(list(course.phases))
+        return {"backup": "b1.sql.gz"}
+
+    def change(schema: Any, command: list[str], backup: bool) -> dict[str, Any]:
+        seen.append((schema.release, command, backup))
+        if again == "fails":
+            raise program.ReleaseError("cannot add")
+        return {}
+
+    monkeypatch.setattr(program.Schema, "downgrade", downgrade)
+    monkeypatch.setattr(program.Schema, "change", change)
+    order, change_back = program.Order("rollback", "old", "me"), program.SchemaChange(downgrade="0001")
+    words = {
+        "works": r"(?s)another host refused it.*brought forward again; what only that held is in the backup b1\.sql",
+        "fails": r"(?s)another host refused it.*at 0001, which is not that of new.*cannot add.*migrate\.yml; what only",
+    }
+    with pytest.raises(program.ReleaseError, match=words[again]) as refusal:
+        host.activate(order, course, change_back)
+    assert isinstance(refusal.value, program.Abandoned) == (again == "works")
+    # Every host is ready, and none has switched.
+    assert seen == [["migrated", "ready"], ("new", ["upgrade"], False)]
+    assert (host.live.release, host.problems(), host.state("old")["state"]) == ("new", [], "good")
+
+
+@pytest.mark.parametrize("stop", ["migrated", "ready", "downgraded", "switched"])
 def test_a_release_that_another_host_refused_is_taken_back(host: Any, systemd: Systemd, stop: str) -> None:
     put(host, "old")
     deploy(host, "old")
@@ -944,6 +1032,38 @@ def test_what_cannot_be_put_away_is_no_reason_to_go_back(
     )
 
 
+def test_what_cannot_be_enabled_or_linked_leaves_nothing_of_the_new_one(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "old")
+    deploy(host, "old")
+    put(host, "new")
+
+    def refuse(_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(program.Slot, "enable", refuse)
+    with pytest.raises(program.ReleaseError, match="switched back to old: No space left"):
+        deploy(host, "new")
+    assert (host.live.release, host.problems()) == ("old", [])
+
+
+def test_what_cannot_be_remembered_is_no_reason_to_go_back(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "old")
+    deploy(host, "old")
+    put(host, "new")
+    with monkeypatch.context() as patch:
+        patch.setattr(program, "write_whole", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
+        deploy(host, "new")
+    assert host.live.release == "new"
+    assert "nba@blue.service" not in systemd.active | systemd.enabled
+    assert host.notes[0].startswith("new is live, but that could not be kept: No space left on device. site.yml does")
+    host.repair(Course())
+    assert (host.state("new")["state"], host.problems()) == ("good", [])
+
+
 def test_a_first_release_that_another_host_refused_leaves_nothing_live(host: Any, systemd: Systemd) -> None:
     put(host, "first")
     with pytest.raises(program.Abandoned, match="switched back to nothing"):
@@ -968,6 +1088,28 @@ def test_a_run_that_was_torn_after_its_switch_is_completed_by_a_repair(host: Any
     systemd.active.add("nba@green.service")
     host.repair(Course())
     assert (host.state("r1")["state"], host.problems()) == ("good", [])
+
+
+def test_a_run_that_was_torn_on_its_way_to_an_earlier_release_is_completed_by_a_repair(
+    host: Any, systemd: Systemd
+) -> None:
+    for name in ("first", "second"):
+        put(host, name)
+        deploy(host, name)
+    deploy(host, "first")
+    host.judge("second", "good")
+    assert host.problems() == ["the release second was made live last, and first is live"]
+    host.repair(Course())
+    assert (host.good(), host.problems()) == (["first", "second"], [])
+
+
+def test_what_came_last_is_not_told_by_the_clock(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, now in (("r1", 2_000_000_000), ("r2", 1_800_000_000), ("r3", 1_800_000_100)):
+        monkeypatch.setattr(program.time, "time", lambda now=now: now)
+        put(host, name)
+        deploy(host, name)
+    assert (host.problems(), host.good()) == ([], ["r3", "r2"])
+    assert host.rollback_target("", "")["release"] == "r2"
 
 
 def test_while_a_run_is_at_work_the_other_slot_is_no_problem(
@@ -1414,12 +1556,27 @@ def test_a_release_that_cannot_be_prepared_is_recorded(
     deploy(host, "old")
     stream = sent("r1", digest="0" * 64, env="API_KEY=artefact\n")
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
-    with pytest.raises(program.ReleaseError, match="digest differs"):
+    with pytest.raises(program.ReleaseError, match="digest differs") as refusal:
         release.dispatch(host, release.parser().parse_args(["prepare", "r1", "--by", "alice"]))
     (receipt,) = kept
+    assert refusal.value.answer["receipt"] == receipt, "the control node keeps it, too"
     facts = [receipt[key] for key in ("kind", "outcome", "release", "before", "by", "commit")]
     assert facts == ["deploy", "failed", "r1", "old", "alice", "c0ffee"]
     assert "********" in receipt["error"] and "its digest differs" in receipt["error"]
+
+
+@pytest.mark.parametrize(("found", "words"), [({}, "notes"), ({"error": "refused"}, "error")])
+def test_a_receipt_that_cannot_be_kept_hides_nothing(
+    host: Any, monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], words: str
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(program.Host, "keep_records", refuse)
+    receipt: dict[str, Any] = dict(found)
+    release.keep(host, receipt)
+    told = "its receipt could not be kept on the host: No space left on device"
+    assert receipt == ({"notes": [told]} if words == "notes" else {"error": f"refused\n{told}"})
 
 
 class Lead:
@@ -1432,7 +1589,8 @@ class Lead:
         monkeypatch.setattr(run, "active", lambda _: self.at_work)
         monkeypatch.setattr(run, "progress", lambda _: progress)
         monkeypatch.setattr(run, "abandon", lambda _, reason: self.say("abandon", None))
-        monkeypatch.setattr(run, "follow", lambda *_: self.say("follow", {"phase": "done"}))
+        followed = {"phase": "done", "receipt": {"outcome": "?"}}
+        monkeypatch.setattr(run, "follow", lambda *_: self.say("follow", followed))
         monkeypatch.setattr(run, "begin", lambda _, order, *rest: self.say(str(order), "t2"))
         self.host = host
 
@@ -1487,7 +1645,8 @@ def test_ones_own_run_is_taken_back(host: Any, systemd: Systemd, monkeypatch: py
     put(host, "old")
     deploy(host, "old")
     lead = Lead(host, monkeypatch, token="t1", release="ours", by="alice")
-    assert lead.run("go-back", "old", "--refused", "ours", "--by", "alice")["release"] == "old"
+    answer = lead.run("go-back", "old", "--refused", "ours", "--by", "alice")
+    assert (answer["release"], answer["receipt"]) == ("old", {"outcome": "?"})
     assert lead.said == ["abandon", "follow"]
 
 

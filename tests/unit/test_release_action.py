@@ -60,8 +60,8 @@ def test_the_program_is_told_who_wants_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_text_stays_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = Connection(monkeypatch, out="r1  live\nr0  good\n")
-    assert host.run(command=["list"]) == {"changed": False, "stdout": "r1  live\nr0  good\n"}
+    host = Connection(monkeypatch, out="r1 says hello\n")
+    assert host.run(command=["exec"]) == {"changed": True, "stdout": "r1 says hello\n"}
 
 
 def test_nothing_to_say_is_a_change_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,3 +176,12 @@ def test_a_pipeline_names_the_person_who_started_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(plugin.socket, "gethostname", lambda: "runner")
     monkeypatch.setenv("GITHUB_ACTOR", "bob")
     assert plugin.who() == "bob@runner"
+
+
+@pytest.mark.parametrize("command", ["list", "plan", "exec"])
+def test_text_for_people_is_shown(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(plugin.ActionModule, "_display", SimpleNamespace(display=told.append), raising=False)
+    host = Connection(monkeypatch, out="r1  live\nr2  good\n")
+    assert host.run(command=[command])["stdout"] == "r1  live\nr2  good\n"
+    assert told == ([] if command == "exec" else ["prod1: r1  live", "prod1: r2  good"])

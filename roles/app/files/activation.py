@@ -4,7 +4,8 @@ A run is a transient systemd unit. Its name is the lock: a second one cannot sta
 behind when it ends, and neither Ctrl-C nor a lost connection tears it. Where several hosts have to agree, a run stops
 at the end of a phase until it is told to go on; if nobody does, because whoever began it is gone, it ends by itself.
 
-Files in /run/<name>-release: `progress.json` (written by the unit alone) and `target` (how far it may go).
+Files in /run/<name>-release: `progress.json` (written by the unit alone), `target` (how far it may go) and `heard` (the
+run whose end was told to whoever ordered it).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Any
 from basics import ReleaseError, read_json, run, write_whole
 
 # Each name tells what is true at its end: the database has the schema; the release runs beside the old one and lasts;
-# it gets the public requests, and the old one still runs; the old one is stopped.
-PHASES = ("migrated", "ready", "switched", "done")
+# in a rollback that takes the schema back, it is; the release gets the public requests, and the old one still runs; the
+# old one is stopped.
+PHASES = ("migrated", "ready", "downgraded", "switched", "done")
 ABANDON = "abandon"
 POLL_SECONDS = 0.05
 # systemd is asked less often than a file is read: the cores are needed for what is being started.
@@ -65,6 +67,21 @@ class Run:
     def progress(self) -> dict[str, Any]:
         """Return what the last run wrote."""
         return read_json(self.folder / "progress.json")
+
+    def unheard(self, kind: str) -> str:
+        """Return the release of a run of a kind that is at work, or ended well when nobody was left to hear of it."""
+        known = self.progress()
+        if known.get("kind") != kind or known.get("error"):
+            return ""
+        heard = self.folder / "heard"
+        told = heard.is_file() and heard.read_text() == known["token"]
+        at_work = not known.get("ended")
+        return "" if told or (at_work and not self.active()) else str(known["release"])
+
+    def hear(self) -> None:
+        """Remember that the end of the last run was told."""
+        if known := self.progress():
+            write_whole(self.folder / "heard", str(known["token"]))
 
     def active(self) -> bool:
         """Tell whether a run holds the lock."""
@@ -174,6 +191,7 @@ class Course:
         self.known = {
             "token": self.token,
             "order": str(self.order),
+            "kind": self.order.kind,
             "release": self.order.release,
             "by": self.order.by,
             "began": time.time(),

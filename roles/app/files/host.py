@@ -111,6 +111,14 @@ class Host:
         path = self.config.root / "state" / f"{release}.json"
         write_whole(path, json.dumps({**self.state(release), **facts}, indent=1) + "\n")
 
+    def judge(self, release: str, state: str, **facts: Any) -> None:
+        """Remember what became of a release just now: prepared, good or failed.
+
+        What came last is told by ``turn``, a count, and not by the clock, which may have been wrong.
+        """
+        turns = [int(self.state(name).get("turn", 0)) for name in {*self.releases(), release}]
+        self.remember(release, state=state, at=time.time(), turn=max(turns) + 1, **facts)
+
     def forget(self, release: str) -> None:
         """Keep nothing of a release that is gone."""
         (self.config.root / "state" / f"{release}.json").unlink(missing_ok=True)
@@ -120,7 +128,12 @@ class Host:
         """Return the ids of all finished releases, the one used last first."""
         folder = self.config.root / "releases"
         found = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
-        return sorted(found, key=lambda name: float(self.state(name).get("at", 0)), reverse=True)
+        known = {name: self.state(name) for name in found}
+        return sorted(found, key=lambda name: (known[name].get("turn", 0), known[name].get("at", 0)), reverse=True)
+
+    def good(self) -> list[str]:
+        """Return the ids of the releases that were live and well, the last one first."""
+        return [name for name in self.releases() if self.state(name).get("state") == "good"]
 
     def problems(self, alone: bool = False) -> list[str]:
         """Return what keeps the live release from being what it should be, in words.
@@ -140,7 +153,7 @@ class Host:
             found.append(f"{self.idle.service} still runs or is enabled, though it is not live")
         if self.state(live.release).get("state") != "good":
             found.append(f"the live release {live.release} is not recorded as a good one")
-        good = [name for name in self.releases() if self.state(name).get("state") == "good"]
+        good = self.good()
         if good and good[0] != live.release:
             found.append(f"the release {good[0]} was made live last, and {live.release} is live")
         return found
@@ -233,13 +246,18 @@ class Host:
             ReleaseError: there is none, it never was good, or its schema is another one and neither was asked for.
         """
         live = self.live.release if self.live else ""
-        good = [name for name in self.releases() if name != live and self.state(name).get("state") == "good"]
+        good = [name for name in self.good() if name != live]
+        if not wanted and (unheard := self.activation.unheard("rollback")):
+            # The same command again after an interruption: what it was for, not what it has just left.
+            wanted, good = unheard, self.good()
         if not good or (wanted and wanted not in good):
             known = ", ".join(good) or "none"
             raise ReleaseError(
                 f"{wanted or 'a previous release'} is not a release to go back to; good ones here: {known}"
             )
         target = wanted or good[0]
+        if target == live:
+            return {"release": target, "downgrade": ""}
         # What the database has now, which a restore may have changed since the live release came.
         now = (self.live.version() if self.live else {}).get("schema") or self.state(live).get("schema")
         then = self.state(target).get("schema")
@@ -247,7 +265,7 @@ class Host:
             return {"release": target, "downgrade": ""}
         if schema == "downgrade":
             return {"release": target, "downgrade": str(then)}
-        marks = Schema(self, live).run("compatible", str(then), str(now))
+        marks = Schema(self, self.knowing(self.live) if self.live else live).run("compatible", str(then), str(now))
         if schema == "keep" and marks["compatible"]:
             return {"release": target, "downgrade": ""}
         ways = "-e schema=downgrade takes the schema back, after a backup; what only the new one holds is lost then"
@@ -277,7 +295,7 @@ class Host:
                 partial.rename(target)
             self.integrity.remember(target)
             facts = {key: value for key, value in parcel.facts.items() if key not in ("release", "settings")}
-            self.remember(release, state="prepared", at=time.time(), **facts)
+            self.judge(release, "prepared", **facts)
 
     @contextlib.contextmanager
     def made_aside(self, release: str, parcel: Parcel) -> Iterator[Path]:
@@ -391,22 +409,51 @@ class Host:
                 with self.step("migrate"):
                     self.bring_schema(release, change.backup)
             except ReleaseError:
-                self.remember(release, state="failed", at=time.time())
+                self.judge(release, "failed")
                 raise
         course.reached("migrated")
         if self.runtime(folder).changes(folder):
             self.renew_runtime(release)
         self.start(new, release, lasting=self.state(release).get("state") != "good")
+        with contextlib.ExitStack() as stack:
+            try:
+                course.reached("ready")
+                if change.downgrade and old:
+                    stack.enter_context(self.schema_taken_back(old, change))
+                course.reached("downgraded")
+            except (ReleaseError, OSError):
+                new.stop()
+                raise
+            self.switch(old, new, release, course)
+
+    @contextlib.contextmanager
+    def schema_taken_back(self, old: Slot, change: SchemaChange) -> Iterator[None]:
+        """Take the schema back before a switch; where what follows fails, bring it forward for what goes on serving."""
+        # Only a release that knows the schema knows the way down; the one that comes has shown that it can start.
+        schema = Schema(self, self.knowing(old))
+        with self.step(f"downgrade to {change.downgrade}"):
+            self.migration = schema.downgrade(change.downgrade, change.backup)
         try:
-            course.reached("ready")
-            if change.downgrade and old:
-                # Only the release that is left knows the way down; the one that comes has shown that it can start.
-                with self.step(f"downgrade to {change.downgrade}"):
-                    self.migration = Schema(self, old.release).downgrade(change.downgrade, change.backup)
-        except (ReleaseError, OSError):
-            new.stop()
-            raise
-        self.switch(old, new, release, course)
+            yield
+        except (ReleaseError, OSError) as error:
+            backup = self.migration.get("backup")
+            held = f"; what only that held is in the backup {backup}" if backup else ""
+            try:
+                with self.step("bring the schema forward again"):
+                    schema.change(["upgrade"], backup=False)
+            except (ReleaseError, OSError) as second:
+                raise ReleaseError(
+                    f"{error}\nThe schema is at {change.downgrade}, which is not that of {old.release}, and could not "
+                    f"be brought forward again: {second}\nWhen that is mended: playbooks/migrate.yml{held}"
+                ) from None
+            kind = type(error) if isinstance(error, ReleaseError) else ReleaseError
+            raise kind(f"{error}\nThe schema was brought forward again{held}") from None
+
+    def knowing(self, live: Slot) -> str:
+        """Return a release that knows the database's revision: the live one, unless a rollback kept a later schema."""
+        schema = live.version().get("schema")
+        known = [name for name in (live.release, *self.releases()) if self.state(name).get("schema") == schema]
+        return known[0] if known else live.release
 
     def start(self, slot: Slot, release: str, lasting: bool) -> None:
         """Start a release in an idle slot and wait until it is ready; on failure the live one is untouched.
@@ -434,10 +481,16 @@ class Host:
         except ReleaseError as error:
             log = self.last_words(slot, release)
             slot.stop()
-            self.remember(release, state="failed", at=time.time())
+            if self.blames(release):
+                self.judge(release, "failed")
             raise ReleaseError(
                 f"release {release} was refused, and what was live before still is: {error}\n{log}"
             ) from None
+
+    def blames(self, release: str) -> bool:
+        """Tell whether a release is to blame for not starting: no good one is, where the live one is not ready."""
+        live = self.live
+        return self.state(release).get("state") != "good" or not live or live.ask(self.config.ready_path)[0] == 200
 
     def last_words(self, slot: Slot, release: str) -> str:
         """Return the end of a slot's log for a person to read; what cannot be read keeps nothing from being undone."""
@@ -449,12 +502,12 @@ class Host:
     def switch(self, old: Slot | None, new: Slot, release: str, course: Course) -> None:
         """Give the public requests to a started release, watch it, and stop the old one; on failure switch back."""
         link = self.config.root / "live"
-        with self.step("switch"):
-            # Enabled before it gets a request: a host that goes down in the middle comes back with it.
-            new.enable()
-            replace_link(link, new.folder)
-        switched = time.monotonic()
         try:
+            with self.step("switch"):
+                # Enabled before it gets a request: a host that goes down in the middle comes back with it.
+                new.enable()
+                replace_link(link, new.folder)
+            switched = time.monotonic()
             with self.step("watch the public address"):
                 self.watch(new, release, self.config.watch_seconds if old else 0)
             course.reached("switched", patient=True)
@@ -463,13 +516,16 @@ class Host:
             log = self.last_words(new, release) if blamed else ""
             self.undo(link, old, new)
             if blamed:
-                self.remember(release, state="failed", at=time.time())
+                self.judge(release, "failed")
             kind = type(error) if isinstance(error, ReleaseError) else ReleaseError
             raise kind(f"switched back to {old.release if old else 'nothing'}: {error}\n{log}") from None
-        self.call_good(new)
         # Also where nothing was live: if somebody removed the link, the release that it led to still runs.
         left = self.idle
         # What fails from here on is no fault of the release, which serves: nobody is to go back for it.
+        try:
+            self.call_good(new)
+        except OSError as error:
+            self.notes.append(f"{release} is live, but that could not be kept: {error}. site.yml does it")
         try:
             with self.step(f"drain and stop {left.name}"):
                 if old:
@@ -486,15 +542,15 @@ class Host:
     def call_good(self, slot: Slot) -> None:
         """Remember that a slot's release was live and well, and the schema that it brought when it first was."""
         schema = self.state(slot.release).get("schema") or slot.version().get("schema")
-        self.remember(slot.release, state="good", at=time.time(), schema=schema)
+        self.judge(slot.release, "good", schema=schema)
 
     def undo(self, link: Path, old: Slot | None, new: Slot) -> None:
         """Give the public requests back to the slot that had them, which still runs."""
         with self.step("switch back"):
-            if old:
+            if old and link.readlink() != old.folder:
                 replace_link(link, old.folder)
                 time.sleep(self.config.drain_seconds)
-            else:
+            elif not old:
                 # A first release that does not answer must not look like a good one to the next run.
                 link.unlink(missing_ok=True)
             new.stop()
@@ -676,8 +732,8 @@ class Host:
             run("systemctl", "start" if answers else "restart", live.service)
             self.await_ready(live, live.release)
             self.idle.stop()
-        # A run that was torn after its switch left it live and not yet called good.
-        if self.state(live.release).get("state") != "good":
+        # A run that was torn after its switch left it live, and not yet called good, or not yet the last good one.
+        if self.good()[:1] != [live.release]:
             self.call_good(live)
         if left := self.problems(alone=True):
             raise ReleaseError("could not be repaired: " + "; ".join(left))
@@ -690,11 +746,10 @@ class Host:
                 self.set_unusable_aside(live.release)
             pointed = {self.slot(name).release for name in SLOTS}
             names = self.releases()
-            good = [name for name in names if self.state(name).get("state") == "good"]
             # Another run may have prepared one that it is about to start.
             recent = [name for name in names if time.time() - float(self.state(name).get("at", 0)) < RECENT_SECONDS]
             prepared = {name for name in recent if self.state(name).get("state") == "prepared"}
-            kept = pointed | prepared | set(good[: self.config.keep_releases])
+            kept = pointed | prepared | set(self.good()[: self.config.keep_releases])
             for name in names:
                 if name not in kept:
                     shutil.rmtree(self.folder(name))

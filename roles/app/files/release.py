@@ -53,12 +53,17 @@ def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, An
     """Start the unit, or join the one at work, and follow it as far as was asked for; return how far it came."""
     order = Order(options.kind, options.release, options.by)
     arguments = ["--in-unit", command, order.release, f"--kind={order.kind}", f"--by={order.by}"]
+    arguments += [f"--hold={options.hold}"]
     arguments += [f"--{name}" for name in ("migrate", "no-backup", "renew") if getattr(options, name.replace("-", "_"))]
     arguments += [
         f"--{name}={value}" for name in ("workers", "downgrade", "override") if (value := getattr(options, name))
     ]
     token = host.activation.begin(order, arguments, options.until, options.wait)
-    return finished(host.activation.follow(token, options.until))
+    progress = host.activation.follow(token, options.until)
+    # A rollback that is ordered once more goes on to an earlier release; not so after one that nobody saw the end of.
+    if progress.get("ended") and (order.kind != "rollback" or awaited()):
+        host.activation.hear()
+    return finished(progress)
 
 
 class RunFailed(ReleaseError):
@@ -96,6 +101,18 @@ def begun(host: Host, order: Order, override: str = "") -> dict[str, Any]:
     }
 
 
+def keep(host: Host, receipt: dict[str, Any], brought: dict[str, Any] | None = None) -> None:
+    """Keep the records of a run on this host; where that fails, the receipt says so, and a good release stays."""
+    try:
+        host.keep_records(receipt, brought)
+    except OSError as error:
+        words = f"its receipt could not be kept on the host: {error}"
+        if "error" in receipt:
+            receipt["error"] = f"{receipt['error']}\n{words}"
+        else:
+            receipt["notes"] = [*receipt.get("notes", []), words]
+
+
 def prepare(host: Host, options: argparse.Namespace) -> None:
     """Make a release from what Ansible brought; a failure is recorded like that of a run."""
     parcel = Parcel.of(sys.stdin.buffer, host.config.root)
@@ -104,8 +121,9 @@ def prepare(host: Host, options: argparse.Namespace) -> None:
         host.prepare(options.release, parcel)
     except UNUSABLE as error:
         words = Mask.of_settings(parcel.files)(str(error))
-        host.keep_records({**receipt, "outcome": "failed", "error": words}, parcel.facts)
-        raise ReleaseError(words) from None
+        receipt.update(outcome="failed", error=words)
+        keep(host, receipt, parcel.facts)
+        raise RunFailed({"release": options.release, "receipt": receipt, "error": receipt["error"]}) from None
 
 
 def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
@@ -120,7 +138,7 @@ def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
 def in_unit(host: Host, options: argparse.Namespace) -> int:
     """Do the work inside the transient unit; leave its result for those who wait, and its records for later."""
     order = Order(options.kind, options.release, options.by)
-    course = Course(host.activation.folder, options.token, order, options.until, host.config.hold_seconds)
+    course = Course(host.activation.folder, options.token, order, options.until, options.hold)
     receipt = begun(host, order, options.override)
     change = SchemaChange(options.migrate, options.downgrade, not options.no_backup, options.workers)
     actions: dict[str, Callable[[], None]] = {
@@ -138,16 +156,13 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
         named = host.folder(options.release)
         receipt["error"] = Mask.of(named if named.is_dir() else host.folder(receipt["before"]))(str(error))
         print(receipt["error"], file=sys.stderr)
-    try:
-        host.keep_records(receipt)
-    except OSError as error:
-        receipt["error"] = f"{receipt.get('error', '')}\nits receipt could not be kept: {error}".strip()
+    keep(host, receipt)
     course.end(receipt=receipt, phase=PHASES[-1], error=receipt.get("error", ""))
     return int("error" in receipt)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line."""
+def parser(hold: float = 0) -> argparse.ArgumentParser:
+    """Return the command line; ``hold`` seconds are what a run waits for another host, unless it is told otherwise."""
     top = argparse.ArgumentParser(prog="release", description=__doc__.splitlines()[0] if __doc__ else "")
     top.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
     commands = top.add_subparsers(dest="command", required=True)
@@ -173,6 +188,9 @@ def parser() -> argparse.ArgumentParser:
         torn.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
         torn.add_argument(
             "--until", choices=PHASES, default=PHASES[-1], help="go as far as this; the same again goes on"
+        )
+        torn.add_argument(
+            "--hold", type=float, default=hold, metavar="SECONDS", help="go on or end when told nothing for so long"
         )
         torn.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
         torn.add_argument("--migrate", action="store_true", help="bring the database to the release's schema first")
@@ -214,15 +232,15 @@ def parser() -> argparse.ArgumentParser:
 
 def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Undo one's own run on this host, if it is at work, and make an earlier release live if it is not."""
-    known = host.activation.progress()
+    known, ended = host.activation.progress(), dict[str, Any]()
     if host.activation.active():
         if (known.get("release"), known.get("by")) != (options.refused, options.by):
             return {"changed": False, "running": host.activation.holder()}
         host.activation.abandon("a host of this environment refused the release")
-        host.activation.follow(known["token"])
+        ended = outcome(host.activation.follow(known["token"]))
     live = host.live.release if host.live else ""
     if not options.release or live != options.refused:
-        return {"changed": True, "release": live}
+        return {**ended, "changed": True, "release": live}
     return begin(host, options, "activate")
 
 
@@ -248,6 +266,7 @@ def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
             raise ReleaseError(f"{options.release} is prepared and no more, since whoever ordered it is gone")
     live = host.live
     if live and live.release == options.release and not host.activation.active():
+        host.activation.hear()
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
     return begin(host, options, options.command)
 
@@ -270,6 +289,7 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "proven": lambda: host.records.proof(options.digest, [(name, host.state(name)) for name in host.releases()]),
         "rollback-target": lambda: {
             "live": host.live.release if host.live else "",
+            "unheard": bool(host.activation.unheard("rollback")),
             **host.rollback_target(options.release, options.schema),
         },
         "prepare": lambda: prepare(host, options),
@@ -287,8 +307,8 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
 
 def main() -> int:
     """Parse, run, and turn a failure into one message."""
-    options = parser().parse_args()
     host = Host(Config.load())
+    options = parser(host.config.hold_seconds).parse_args()
     try:
         if options.in_unit:
             return in_unit(host, options)
