@@ -24,8 +24,8 @@ short_description: Finds each environment's database on AWS
 description:
   - Comes after C(aws_ec2.yml) beside it, and adds no host.
   - Sets C(database_host) and C(database_port) of each environment's group to the endpoint of the RDS instance that
-    carries the tags C(Project) and C(Environment), and C(database_master_secret) to the ARN of the secret in which RDS
-    keeps its master password, where it does.
+    carries the tags C(Project) and C(Environment), C(database_instance) to its identifier, and
+    C(database_master_secret) to the ARN of the secret in which RDS keeps its master password, where it does.
   - Fails where the environment that is meant has no hosts; regions and names are those of group_vars.
 options:
   plugin:
@@ -49,7 +49,11 @@ def databases(rds: Any, tags: dict[str, str]) -> Iterator[dict[str, str | int]]:
         for database in page["DBInstances"]:
             if carries(database, tags) and "Endpoint" in database:
                 endpoint = database["Endpoint"]
-                known = {"database_host": endpoint["Address"], "database_port": int(endpoint["Port"])}
+                known = {
+                    "database_host": endpoint["Address"],
+                    "database_port": int(endpoint["Port"]),
+                    "database_instance": database["DBInstanceIdentifier"],
+                }
                 if secret := database.get("MasterUserSecret"):
                     known["database_master_secret"] = secret["SecretArn"]
                 yield known

@@ -1,4 +1,4 @@
-"""A snapshot before each deploy, by the hook that docs/aws.md has, on a database of moto's."""
+"""A snapshot before a migration, as roles/app includes it on the host that migrates, on a database of moto's."""
 
 from __future__ import annotations
 
@@ -14,34 +14,39 @@ from tests.support import ROOT
 
 pytestmark = pytest.mark.aws
 KEPT = 3
-# roles/app includes the hook in such a place: as root, on every host of the run.
+# roles/app includes it in such a place: as root, on the first host.
 PLAY = """
 - name: Deploy
-  hosts: all
+  hosts: dev1
   become: true
   gather_facts: false
   tasks:
-    - name: Before the migration
-      ansible.builtin.include_tasks: "{{ checkout }}/hooks/before_migrate.yml"
+    - name: Before the schema changes
+      ansible.builtin.include_tasks: "{{ app_before_schema_change }}"
+      when: app_before_schema_change | length > 0
 """
-HOSTS = "all: {children: {dev: {hosts: {dev1: , dev2: }}}, vars: {ansible_become_exe: nobody-calls-this}}\n"
-Deploy = Callable[[bool], subprocess.CompletedProcess[str]]
+# As inventory/aws finds them.
+HOSTS = """
+all:
+  children:
+    dev:
+      hosts: {dev1: , dev2: }
+      vars: {ansible_become_exe: nobody-calls-this, database_instance: nba-dev}
+"""
+Deploy = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def deploy(cloud: Cloud) -> Deploy:
-    """Return what runs the documented hook, on an empty account; it is told whether the environment is protected."""
+    """Return what runs the play on an empty account; it is told other values of variables than `KEPT` snapshots."""
     cloud.prepare()
     root = cloud.project.root
-    section = (ROOT / "docs/aws.md").read_text().partition("## A snapshot before each deploy")[2]
-    (root / "hooks").mkdir(exist_ok=True)
-    (root / "hooks/before_migrate.yml").write_text(section.partition("```yaml\n")[2].partition("```")[0])
-    (root / "playbooks/hook.yml").write_text(PLAY)
+    (root / "playbooks/changes_schema.yml").write_text(PLAY)
     (root / "inventory/test/hosts.yml").write_text(HOSTS)
 
-    def run(protected: bool) -> subprocess.CompletedProcess[str]:
-        play = ("ansible-playbook", "-i", "inventory/test", "playbooks/hook.yml", "-l", "dev")
-        return cloud.noted("snapshot", *play, "-e", json.dumps({"deletion_protection": protected}))
+    def run(**values: object) -> subprocess.CompletedProcess[str]:
+        play = ("ansible-playbook", "-i", "inventory/test", "playbooks/changes_schema.yml", "-l", "dev")
+        return cloud.noted("snapshot", *play, "-e", json.dumps({"database_snapshots": KEPT, **values}))
 
     return run
 
@@ -60,17 +65,19 @@ def test_the_newest_snapshots_are_kept(cloud: Cloud, deploy: Deploy) -> None:
     for name in (*old, "nba-dev-final-20240101-000000"):
         rds.create_db_snapshot(DBInstanceIdentifier="nba-dev", DBSnapshotIdentifier=name)
 
-    assert deploy(False).returncode == 0
-    assert len(snapshots(cloud)) == KEPT + 1
+    for asked_for_none in ({"database_snapshots": 0}, {"skip_backup": True}):
+        assert deploy(**asked_for_none).returncode == 0
+        assert len(snapshots(cloud)) == KEPT + 1
 
-    done = deploy(True)
+    done = deploy()
     assert done.returncode == 0, done.stdout
     *kept, new, last = snapshots(cloud)
     assert kept == old[1:]
     assert new.startswith("nba-dev-before-20") and new > old[-1]
     assert last == "nba-dev-final-20240101-000000"
 
-    done = cloud.play("snapshot", "-l", "dev", "-e", "aws_snapshot_keep=1")
+    # By hand also where dev takes none by itself: the newest one is kept.
+    done = cloud.play("snapshot", "-l", "dev")
     assert done.returncode == 0, done.stdout
     assert len(snapshots(cloud)) == 2
 
@@ -84,7 +91,7 @@ def test_the_newest_snapshots_are_kept(cloud: Cloud, deploy: Deploy) -> None:
 
 def test_no_snapshot_means_no_migration(cloud: Cloud, deploy: Deploy) -> None:
     cloud.prepare()
-    done = deploy(True)
+    done = deploy()
     assert done.returncode == 2
     assert "Take a snapshot: " in done.stdout
     assert "nba-dev" in done.stdout

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,6 +213,20 @@ def test_a_backup_comes_before_the_migration_and_brings_everything_back(prod: Wo
         assert skipped.changed()["prod1"] >= 1
         assert (version(prod), len(backups(prod))) == ("0002", count)
     prod.execute("prod1", "rm", f"/var/backups/nba/{made.replace('0001', 'cut')}")
+
+
+def test_what_must_come_before_another_schema_comes_only_there(prod: World, tmp_path: Path) -> None:
+    """As a snapshot on RDS does: tests/aws has that."""
+    guard = tmp_path / "guard.yml"
+    guard.write_text("- name: Guard the database\n  ansible.builtin.fail: {msg: no snapshot today}\n")
+    option = ("-e", json.dumps({"app_before_schema_change": str(guard)}))
+    live, before = prod.status("prod1")["live"], backups(prod)
+    prod.ansible("playbooks/migrate.yml", "-l", "prod", *UNPROVEN, *option).succeeded()
+    with revision(prod, "0002", [ADD_NICK]):
+        for playbook in ("deploy", "migrate"):
+            refused = prod.ansible(f"playbooks/{playbook}.yml", "-l", "prod", *UNPROVEN, *option)
+            assert refused.code != 0 and "no snapshot today" in refused.output
+            assert (version(prod), prod.status("prod1")["live"], backups(prod)) == ("0001", live, before)
 
 
 def test_a_rollback_over_a_migration_keeps_the_schema_or_takes_it_back(prod: World) -> None:
