@@ -169,18 +169,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         contract: name and form of each variable that an environment must set.
         any_limit: whether the run may span several environments, or have no limit: it changes nothing.
         account: whether the playbook works on an AWS account, as `inventory/account` has it, and not on hosts.
+        looks_only: whether the playbook imports site.yml to look and change nothing (plugins/callback/changes.py).
 
     Fails with every finding at once: names, files and commands, never values.
     """
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("contract", "account", "any_limit"))
+    _VALID_ARGS = frozenset(("contract", "account", "any_limit", "looks_only"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the findings as a task result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         self._hostvars, self._groups = variables["hostvars"], variables["groups"]
+        if boolean(self._task.args.get("looks_only", False)) and not self._task.check_mode:
+            raise AnsibleActionFail("plugins/callback/changes.py was not loaded, so this run could change something")
         contract: dict[str, str] = dict(self._task.args["contract"])
         root = Path(variables["playbook_dir"])
         root = root.parent if root.name == "playbooks" else root
