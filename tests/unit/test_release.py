@@ -906,7 +906,12 @@ def test_the_way_back_is_known_also_where_the_schema_of_a_later_release_was_kept
     assert host.rollback_target("first", "keep") == {"release": "first", "downgrade": ""}
     assert asked == [("third", "compatible", "0001", "0003")]
     down: list[str] = []
-    monkeypatch.setattr(program.Schema, "downgrade", lambda schema, *_: down.append(schema.release) or {})
+
+    def downgrade(schema: Any, *_: Any) -> dict[str, Any]:
+        down.append(schema.release)
+        return {}
+
+    monkeypatch.setattr(program.Schema, "downgrade", downgrade)
     host.activate(program.Order("rollback", "first", "me"), Course(), program.SchemaChange(downgrade="0001"))
     assert down == ["third"]
 
