@@ -1,10 +1,14 @@
-"""Builds the artefact of a release on the control node: a deterministic archive of the application at a commit."""
+"""Builds the artefact of a release on the control node: a deterministic archive of the application at a commit.
+
+Or takes one that was built before, by its digest: another machine may have made it, and Git moved on meanwhile.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import io
+import json
 import os
 import posixpath
 import re
@@ -45,6 +49,8 @@ FINGERPRINT = 10
 FINGERPRINTED = re.compile(r"\.[0-9a-f]{8,}\.[a-z0-9]+$|/assets/.+-[A-Za-z0-9_-]{8}\.[a-z0-9]+$")
 REFERENCE = re.compile(rb"""(\s(?:src|href)=["'])([^"':?#]+)(?=["'])""")
 COMMITS_SHOWN = 100
+DIGEST = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 RUNTIMES = ("venv", "container")
 
 
@@ -396,17 +402,24 @@ class Origin:
     frontend_version: str = "HEAD"
     frontend_folder: str = ""
 
+    def place(self) -> tuple[Path, str, Remote | None]:
+        """Return the repository on this machine, the application's folder in it, and where it was fetched from."""
+        if self.repository:
+            remote = Remote.parse(self.repository)
+            return remote.fetch(self.mirrors), self.repository_folder.strip("/"), remote
+        if not self.source.is_dir():
+            raise AnsibleActionFail(f"app_source: {self.source} is not a folder; set it in group_vars/all/vars.yml")
+        return self.source, ".", None
+
     def build(self, version: str = "HEAD", *, allow_dirty: bool) -> Built:
         """Return the artefact; raise `AnsibleActionFail` where there is none, or the source is dirty and may not be."""
         dirty = False
-        if self.repository:
-            remote, below = Remote.parse(self.repository), self.repository_folder.strip("/")
-            folder, place = remote.fetch(self.mirrors), f"{remote.shown} {below}".strip()
+        folder, below, remote = self.place()
+        if remote:
+            place = f"{remote.shown} {below}".strip()
             tree, commit = remote_tree(remote, folder, version, below)
         else:
-            folder, below, place = self.source, ".", str(self.source)
-            if not folder.is_dir():
-                raise AnsibleActionFail(f"app_source: {folder} is not a folder; set it in group_vars/all/vars.yml")
+            place = str(self.source)
             tree, commit, dirty = tree_of(folder, version)
         if dirty and not allow_dirty:
             raise AnsibleActionFail(
@@ -418,6 +431,72 @@ class Origin:
             wanted = self.frontend_repository, self.frontend_version, self.frontend_folder
             front_end = FrontEnd.fetch(*wanted, self.mirrors)
         return Built(archive(folder, tree, front_end), folder, below, place, commit, dirty, front_end)
+
+    def commits(self, commit: str, since: str) -> dict[str, list[str] | None]:
+        """Return what comes with a commit and what it takes back, where another one is live."""
+        try:
+            folder, below, _ = self.place()
+        except AnsibleActionFail:
+            # For the eyes of whoever approves: an artefact that is here already needs no repository.
+            return {"commits": None, "undone": None}
+        where = below or ".", folder
+        return {"commits": commits_between(since, commit, *where), "undone": commits_between(commit, since, *where)}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An artefact in the cache, as ``DIGEST.tar``, and what its builder knew of it, as ``DIGEST.json`` beside it."""
+
+    path: Path
+    content: bytes
+    facts: dict[str, Any]
+    """commit, subject, dirty and frontend, as the action returns them."""
+
+    @classmethod
+    def keep(cls, cache: Path, content: bytes, facts: dict[str, Any]) -> Kept:
+        """Write an artefact where it is not there yet, and what is known of it."""
+        path = cache / f"{hashlib.sha256(content).hexdigest()}.tar"
+        cache.mkdir(parents=True, exist_ok=True)
+        for file, wanted in ((path, content), (path.with_suffix(".json"), json.dumps(facts).encode())):
+            if not file.is_file() or file.read_bytes() != wanted:
+                with tempfile.NamedTemporaryFile(dir=cache, delete=False) as stream:
+                    stream.write(wanted)
+                Path(stream.name).replace(file)
+        return cls(path, content, facts)
+
+    @classmethod
+    def take(cls, cache: Path, digest: str) -> Kept:
+        """Return the artefact of a digest; raise `AnsibleActionFail` where it is not there, or is not that one."""
+        if not DIGEST.fullmatch(digest):
+            raise AnsibleActionFail(
+                f"artefact: {digest!r} is not a digest of 64 characters, as `GET /api/version` has it"
+            )
+        path = cache / f"{digest}.tar"
+        other = (
+            f"Bring {path.name} and {digest}.json to {cache} (a run of the pipeline keeps both as its artifact "
+            f"`artefact`), or leave artefact out to build from Git"
+        )
+        try:
+            content, known = path.read_bytes(), path.with_suffix(".json").read_bytes()
+        except OSError as error:
+            raise AnsibleActionFail(f"artefact: {error.filename}: {error.strerror}. {other}") from None
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise AnsibleActionFail(f"artefact: {path} is not what its name says: its digest differs. {other}")
+        try:
+            facts = json.loads(known)
+            front_end = facts["frontend"]
+            good = (
+                isinstance(facts["subject"], str)
+                and isinstance(facts["dirty"], bool)
+                and all(COMMIT.fullmatch(part["commit"]) for part in (facts, front_end) if part)
+            )
+        except (ValueError, KeyError, TypeError):
+            good = False
+        if not good:
+            raise AnsibleActionFail(
+                f"artefact: {path.with_suffix('.json')} does not tell what the artefact is. {other}"
+            )
+        return cls(path, content, facts)
 
 
 # What says which repositories; empty ones are as those that are not given.
@@ -438,7 +517,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         version: commit, tag or branch; HEAD takes the work tree as it is, or the other repository's default branch.
         allow_dirty: whether uncommitted changes may be part of the artefact.
         runtime: what the release is to run in, ``venv`` or ``container``, which takes a Containerfile.
-        cache: folder for finished archives.
+        cache: folder for finished archives, and what is known of each.
+        digest: take the archive of this digest from there as it is; ``version`` and ``frontend_version`` say nothing
+            then, and Git is asked for the way from ``since`` alone. Empty to build.
         since: the commit that is live, to be told what comes with this one and what it takes back; may be left out.
 
     Returns path, digest (SHA-256), lock (SHA-256 of poetry.lock), commit (the last one that touched the source),
@@ -450,7 +531,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     _VALID_ARGS = frozenset(
         (
             "source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "cache", "since",
-            "frontend_repository", "frontend_version", "frontend_folder", "runtime",
+            "frontend_repository", "frontend_version", "frontend_folder", "runtime", "digest",
         )
     )  # fmt: skip
 
@@ -460,37 +541,42 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         arguments = self._task.args
         named = {name: str(arguments[name]) for name in ORIGIN if arguments.get(name)}
         origin = Origin(Path(str(arguments.get("source", ""))), Path(str(arguments["mirrors"])), **named)
-        version = str(arguments.get("version", "HEAD"))
-        built = origin.build(version, allow_dirty=boolean(arguments.get("allow_dirty", False)))
-        lock = member_digest(built.content, "poetry.lock")
+        allow_dirty = boolean(arguments.get("allow_dirty", False))
+        cache = Path(str(arguments["cache"]))
+        if digest := str(arguments.get("digest", "")):
+            kept = Kept.take(cache, digest)
+            if kept.facts["dirty"] and not allow_dirty:
+                raise AnsibleActionFail(
+                    f"artefact: {digest} has changes that were not committed, and this environment takes none "
+                    "(allow_dirty_tree). Commit them, and bring that to the environment before this one"
+                )
+            content, facts, place = kept.content, kept.facts, str(kept.path)
+        else:
+            built = origin.build(str(arguments.get("version", "HEAD")), allow_dirty=allow_dirty)
+            commit, subject = last_change(built.folder, built.commit, built.below)
+            front_end = built.front_end
+            facts = {
+                "commit": commit,
+                "subject": subject,
+                "dirty": built.dirty,
+                "frontend": {"commit": front_end.commit, "subject": front_end.subject} if front_end else {},
+            }
+            content, place = built.content, built.place
+        lock = member_digest(content, "poetry.lock")
         if not lock:
-            raise AnsibleActionFail(
-                f"{built.place}: poetry.lock is not in {version}: run `poetry lock` there and commit it"
-            )
-        if finding := runtime_finding(built.content, str(arguments.get("runtime", "venv")), built.place):
+            version = str(arguments.get("version", "HEAD"))
+            raise AnsibleActionFail(f"{place}: poetry.lock is not in {version}: run `poetry lock` there and commit it")
+        if finding := runtime_finding(content, str(arguments.get("runtime", "venv")), place):
             raise AnsibleActionFail(finding)
-        path = Path(str(arguments["cache"])) / f"{built.digest}.tar"
-        if not path.is_file() or path.read_bytes() != built.content:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as stream:
-                stream.write(built.content)
-            Path(stream.name).replace(path)
-        commit, subject = last_change(built.folder, built.commit, built.below)
+        path = Kept.keep(cache, content, facts).path
         if since := str(arguments.get("since", "")):
-            result.update(
-                commits=commits_between(since, commit, built.below or ".", built.folder),
-                undone=commits_between(commit, since, built.below or ".", built.folder),
-            )
-        front_end = built.front_end
+            result.update(origin.commits(facts["commit"], since))
         result.update(
             changed=False,
             path=str(path),
-            digest=built.digest,
+            digest=path.stem,
             lock=lock,
-            commit=commit,
-            dirty=built.dirty,
-            label=built.digest[:8] + ("-dirty" if built.dirty else ""),
-            subject=subject,
-            frontend={"commit": front_end.commit, "subject": front_end.subject} if front_end else {},
+            label=path.stem[:8] + ("-dirty" if facts["dirty"] else ""),
+            **{name: facts[name] for name in ("commit", "subject", "dirty", "frontend")},
         )
         return result

@@ -8,10 +8,13 @@ import io
 import os
 import subprocess
 import tarfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
@@ -531,3 +534,63 @@ def test_a_link_in_a_front_end_is_refused(app: Path, site: Path) -> None:
     commit(site)
     with pytest.raises(AnsibleActionFail, match="env: a symbolic link cannot be part of a front end"):
         built(app, site)
+
+
+# --- an artefact that was built before ---
+
+
+def run(app: Path, tmp_path: Path, **arguments: str) -> dict[str, Any]:
+    """Run the action as a task does."""
+    given = {"source": str(app), "mirrors": str(tmp_path / "mirrors"), "cache": str(tmp_path / "cache"), **arguments}
+    task = SimpleNamespace(args=given, async_val=0, check_mode=False, diff=False, environment=None)
+    action = artefact.ActionModule(task, SimpleNamespace(_shell=SimpleNamespace(tmpdir=None)), None, None, None, None)
+    found: dict[str, Any] = action.run(task_vars={})
+    return found
+
+
+def test_an_artefact_is_taken_as_it_was_built_whatever_git_has_by_now(app: Path, tmp_path: Path) -> None:
+    built = run(app, tmp_path)
+    first = git(app, "rev-parse", "HEAD")
+    (app / "nba/main.py").write_text("app = 2\n")
+    commit(app)
+    assert run(app, tmp_path)["digest"] != built["digest"]
+    assert run(app, tmp_path, digest=built["digest"]) == built
+    assert run(app, tmp_path, digest=built["digest"], since=first)["commits"] == []
+    # Neither the application's nor a front end's repository need be there.
+    gone = {"repository": str(tmp_path / "gone"), "frontend_repository": str(tmp_path / "gone")}
+    assert run(tmp_path, tmp_path, digest=built["digest"], **gone) == built
+    assert run(tmp_path, tmp_path, digest=built["digest"], since=first, **gone)["commits"] is None
+
+
+def test_an_artefact_tells_the_front_end_that_is_in_it(app: Path, site: Path, tmp_path: Path) -> None:
+    built = run(app, tmp_path, frontend_repository=str(site), frontend_folder="dist")
+    assert built["frontend"]["commit"] == git(site, "rev-parse", "HEAD")
+    assert run(app, tmp_path, digest=built["digest"]) == built
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda tar, facts: tar.unlink(), "No such file or directory"),
+        (lambda tar, facts: facts.unlink(), "No such file or directory"),
+        (lambda tar, facts: tar.write_bytes(tar.read_bytes() + b"x"), "its digest differs"),
+        (lambda tar, facts: facts.write_text("[]"), "does not tell what the artefact is"),
+        (lambda tar, facts: facts.write_text(facts.read_text().replace('commit": "', 'commit": "x')), "does not tell"),
+        (lambda tar, facts: facts.write_text(facts.read_text().replace("false", "true")), "were not committed"),
+    ],
+)
+def test_an_artefact_that_is_not_there_or_not_that_one_is_refused(
+    app: Path, tmp_path: Path, damage: Callable[[Path, Path], None], words: str
+) -> None:
+    built = run(app, tmp_path)
+    tar = Path(built["path"])
+    damage(tar, tar.with_suffix(".json"))
+    with pytest.raises(AnsibleActionFail, match=words) as refusal:
+        run(app, tmp_path, digest=built["digest"])
+    assert str(refusal.value).startswith("artefact: ")
+
+
+@pytest.mark.parametrize("digest", ["0123abcd", "0" * 63 + "\n", "../" * 20 + "abcd"])
+def test_what_is_no_digest_is_refused(app: Path, tmp_path: Path, digest: str) -> None:
+    with pytest.raises(AnsibleActionFail, match="is not a digest of 64 characters"):
+        run(app, tmp_path, digest=digest)
