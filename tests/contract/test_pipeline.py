@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.contract.conftest import Project
 from tests.support import ENVIRONMENTS, ROOT, yaml_at
@@ -37,6 +38,7 @@ RIGHTS = {
 }
 SECRETS = ("VAULT_PASSWORD", "SSH_KEY", "PROMOTE_FROM_SSH_KEY", "KNOWN_HOSTS")
 MEMORY = Path("/dev/shm")  # noqa: S108
+DIGEST, COMMIT = "0123abcd" * 8, "89ab" * 10
 
 # --- the workflows ---
 
@@ -110,7 +112,7 @@ def commands(step: dict[str, Any]) -> Iterator[list[str]]:
     text = step["run"].replace("\\\n", " ")
     for line in re.split(r"\n|&&|\$\(|\)", text):
         words = [word for word in shlex.split(line) if word != "exec" and not re.fullmatch(r"\w+=.*", word)]
-        if words[:1] == ["scripts/with-access"]:
+        while words[:1] in (["scripts/with-access"], ["scripts/with-artefact"]):
             yield words[:2]
             words = words[2:]
         if words:
@@ -155,12 +157,16 @@ def test_prod_gets_what_dev_answers_with_after_its_plan_was_approved() -> None:
     runs = {name: " ".join(step.get("run", "") for step in job["steps"]) for name, job in jobs.items()}
     assert "scripts/job-summary .results/plan-prod.md" in runs["plan"]
     assert "site.yml -l prod -e confirm=prod -e plan=.results/plan-prod.json" in runs["prod"]
-    assert 'playbooks/smoke.yml -l prod -e "artefact=$ARTEFACT"' in runs["prod"]
-    assert jobs["dev"]["outputs"]["frontend"] == "${{ steps.live.outputs.frontend }}"
-    for name in ("plan", "prod"):
-        (step,) = (step for step in jobs[name]["steps"] if "FRONTEND" in step.get("env", {}))
-        assert step["env"]["FRONTEND"] == "${{ needs.dev.outputs.frontend }}"
-        assert step["run"].endswith('${FRONTEND:+-e "app_frontend_version=$FRONTEND"}')
+    # The artefact is all that comes from dev: code, front end and the commits of both are what they were there.
+    assert jobs["dev"]["outputs"] == {"artefact": "${{ steps.live.outputs.artefact }}"}
+    for name, playbooks in {"plan": ["playbooks/plan.yml"], "prod": ["site.yml", "playbooks/smoke.yml"]}.items():
+        steps = [step for step in jobs[name]["steps"] if "ansible-playbook" in step.get("run", "")]
+        for step, playbook in zip(steps, playbooks, strict=True):
+            wanted = (
+                f'exec scripts/with-access prod scripts/with-artefact "$ARTEFACT" ansible-playbook {playbook} -l prod'
+            )
+            assert step["run"].startswith(wanted)
+            assert step["env"]["ARTEFACT"] == "${{ needs.dev.outputs.artefact }}"
     assert yaml_at("group_vars/prod/vars.yml")["promote_from"] == "dev"
     for name in ("dev", "prod", "rollback"):
         receipts = [step for step in jobs[name]["steps"] if step.get("with", {}).get("path") == ".receipts"]
@@ -398,6 +404,32 @@ def test_what_is_no_release_s_id_is_refused(project: Project, release: str) -> N
     assert "playbooks/releases.yml -l prod" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "digest",
+    [
+        "",
+        "0123abcd",
+        f"{DIGEST}\n",
+        f"{DIGEST[1:]}\n",
+        DIGEST.upper(),
+        "{{ 64 * '1' }}",
+        f"{DIGEST[:50]} confirm=prod",
+        "@file",
+    ],
+)
+def test_what_is_no_digest_is_no_option_of_a_run(project: Project, digest: str) -> None:
+    file = called(project, "ansible-playbook")
+    done = script(project, "scripts/with-artefact", digest, "ansible-playbook", "site.yml")
+    assert (done.returncode, file.exists()) == (2, False)
+    assert "a digest of 64 characters" in done.stderr
+
+
+def test_an_artefact_is_an_option_of_a_run(project: Project) -> None:
+    file = called(project, "ansible-playbook")
+    assert script(project, "scripts/with-artefact", DIGEST, "ansible-playbook", "site.yml", "-l", "a b").returncode == 0
+    assert json.loads(file.read_text()) == ["site.yml", "-l", "a b", "-e", f"artefact={DIGEST}"]
+
+
 # --- the plan as a summary ---
 
 
@@ -602,7 +634,7 @@ class Site(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.pages.get(self.path)
         self.send_response(200 if body is not None else 404)
-        self.send_header("Content-Type", "application/json" if self.path.startswith("/api") else "text/html")
+        self.send_header("Content-Type", "application/json" if "/api/" in self.path else "text/html")
         self.end_headers()
         self.wfile.write((body or "").encode())
 
@@ -612,7 +644,7 @@ class Site(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(project: Project) -> Iterator[type[Site]]:
-    version = {"release": "r-1", "artefact": "0123abcd", "commit": "89ab", "environment": "dev"}
+    version = {"release": "r-1", "artefact": DIGEST, "commit": COMMIT, "frontend": None, "environment": "dev"}
     pages = {
         "/": '<link href="style.css"><script src="app.js"></script><a href="#users">',
         "/style.css": "", "/app.js": "", "/api/health/ready": "{}", "/api/version": json.dumps(version),
@@ -634,27 +666,59 @@ def smoke(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def test_a_site_that_works_is_told_apart_by_what_answers(project: Project, site: type[Site]) -> None:
-    done = smoke(project, "-e", "artefact=0123abcd")
+    done = smoke(project, "-e", f"artefact={DIGEST}")
     assert done.returncode == 0, done.stdout
     live = (project.root / ".results/live-dev.env").read_text()
-    assert live == "release=r-1\nartefact=0123abcd\ncommit=89ab\nfrontend=\n"
+    assert live == f"release=r-1\nartefact={DIGEST}\ncommit={COMMIT}\nfrontend=\n"
     assert not project.called, "a look from outside needs no ssh"
-    other = smoke(project, "-e", "artefact=other")
+    other = smoke(project, "-e", f"artefact={'1' * 64}")
     assert other.returncode == 2
-    assert "Meant was dev with other" in other.stdout
+    assert f"Meant was dev with {'1' * 64}" in other.stdout
 
 
-@pytest.mark.parametrize(
-    ("answer", "taken"), [("f00d" * 10, "f00d" * 10), ("f00d" * 10 + " confirm=prod", ""), (None, "")]
-)
-def test_a_front_end_of_its_own_is_told_apart_too(
-    project: Project, site: type[Site], answer: str | None, taken: str
-) -> None:
-    """It becomes an option of the run on prod: what is no commit must not get there."""
-    site.pages["/api/version"] = json.dumps({**json.loads(site.pages["/api/version"]), "frontend": answer})
+@pytest.mark.parametrize("digest", ["", f"{DIGEST}\n"])
+def test_what_is_meant_is_a_digest(project: Project, site: type[Site], digest: str) -> None:
+    """Empty is what a job's output is where the step before did not write it."""
+    done = smoke(project, "-e", json.dumps({"artefact": digest}))
+    assert (done.returncode, "artefact: should be a digest of 64 characters" in done.stdout) == (2, True), done.stdout
+
+
+def test_a_front_end_of_its_own_is_told_apart_too(project: Project, site: type[Site]) -> None:
+    site.pages["/api/version"] = json.dumps({**json.loads(site.pages["/api/version"]), "frontend": COMMIT})
     done = smoke(project)
     assert done.returncode == 0, done.stdout
-    assert (project.root / ".results/live-dev.env").read_text().endswith(f"\nfrontend={taken}\n")
+    assert (project.root / ".results/live-dev.env").read_text().endswith(f"\nfrontend={COMMIT}\n")
+
+
+FIELDS = {"release": "0123abcd-89ab", "artefact": DIGEST, "commit": COMMIT, "frontend": COMMIT}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_release_is_told_by_ids_and_nothing_else(field: str) -> None:
+    form = yaml_at("playbooks/smoke.yml")[1]["vars"]["__forms"][field]
+    assert re.match(form, FIELDS[field]) and (field == "frontend") is bool(re.match(form, ""))
+    for more in ("\n", "\nx=y", "\nx<<E\ny\nE", "{{ 7 * 7 }}", " confirm=prod", "'", "A"):
+        assert not re.match(form, FIELDS[field] + more), more
+
+
+def test_a_host_cannot_write_what_it_likes_for_the_next_jobs(project: Project, site: type[Site]) -> None:
+    """What is written becomes outputs of a job, and those options of the run on prod. Each lies about one thing."""
+    inventory = project.root / "inventory/test/hosts.yml"
+    known = yaml.safe_load(inventory.read_text())
+    (address,) = (host["ansible_host"] for host in known["all"]["children"]["dev"]["hosts"].values())
+    hosts = {field: {"ansible_host": f"{address}/{field}"} for field in FIELDS}
+    known["all"]["children"]["dev"]["hosts"] = hosts
+    inventory.write_text(yaml.safe_dump(known))
+    for path, page in list(site.pages.items()):
+        site.pages |= {f"/{field}{path}": page for field in FIELDS}
+    for field, value in FIELDS.items():
+        lie = {**json.loads(site.pages["/api/version"]), field: f"{value}\nevil={{{{ 7 * 7 }}}}"}
+        site.pages[f"/{field}/api/version"] = json.dumps(lie)
+    done = smoke(project)
+    assert done.returncode == 2, done.stdout
+    for field in FIELDS:
+        assert f"/{field}/api/version: {field} is none; it should match" in " ".join(done.stdout.split()), done.stdout
+    assert not (project.root / ".results").exists()
 
 
 @pytest.mark.parametrize(
