@@ -646,7 +646,7 @@ class Site(BaseHTTPRequestHandler):
 def site(project: Project) -> Iterator[type[Site]]:
     version = {"release": "r-1", "artefact": DIGEST, "commit": COMMIT, "frontend": None, "environment": "dev"}
     pages = {
-        "/": '<link href="style.css"><script src="app.js"></script><a href="#users">',
+        "/": '<link href="style.css"><script src="app.js"></script><a href="#users"><script src="//cdn.test/a.js">',
         "/style.css": "", "/app.js": "", "/api/health/ready": "{}", "/api/version": json.dumps(version),
     }  # fmt: skip
     handler = type("Mine", (Site,), {"pages": pages})
