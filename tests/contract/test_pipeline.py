@@ -140,15 +140,23 @@ def test_a_step_calls_what_anybody_can_call(where: str, step: dict[str, Any]) ->
     assert own >= 0 or step["run"].count("\n") == 0
 
 
-def test_one_run_at_a_time_changes_an_environment_and_nothing_tears_it() -> None:
-    jobs = yaml_at(".github/workflows/deploy.yml")["jobs"]
-    groups = {name: job.get("concurrency") for name, job in jobs.items() if job.get("environment") in ENVIRONMENTS}
-    assert groups == {name: {"group": f"environment-{name}", "cancel-in-progress": False} for name in ENVIRONMENTS}
-    assert jobs["rollback"]["concurrency"] == {
-        "group": "environment-${{ inputs.environment }}",
-        "cancel-in-progress": False,
+def test_one_run_at_a_time_changes_an_environment_and_nothing_tears_or_replaces_it() -> None:
+    """A preview is made on dev's host; a queue of one would have a removal replaced by whatever comes after it."""
+    groups = {f"{file}:{name}": job["concurrency"] for file, name, job in JOBS if "concurrency" in job}
+    wanted = {
+        "deploy.yml:dev": "dev",
+        "deploy.yml:prod": "prod",
+        "deploy.yml:rollback": "${{ inputs.environment }}",
+        "preview.yml:preview": "dev",
+        "preview.yml:remove": "dev",
+    }
+    assert groups == {
+        job: {"group": f"environment-{place}", "cancel-in-progress": False, "queue": "max"}
+        for job, place in wanted.items()
     }
 
+    # A group of the whole workflow is joined by runs whose jobs are all left out.
+    assert [path.stem for path in WORKFLOWS if "concurrency" in yaml_at(path.relative_to(ROOT))] == ["ci", "drift"]
 
 def test_prod_gets_what_dev_answers_with_after_its_plan_was_approved() -> None:
     jobs = yaml_at(".github/workflows/deploy.yml")["jobs"]
