@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,9 +155,9 @@ def test_one_run_at_a_time_changes_an_environment_and_nothing_tears_or_replaces_
         job: {"group": f"environment-{place}", "cancel-in-progress": False, "queue": "max"}
         for job, place in wanted.items()
     }
-
     # A group of the whole workflow is joined by runs whose jobs are all left out.
     assert [path.stem for path in WORKFLOWS if "concurrency" in yaml_at(path.relative_to(ROOT))] == ["ci", "drift"]
+
 
 def test_prod_gets_what_dev_answers_with_after_its_plan_was_approved() -> None:
     jobs = yaml_at(".github/workflows/deploy.yml")["jobs"]
@@ -525,6 +526,75 @@ def test_what_is_deployed_is_the_commit_of_a_run_that_came_to_its_end(project: P
     assert {"deploy.yml", "success", "push"} <= set(json.loads(file.read_text()))
     called(project, "gh")
     assert script(project, "scripts/deployed-commit").returncode == 1
+
+
+# --- dev does not go back ---
+
+
+@pytest.mark.parametrize(
+    ("main", "attempt", "code"), [(COMMIT, "1", 0), ("f00d" * 10, "1", 1), ("f00d" * 10, "2", 0), ("", "1", 1)]
+)
+def test_an_older_push_stops_where_main_has_moved_on(project: Project, main: str, attempt: str, code: int) -> None:
+    called(project, "gh", f"print({main!r})")
+    done = script(project, "scripts/is-newest", COMMIT, attempt)
+    assert (done.returncode, "main has moved on" in done.stderr) == (code, code == 1), done.stderr
+
+
+def test_github_that_does_not_answer_stops_a_push(project: Project) -> None:
+    called(project, "gh", "sys.exit('HTTP 500')")
+    assert script(project, "scripts/is-newest", COMMIT).returncode == 1
+
+
+def test_dev_is_asked_before_anything_is_done_there() -> None:
+    steps = [step for step in yaml_at(".github/workflows/deploy.yml")["jobs"]["dev"]["steps"] if "run" in step]
+    assert steps[0]["run"] == 'scripts/is-newest "$COMMIT" "$ATTEMPT"'
+    assert (steps[0]["env"]["COMMIT"], steps[0]["env"]["ATTEMPT"]) == ("${{ github.sha }}", "${{ github.run_attempt }}")
+
+
+# --- the comment of a preview ---
+
+COMMENTS = """
+import subprocess
+comments = {comments!r}
+if "--jq" in sys.argv:
+    jq = ["jq", "-r", sys.argv[sys.argv.index("--jq") + 1]]
+    print(subprocess.run(jq, input=json.dumps(comments), capture_output=True, text=True, check=True).stdout, end="")
+"""
+MARK = "<!-- waffle-iron preview -->"
+
+
+def comment(number: int, body: str, kind: str = "Bot") -> dict[str, Any]:
+    """Return a comment as GitHub's API has it."""
+    return {"id": number, "user": {"type": kind}, "body": body}
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="gh has a jq of its own, its stand-in here takes the machine's")
+@pytest.mark.parametrize(
+    ("comments", "method", "place"),
+    [
+        ([], "POST", "issues/12/comments"),
+        # Of another workflow, newer than ours or alone; of somebody who quotes ours.
+        ([comment(1, "Coverage 97 %"), comment(2, f"{MARK}\nPerson", "User")], "POST", "issues/12/comments"),
+        ([comment(3, f"{MARK}\nold"), comment(4, "Coverage")], "PATCH", "issues/comments/3"),
+    ],
+)
+def test_a_preview_has_one_comment_and_writes_into_no_other(
+    project: Project, comments: list[dict[str, Any]], method: str, place: str
+) -> None:
+    file = called(project, "gh", COMMENTS.format(comments=comments))
+    done = script(project, "scripts/preview-comment", "12", COMMIT, "http://pr-12.dev.test/")
+    assert done.returncode == 0, done.stderr
+    written = json.loads(file.read_text().partition("][")[2].join(["[", ""]))
+    assert written == [
+        "api", "--silent", "-X", method, f"repos/{{owner}}/{{repo}}/{place}",
+        "-f", f"body={MARK}\nPreview of {COMMIT} on dev - http://pr-12.dev.test/",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [[], ["12", COMMIT], ["12", COMMIT, ""]])
+def test_a_preview_without_an_address_has_no_comment(project: Project, words: list[str]) -> None:
+    file = called(project, "gh")
+    assert (script(project, "scripts/preview-comment", *words).returncode, file.exists()) == (2, False)
 
 
 # --- what is missing on GitHub ---
