@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.hosts.probe import FORGET, Probe, Report, report, table
+from tests.hosts.runner import Runner
 from tests.hosts.world import CHECKOUT, Run, World, await_true, world
 
 PROD = ("prod1", "prod2")
@@ -54,6 +55,14 @@ def converged(here: World) -> Converged:
     )
     prod = here.ansible("site.yml", "-l", "prod", "--diff")
     return Converged(preview, plan, before_dev, dev, untouched, prod, seen())
+
+
+@pytest.fixture
+def runner(here: World, converged: Converged, tmp_path: Path) -> Iterator[Runner]:
+    """Return a repository on GitHub whose jobs reach the lab's hosts."""
+    made = Runner(here, tmp_path)
+    yield made
+    made.tidy()
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.hosts.conftest import Converged
 from tests.hosts.probe import FORGET, Probe
+from tests.hosts.runner import REPOSITORY, Runner
 from tests.hosts.world import World, await_true
 
 pytestmark = pytest.mark.lab
@@ -36,13 +37,23 @@ def commit(here: World, converged: Converged) -> Iterator[str]:
             here.ansible(*PREVIEW, "-e", "preview_state=absent").succeeded()
 
 
-def test_a_pull_request_is_previewed_beside_the_live_release(here: World, commit: str) -> None:
+def event(runner: Runner, action: str, commit: str) -> dict[str, Any]:
+    """Return what GitHub tells of a pull request."""
+    labels = [{"name": "preview"}] if action == "labeled" else []
+    request = {"state": "open", "labels": labels, "base": {"sha": runner.git("rev-parse", "HEAD")},
+               "head": {"sha": commit, "repo": {"full_name": REPOSITORY}}}  # fmt: skip
+    return {"action": action, "number": 12, "label": {"name": "preview"}, "pull_request": request}
+
+
+def test_a_pull_request_is_previewed_beside_the_live_release(here: World, commit: str, runner: Runner) -> None:
     live = here.get("dev1", "/api/version").json()["release"]
     with Probe(here.address("dev1"), 30) as probe:
         await_true(lambda: len(probe.samples) > 20, 30, "the probe is answered")
-        shutil.rmtree(here.root / ".results", ignore_errors=True)  # as on a runner
-        here.ansible(*PREVIEW, "-e", f"app_version={commit}").succeeded()
-        assert (here.root / ".results/preview.env").read_text() == "address=http://pr-12.dev.test/\n"
+        labelled = event(runner, "labeled", commit)
+        runner.run("preview", "preview", labelled)
+        assert runner.outputs["preview"]["outputs"] == {"address": "http://pr-12.dev.test/"}
+        runner.run("preview", "comment", labelled)
+        assert f"Preview of {commit} on dev - http://pr-12.dev.test/" in (runner.folder / "gh").read_text()
         assert here.get("dev1", "/api/", **HOST).json() == {"Hello": "Preview"}
         assert here.get("dev1", "/api/").json() == {"Hello": "MySQL"}
         assert here.get("dev1", "/", **HOST).status == 200
@@ -59,7 +70,7 @@ def test_a_pull_request_is_previewed_beside_the_live_release(here: World, commit
             assert set(here.ansible(*again, *version).succeeded().changed().values()) == {0}
         assert here.shell("bare1", TRACES) == ""
 
-        here.ansible(*PREVIEW, "-e", "preview_state=absent").succeeded()
+        runner.run("preview", "remove", event(runner, "unlabeled", commit))
         assert here.shell("dev1", TRACES) == ""
         assert here.sql("mysql", "SELECT user FROM user WHERE user LIKE '%pr_12'; SHOW DATABASES LIKE '%pr_12'") == ""
         assert set(here.ansible(*PREVIEW, "-e", "preview_state=absent").succeeded().changed().values()) == {0}
