@@ -115,6 +115,8 @@ def test_one_command_brings_database_application_and_page(laptop: World) -> None
     assert [user["name"] for user in users] == ["Alice", "Bob"]
     assert json.loads(get(laptop, "/api/version")[1])["environment"] == "laptop"
     assert "<title>" in get(laptop, "/")[1] and get(laptop, "/missing.js")[0] == 404
+    # The image's own health check, in its own container: it fails by its exit code.
+    laptop.shell(HOST, f'podman healthcheck run "$({COMPOSE} ps --quiet app)"')
     with pytest.raises(OSError):
         socket.create_connection((laptop.address(HOST), 8080), timeout=5)
 

@@ -164,7 +164,11 @@ def look_at_the_container(here: World, release: str) -> None:
     password = here.secrets("dev")["vault_database_password"]
     images = podman(here, "image", "inspect", found["ImageName"])
     assert password not in json.dumps(found, ensure_ascii=False) + images
-    assert json.loads(images)[0]["Labels"]["io.waffle-iron.lock"] == here.get(HOST, "/api/version").json()["lock"]
+    labels, version = json.loads(images)[0]["Labels"], here.get(HOST, "/api/version").json()
+    assert labels["io.waffle-iron.lock"] == version["lock"]
+    assert labels["org.opencontainers.image.revision"] == version["commit"]
+    # The Containerfile writes the kind of digest before it, a host's own label has none.
+    assert labels["io.waffle-iron.artefact"].removeprefix("sha256:") == version["artefact"]
     logged = here.execute(HOST, "journalctl", "--output=cat", "-n", "50", "-t", f"nba-{slot}").splitlines()
     assert any(
         json.loads(line)["message"].startswith(f"started release {release}") for line in logged if line[:1] == "{"
