@@ -45,6 +45,7 @@ FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "database_class": ("a class of RDS, as in `db.t4g.micro`", matches(r"db\.[a-z][a-z0-9-]*\.[a-z0-9-]+")),
     "image": ("debian-12, debian-13 or ubuntu-24.04", matches(r"debian-12|debian-13|ubuntu-24\.04")),
     "address": ("public or private", matches("public|private")),
+    "preview_database": ("own or live", matches("own|live")),
     "version": ('two or three numbers in quotes, as in `"8.4"`', matches(r"\d+\.\d+(\.\d+)?")),
     "path": ("an absolute path, or empty", matches(r"(/\S+)?")),
     "size": ("a size such as 512M or 1G", matches(r"\d+[KMGT]?")),

@@ -597,6 +597,47 @@ def test_a_preview_without_an_address_has_no_comment(project: Project, words: li
     assert (script(project, "scripts/preview-comment", *words).returncode, file.exists()) == (2, False)
 
 
+# --- whose database a preview has ---
+
+PLAY = """
+- hosts: all
+  gather_facts: false
+  vars_files: [vars/preview.yml]
+  tasks:
+    - ansible.builtin.copy:
+        dest: "{{ checkout }}/told.json"
+        content: "{{ {'settings': app_settings, 'migration': app_migration_settings, 'backup': app_backup_connection,
+                      'migrates': app_migrations, 'accounts': mysql_client_accounts, 'seed': app_seed} | to_json }}"
+      delegate_to: localhost
+"""
+
+
+@pytest.mark.parametrize(
+    ("database", "state", "own"), [("own", "present", True), ("live", "present", False), ("live", "absent", True)]
+)
+def test_a_preview_has_a_database_of_its_own_or_reads_the_live_one(
+    project: Project, database: str, state: str, own: bool
+) -> None:
+    """What is removed is its own, whatever the setting says by then."""
+    (project.root / "playbooks/look.yml").write_text(PLAY)
+    values = {"preview": "pr-12", "preview_database": database, "preview_state": state, "preview_domain": "dev.test"}
+    words = ("-i", "inventory/test", "-l", "dev", "-e", json.dumps(values))
+    done = project.run("ansible-playbook", "playbooks/look.yml", *words)
+    assert done.returncode == 0, done.stdout
+    told = json.loads((project.root / "told.json").read_text())
+    secrets = yaml.safe_load(project.view("dev"))
+    user, key = (
+        ("nba_dev_pr_12", "vault_database_password") if own else ("nba_dev_read", "vault_database_reader_password")
+    )
+    assert told["settings"]["DATABASE_NAME"] == ("nba_dev_pr_12" if own else "nba_dev")
+    assert (told["settings"]["DATABASE_USER"], told["settings"]["DATABASE_PASSWORD"]) == (user, secrets[key])
+    migration = "nba_dev_migrate_pr_12" if own else "nba_dev_read"
+    assert {told["migration"]["DATABASE_USER"], told["backup"]["user"]} == {migration}
+    assert (told["migrates"], told["seed"]) == (own, own)
+    assert all(account["name"].endswith("_pr_12") for account in told["accounts"]) is own
+    assert (secrets["vault_database_migration_password"] in json.dumps([told["migration"], told["backup"]])) is own
+
+
 # --- what is missing on GitHub ---
 
 API = """

@@ -80,6 +80,29 @@ def test_a_pull_request_is_previewed_beside_the_live_release(here: World, commit
     assert here.get("dev1", "/api/version").json()["release"] == live
 
 
+def test_a_preview_can_read_the_live_database_and_write_nothing(here: World, commit: str) -> None:
+    live = here.get("dev1", "/api/version").json()["release"]
+    shown = here.get("dev1", "/api/users").json()
+    setting = "preview_database: {}".format
+    with here.edited("group_vars/dev/vars.yml", lambda text: text.replace(setting("own"), setting("live"))):
+        here.ansible(*PREVIEW, "-e", f"app_version={commit}").succeeded()
+        assert set(here.ansible(*PREVIEW, "-e", f"app_version={commit}").succeeded().changed().values()) == {0}
+    assert here.get("dev1", "/api/", **HOST).json() == {"Hello": "Preview"}
+    assert here.get("dev1", "/api/users", **HOST).json() == shown
+    user = {"name": "Ada", "email": "pr-12@example.com"}
+    assert here.get("dev1", "/api/users", "POST", user, **HOST).status == 503
+    assert user["email"] not in here.sql("nba_dev", "SELECT email FROM users")
+    assert here.sql("mysql", "SELECT user FROM user WHERE user LIKE '%pr_12'; SHOW DATABASES LIKE '%pr_12'") == ""
+    files = here.shell("dev1", "cat /srv/nba-pr-12/releases/*/.env* /srv/nba-pr-12/releases/*/.mysql.cnf")
+    assert "nba_dev_read" in files and "nba_dev_migrate" not in files
+
+    # Removed by the setting that it was not made with: what is dev's stays.
+    here.ansible(*PREVIEW, "-e", "preview_state=absent").succeeded()
+    assert here.shell("dev1", TRACES) == ""
+    assert here.get("dev1", "/api/users").json() == shown
+    assert here.get("dev1", "/api/version").json()["release"] == live
+
+
 @pytest.mark.parametrize("name", ["", "PR-12", "pr_12", "a-name-that-is-long"])
 def test_a_name_that_cannot_be_is_refused(here: World, converged: Converged, name: str) -> None:
     run = here.ansible("playbooks/preview.yml", "-l", "dev", "-e", f"preview={name}", "-e", "preview_domain=dev.test")
