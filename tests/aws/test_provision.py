@@ -16,15 +16,15 @@ from tests.aws.server import SCARCE, host_key
 
 pytestmark = [pytest.mark.aws, pytest.mark.timeout(3000)]
 HOME = "203.0.113.7/32"
+NAMED: dict[str, Any] = {"dns_zone": "example.com", "dns_name": "www.example.com"}
 # What the environment grows into.
 LARGER: dict[str, Any] = {
+    **NAMED,
     "instance_type": "t3.small",
     "database_class": "db.t4g.small",
     "ssh_sources": ["198.51.100.0/24"],
     "deletion_protection": True,
     "load_balancer": True,
-    "dns_zone": "example.com",
-    "dns_name": "www.example.com",
 }
 # As roles/app does it for each host, before and after it switches.
 BALANCE = """
@@ -53,6 +53,7 @@ def recap(done: Done) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def half(cloud: Cloud) -> Done:
     """Return the first run, for which AWS had no database."""
+    cloud.client("route53").create_hosted_zone(Name="example.com", CallerReference="tests")
     done = cloud.play("provision", *values(database_class=SCARCE))
     assert done.returncode == 2, done.stdout
     return done
@@ -61,7 +62,7 @@ def half(cloud: Cloud) -> Done:
 @pytest.fixture(scope="module")
 def made(cloud: Cloud, half: Done) -> Done:
     """Return the run that made the rest."""
-    done = cloud.play("provision", *values(), "-vvv")
+    done = cloud.play("provision", *values(**NAMED), "-vvv")
     assert done.returncode == 0, done.stdout
     return done
 
@@ -89,8 +90,8 @@ def test_what_is_sold_out_is_said_and_the_same_command_goes_on(half: Done, made:
     assert "Make the database: AWS has no machine of this kind free now" in said
     assert "Next: the same command again later, or another instance_type" in said
     assert "What was made stays; the same command goes on from there" in said
-    # The database, the host, its address, and the pin: what stood was not made again.
-    assert recap(made)["changed"] == 4, made.stdout
+    # The database, the host, its address, the pin and the name: what stood was not made again.
+    assert recap(made)["changed"] == 5, made.stdout
 
 
 def test_what_a_month_costs_is_said_before(made: Done) -> None:
@@ -128,6 +129,13 @@ def test_the_host_is_as_it_should_be(cloud: Cloud, host: dict[str, Any]) -> None
     assert (volume["Encrypted"], volume["Size"], volume["VolumeType"]) == (True, 20, "gp3")
     (address,) = cloud.client("ec2").describe_addresses()["Addresses"]
     assert address["InstanceId"] == host["InstanceId"]
+
+
+def test_the_name_leads_to_the_host(cloud: Cloud, host: dict[str, Any]) -> None:
+    (record,) = records(cloud.client("route53"))
+    (address,) = cloud.client("ec2").describe_addresses()["Addresses"]
+    assert (record["Name"], record["TTL"]) == ("www.example.com.", 60)
+    assert record["ResourceRecords"] == [{"Value": address["PublicIp"]}]
 
 
 def rules(cloud: Cloud, name: str) -> dict[int, list[str]]:
@@ -216,7 +224,7 @@ def test_the_account_is_not_a_host(cloud: Cloud, playbook: str) -> None:
 
 
 def test_another_run_changes_nothing(cloud: Cloud, host: dict[str, Any]) -> None:
-    done = cloud.play("provision", *values())
+    done = cloud.play("provision", *values(**NAMED))
     assert done.returncode == 0, done.stdout
     assert recap(done)["changed"] == 0, done.stdout
     assert [instance["InstanceId"] for instance in cloud.instances()] == [host["InstanceId"]]
@@ -227,7 +235,6 @@ def test_changes_are_applied_and_strangers_rules_go(cloud: Cloud, host: dict[str
     cloud.client("ec2").authorize_security_group_ingress(
         GroupId=group["GroupId"], IpProtocol="tcp", FromPort=8000, ToPort=8000, CidrIp="0.0.0.0/0"
     )
-    cloud.client("route53").create_hosted_zone(Name="example.com", CallerReference="tests")
     done = cloud.play("provision", *values(**LARGER))
     assert done.returncode == 0, done.stdout
     (instance,) = cloud.instances()
@@ -335,6 +342,20 @@ def test_removal_leaves_nothing_but_what_is_not_ours(cloud: Cloud, made: Done) -
     ):
         assert left == []
     assert (cloud.project.root / ".access/dev/id_ed25519").exists()
+
+
+def test_removal_can_be_repeated_and_needs_no_load_balancer(cloud: Cloud, made: Done) -> None:
+    dns = cloud.client("route53")
+    (zone,) = dns.list_hosted_zones()["HostedZones"]
+    # As a run without a load balancer leaves it.
+    addresses = [{"Value": "192.0.2.7"}, {"Value": "192.0.2.3"}]
+    plain = {"Name": "www.example.com", "Type": "A", "TTL": 60, "ResourceRecords": addresses}
+    change = {"Changes": [{"Action": "CREATE", "ResourceRecordSet": plain}]}
+    dns.change_resource_record_sets(HostedZoneId=zone["Id"], ChangeBatch=change)
+    done = cloud.play("deprovision", *values(**NAMED, confirm="dev"))
+    assert done.returncode == 0, done.stdout
+    assert recap(done)["changed"] == 1, done.stdout
+    assert records(dns) == []
 
 
 def test_the_empty_inventory_says_why(cloud: Cloud, made: Done) -> None:
