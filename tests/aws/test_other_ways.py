@@ -149,6 +149,9 @@ def test_removal_leaves_it_whatever_tags_it_has(
     assert done.returncode == 0, done.stdout
     ec2.delete_tags(Resources=identities, Tags=tags)
     assert default_network(cloud) == before
+    snapshots = cloud.client("rds").describe_db_snapshots()["DBSnapshots"]
+    (last,) = [each for each in snapshots if each["SnapshotType"] == "manual"]
+    assert last["DBSnapshotIdentifier"].startswith("nba-prod-final-")
     for left in (
         cloud.instances(),
         cloud.client("rds").describe_db_instances()["DBInstances"],

@@ -52,6 +52,11 @@ def test_no_key_is_also_set_for_all() -> None:
     assert set(VALUES["dev"]) & set(EVERYWHERE) == set()
 
 
+def test_aws_protects_prod() -> None:
+    """Nobody deletes its machines by mistake, and its database leaves a snapshot when it goes."""
+    assert VALUES["prod"]["deletion_protection"] is True
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_an_environment_bears_its_folder_s_name(environment: str) -> None:
     assert VALUES[environment]["environment_name"] == environment
