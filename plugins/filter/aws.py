@@ -24,7 +24,7 @@ REFUSED_IN_PASSWORDS = frozenset("/@\" '")
 # The value of network_cidr that stands for the network which AWS makes with an account.
 DEFAULT_NETWORK = "default"
 # What the modules call the name of a thing; an instance has key_name, too.
-NAMES = ("instance_id", "db_instance_identifier", "load_balancer_name", "key_name")
+NAMES = ("instance_id", "db_instance_identifier", "named", "key_name")
 
 
 def aws_by_host(instances: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -33,7 +33,7 @@ def aws_by_host(instances: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str
 
 
 def aws_foreign(things: Iterable[Mapping[str, Any]], tags: Mapping[str, str]) -> list[str]:
-    """Return the names of databases, key pairs, load balancers and instances that do not carry these tags."""
+    """Return the names of those that do not carry these tags: databases, key pairs, instances, and ``named_things``."""
     # dict(): Ansible's own mappings have items that cannot be compared.
     foreign = [thing for thing in things if not dict(tags).items() <= dict(thing["tags"]).items()]
     return [str(next(thing[name] for name in NAMES if name in thing)) for thing in foreign]
@@ -87,7 +87,8 @@ def aws_refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[st
             ``database_disk`` (GiB), ``managed_password`` (whether RDS keeps the master's), ``name`` (of what has
             one), ``environment``, ``region``, ``tags``.
         found: ``networks`` (with the environment's tags), ``default_subnets`` (the account's), ``instances``,
-            ``databases`` and ``keys`` as the modules describe them, ``private_key`` (whether the file is there).
+            ``databases`` and ``keys`` as the modules describe them, ``named`` (what else is known by its name),
+            ``private_key`` (whether the file is there).
     """
     return list(_refusals(wanted, found))
 
@@ -96,6 +97,8 @@ def _refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[s
     yield from _network_refusals(wanted, found)
     yield from _instance_refusals(wanted, found["instances"])
     yield from _database_refusals(wanted, found["databases"])
+    for name in aws_foreign(found["named"], wanted["tags"]):
+        yield f"{name}: is there without this environment's tags, so it is somebody else's. Rename project"
     for key in found["keys"]:
         if not found["private_key"]:
             yield (

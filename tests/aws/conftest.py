@@ -158,8 +158,9 @@ class Cloud:
         """Empty the account. moto answers a question for an unknown parameter group in a way that AWS does not."""
         self.ask("reset", b"")
         for name in ("nba-dev-mysql84", "nba-prod-mysql84"):
+            tags = [{"Key": "Project", "Value": "nba"}, {"Key": "Environment", "Value": name.split("-")[1]}]
             self.client("rds").create_db_parameter_group(
-                DBParameterGroupName=name, DBParameterGroupFamily="mysql8.4", Description="moto"
+                DBParameterGroupName=name, DBParameterGroupFamily="mysql8.4", Description="moto", Tags=tags
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -113,13 +114,27 @@ def test_a_name_that_is_taken(cloud: Cloud) -> None:
         MasterUsername="somebody",
         MasterUserPassword="somebody-else",
     )
+    ec2, iam, balancing = cloud.client("ec2"), cloud.client("iam"), cloud.client("elbv2")
+    (network,) = ec2.describe_vpcs()["Vpcs"]
+    subnets = [subnet["SubnetId"] for subnet in ec2.describe_subnets()["Subnets"]][:2]
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
+    iam.create_role(RoleName="nba-dev", AssumeRolePolicyDocument=json.dumps(trust))
+    iam.create_instance_profile(InstanceProfileName="nba-dev")
+    balancing.create_load_balancer(Name="nba-dev", Subnets=subnets)
+    balancing.create_target_group(Name="nba-dev", Protocol="HTTP", Port=80, VpcId=network["VpcId"])
+    rds.create_db_subnet_group(DBSubnetGroupName="nba-dev", DBSubnetGroupDescription="x", SubnetIds=subnets)
+    group = rds.describe_db_parameter_groups(DBParameterGroupName="nba-dev-mysql84")["DBParameterGroups"][0]
+    rds.remove_tags_from_resource(ResourceName=group["DBParameterGroupArn"], TagKeys=["Project"])
     try:
         done = cloud.play("provision", "-l", "dev")
         assert done.returncode == 2
-        assert "database nba-dev: is there without this environment's tags" in said(done.stdout)
+        for thing in ("database", "role", "instance profile", "load balancer", "target group", "subnet group"):
+            assert f"{thing} nba-dev: is there without this environment's tags" in said(done.stdout), thing
+        assert "parameter group nba-dev-mysql84: is there without this environment's tags" in said(done.stdout)
         assert len(rds.describe_db_instances()["DBInstances"]) == 1
+        assert iam.get_role(RoleName="nba-dev")["Role"]["AssumeRolePolicyDocument"] == trust
     finally:
-        rds.delete_db_instance(DBInstanceIdentifier="nba-dev", SkipFinalSnapshot=True)
+        cloud.prepare()
 
 
 def test_hosts_are_not_an_account(cloud: Cloud) -> None:

@@ -304,13 +304,17 @@ def test_removal_must_be_confirmed_on_dev_as_well(cloud: Cloud, made: Done) -> N
     assert len(cloud.instances()) == 1
 
 
-def test_a_machine_of_others_in_the_network_stops_the_removal(cloud: Cloud, host: dict[str, Any]) -> None:
+def test_what_is_of_others_stops_the_removal(cloud: Cloud, host: dict[str, Any]) -> None:
     ec2 = cloud.client("ec2")
     start = {"ImageId": "ami-0deb00000000013a2", "SubnetId": host["SubnetId"], "MinCount": 1, "MaxCount": 1}
     (other,) = ec2.run_instances(**start)["Instances"]
+    iam = cloud.client("iam")
+    # As if somebody had made a role of that name.
+    iam.untag_role(RoleName="nba-dev", TagKeys=["Project"])
     done = cloud.play("deprovision", *values(confirm="dev"))
+    iam.tag_role(RoleName="nba-dev", Tags=[{"Key": "Project", "Value": "nba"}])
     assert done.returncode == 2
-    assert f"nothing was removed. {other['InstanceId']} has the name" in " ".join(done.stdout.split())
+    assert f"nothing was removed. role nba-dev, {other['InstanceId']}: has the name" in " ".join(done.stdout.split())
     assert recap(done)["changed"] == 0
     ec2.terminate_instances(InstanceIds=[other["InstanceId"]])
 

@@ -51,6 +51,7 @@ FOUND: dict[str, Any] = {
     "instances": [HOST],
     "databases": [DATABASE],
     "keys": [{"key_name": "nba-dev"}],
+    "named": [],
     "private_key": True,
 }
 
@@ -86,7 +87,9 @@ def test_the_account_s_default_network_is_a_value() -> None:
     assert FILTERS.aws_value_findings({**VALUES, "network": "default"}) == []
 
 
-@pytest.mark.parametrize("found", [FOUND, {**FOUND, "networks": [], "instances": [], "databases": [], "keys": []}])
+@pytest.mark.parametrize(
+    "found", [FOUND, {**FOUND, "networks": [], "instances": [], "databases": [], "keys": [], "named": []}]
+)
 def test_nothing_is_refused_where_nothing_is_lost(found: dict[str, Any]) -> None:
     assert FILTERS.aws_refusals(WANTED, found) == []
 
@@ -150,6 +153,14 @@ def test_a_password_that_rds_keeps_is_not_the_vault_s() -> None:
 def test_two_hosts_of_a_name_are_refused() -> None:
     (refusal,) = FILTERS.aws_refusals(WANTED, {**FOUND, "instances": [HOST, {**HOST, "instance_id": "i-2"}]})
     assert "same tag Host" in refusal
+
+
+def test_a_name_that_is_somebody_else_s_is_refused() -> None:
+    ours, theirs = {"named": "role nba-dev", "tags": WANTED["tags"]}, {"named": "target group nba-dev", "tags": {}}
+    (refusal,) = FILTERS.aws_refusals(WANTED, {**FOUND, "named": [ours, theirs]})
+    assert refusal.startswith(
+        "target group nba-dev: is there without this environment's tags, so it is somebody else's"
+    )
 
 
 def test_what_has_other_tags_is_foreign() -> None:
