@@ -54,6 +54,19 @@ def test_a_file_is_kept_for_a_year_where_its_name_changes_with_it(path: str, is_
     assert bool(re.search(kept()[0], path)) is is_kept
 
 
+def test_a_name_that_is_nobody_s_gets_the_health_alone() -> None:
+    """A load balancer asks by the host's address, which is none of the names."""
+    named = locations(nginx_server_names=["nba.example.com"], nginx_health_path="/api/health/ready")
+    body = named["= /api/health/ready"]
+    assert "proxy_pass http://site/health/ready;" in body
+    assert "include snippets/site-proxy.conf;" in body
+    assert "= /api/health/ready" not in locations(nginx_server_names=["nba.example.com"])
+    # Where the site answers to every name, it needs none of its own.
+    assert "= /api/health/ready" not in locations(nginx_health_path="/api/health/ready")
+    wired = yaml_at("group_vars/all/vars.yml")
+    assert (wired["nginx_health_path"], wired["aws_health_path"]) == ("{{ health_path }}", "{{ health_path }}")
+
+
 def test_everything_else_is_asked_for_again_and_missing_files_are_missing() -> None:
     page = locations()["/"]
     assert "add_header Cache-Control no-cache;" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
@@ -168,6 +169,20 @@ def test_nginx_says_what_it_should_and_nothing_more(here: World, converged: Conv
     assert here.get("prod1", "/api/version", X_Request_ID="abcdef-123456").headers["x-request-id"] == "abcdef-123456"
     too_large = here.get("prod1", "/api/users", "POST", {"name": "x" * 2_000_000})
     assert too_large.status == 413
+
+
+def test_under_a_name_that_is_nobody_s_only_the_health_is_answered(here: World, converged: Converged) -> None:
+    """A load balancer asks each host by its address."""
+    named = ("-e", json.dumps({"server_names": ["nba.example.com"]}))
+    here.ansible("playbooks/web.yml", "-l", "prod", *named).succeeded()
+    try:
+        assert here.get("prod1", "/api/health/ready", Host="10.1.2.3").status == 200
+        for path in ("/", "/api/", "/api/version", "/api/health/live", "/api/health/ready/"):
+            assert here.get("prod1", path, Host="10.1.2.3").status == 421, path
+        assert here.get("prod1", "/api/health/ready", Host="nba.example.com").status == 200
+        assert here.get("prod1", "/", Host="nba.example.com").status == 200
+    finally:
+        here.ansible("playbooks/web.yml", "-l", "prod").succeeded()
 
 
 def test_a_configuration_that_nginx_refuses_never_replaces_the_running_one(here: World, converged: Converged) -> None:

@@ -196,7 +196,10 @@ def test_a_thing_that_one_environment_lists_may_be_missing_in_the_other() -> Non
 
 
 def test_a_switch_excuses_the_lines_that_come_with_it() -> None:
-    named = "server {\nlisten 80 default_server;\nserver_name _;\nlocation / { return 421; }\n}\n"
+    named = "server {\nlisten 80 default_server;\nserver_name _;\nlocation / { return 421; }\n"
+    named += (
+        "location = /api/health/ready {\nproxy_pass http://nba/health/ready;\ninclude snippets/nba-proxy.conf;\n}\n}\n"
+    )
     dev = "server {\n    listen 80 default_server;\n    server_name _;\n    root /srv;\n}"
     prod = f"{named}server {{\n    listen 80;\n    server_name nba.example.com www.example.com;\n    root /srv;\n}}"
     assert only(dev, prod, section="nginx").variables == ("server_names",)
