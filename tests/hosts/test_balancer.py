@@ -162,9 +162,9 @@ def test_a_deploy_takes_one_host_out_after_the_other(balanced: Balanced) -> None
     assert balanced.members() == {**dict.fromkeys(FIRST, "UP"), LAST: "MAINT"}
 
 
-def out(sample: dict[str, str]) -> set[str]:
-    """Return the first hosts that get no requests. `UP 1/3` gets some: it has not been checked three times yet."""
-    return {host for host in FIRST if not sample[host].startswith("UP")}
+def out(sample: dict[str, str], hosts: tuple[str, ...] = FIRST) -> set[str]:
+    """Return the hosts that get no requests. `UP 1/3` gets some: it has not been checked three times yet."""
+    return {host for host in hosts if not sample[host].startswith("UP")}
 
 
 def test_a_host_that_fails_stops_the_rest_and_all_go_back(balanced: Balanced) -> None:
@@ -192,6 +192,20 @@ def test_a_new_host_joins_and_a_dead_one_blocks_nobody(balanced: Balanced) -> No
     assert balanced.members() == dict.fromkeys(ALL, "UP")
     # The others change their release meanwhile: what the test before had deployed is in Git no more.
     assert max(len(out(sample)) for sample in samples) <= 1
+    # The new one is a host like the others.
+    before = balanced.live()
+    with (
+        here.edited(MAIN, new_code("on all four"), commit=True),
+        balanced.probing("deploy behind a load balancer, 4 hosts"),
+        balanced.sampled() as samples,
+    ):
+        here.ansible(*balanced.run("playbooks/deploy.yml")).succeeded()
+    after = balanced.live()
+    assert set(after) == set(ALL) and len(set(after.values())) == 1
+    assert all(after[host] != before[host] for host in ALL)
+    taken_out = [out(sample, ALL) for sample in samples]
+    assert max(map(len, taken_out)) == 1 and set().union(*taken_out) == set(ALL)
+    assert balanced.members() == dict.fromkeys(ALL, "UP")
     # With the sessions, one of which Ansible keeps.
     here.shell(LAST, "systemctl stop ssh.socket ssh.service; pkill sshd", check=False)
     try:
