@@ -67,7 +67,9 @@ def _value_findings(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"network_cidr: {error}"
     for source in values["ssh_sources"]:
         try:
-            if ipaddress.ip_network(source).prefixlen == 0:
+            if "/" not in source:  # AWS takes an address alone for no network at all
+                raise ValueError(f"{source!r} has no length")
+            if ipaddress.IPv4Network(source).prefixlen == 0:
                 yield f"ssh_sources: {source} is the whole world. Name your own address, such as 203.0.113.7/32"
         except ValueError as error:
             yield f"ssh_sources: {error}. Name your own address, such as 203.0.113.7/32"
