@@ -59,6 +59,19 @@ def databases(rds: Any, tags: dict[str, str]) -> Iterator[dict[str, str | int]]:
                 yield known
 
 
+def without_name(ec2: Any, tags: dict[str, str]) -> list[str]:
+    """Return the ids of running instances that carry these tags and not ``Host``; ``ec2`` is boto3's client."""
+    running = [{"Name": "instance-state-name", "Values": ["running"]}]
+    filters = running + [{"Name": f"tag:{key}", "Values": [value]} for key, value in tags.items()]
+    return [
+        instance["InstanceId"]
+        for page in ec2.get_paginator("describe_instances").paginate(Filters=filters)
+        for reservation in page["Reservations"]
+        for instance in reservation["Instances"]
+        if not any(tag["Key"] == "Host" for tag in instance["Tags"])
+    ]
+
+
 def difference(source: dict[str, Any], regions: set[str], project: str) -> str:
     """Return the line that ``aws_ec2.yml`` should have instead of one that it has, or nothing."""
     if set(source["regions"]) != regions:
@@ -98,8 +111,9 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             try:
                 self._set_database(name, list(databases(boto3.client("rds", region_name=region), tags)))
                 if not inventory.groups[name].get_hosts():
+                    nameless = without_name(boto3.client("ec2", region_name=region), tags)
                     account = boto3.client("sts", region_name=region).get_caller_identity()["Account"]
-                    empty.append(nothing(name, region, account, tags))
+                    empty.append(nothing(name, region, account, tags, nameless))
             except (BotoCoreError, ClientError) as error:
                 raise AnsibleParserError(in_words(str(error), os.path.relpath(path), [region])) from None
         meant = str(context.CLIARGS.get("subset") or "").split(",")
@@ -116,8 +130,16 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             self.inventory.set_variable(name, variable, value)
 
 
-def nothing(name: str, region: str, account: str, tags: dict[str, str]) -> str:
-    """Say why an environment has no hosts; which account was asked is part of the answer."""
+def nothing(name: str, region: str, account: str, tags: dict[str, str], nameless: list[str]) -> str:
+    """Say why an environment has no hosts; which account was asked is part of the answer.
+
+    ``nameless`` are running instances that are the environment's, and no hosts, since no tag says what they are called.
+    """
+    if nameless:
+        return (
+            f"{name}: {', '.join(nameless)} in {region} runs without the tag Host. Give it one, such as Host={name}1 "
+            "(docs/aws.md, Machines that you made yourself)"
+        )
     wanted = " and ".join(f"{key}={value}" for key, value in tags.items())
     return (
         f"{name}: no running host in {region} of the account {account} has the tags {wanted}. "

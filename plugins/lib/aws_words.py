@@ -9,7 +9,7 @@ from collections.abc import Iterable
 # `{said}` AWS's own words.
 REASONS = (
     (
-        r"Unable to locate credentials|Insufficient credentials|could not be found|NoCredentials",
+        r"Unable to locate credentials|Insufficient credentials|config profile .*could not be found|NoCredentials",
         "this machine has no AWS credentials",
         "aws configure, or export AWS_PROFILE=NAME of one in ~/.aws/config",
     ),
@@ -19,9 +19,20 @@ REASONS = (
         "aws sso login, or new temporary keys",
     ),
     (
+        r"RequestLimitExceeded|Throttling|Rate exceeded",
+        "AWS was asked too much at once ({said})",
+        "the same command again, in a minute",
+    ),
+    (
+        r"OptInRequired|not subscribed|region .*not (opted|enabled)",
+        "the account does not use region {region}, or this service, yet ({said})",
+        "aws account enable-region --region-name {region}",
+    ),
+    (
         r"InvalidClientTokenId|AuthFailure|SignatureDoesNotMatch|UnrecognizedClient",
         "AWS refuses the credentials",
-        "aws sts get-caller-identity; is this machine's clock right?",
+        "aws sts get-caller-identity. Where it answers: is {region} switched on (aws account list-regions)? Is this "
+        "machine's clock right?",
     ),
     (
         r"UnauthorizedOperation|AccessDenied|not authorized to perform",

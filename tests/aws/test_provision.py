@@ -369,6 +369,13 @@ def test_the_empty_inventory_says_why(cloud: Cloud, made: Done) -> None:
     text = " ".join(done.stdout.split())
     assert f"dev: no running host in {REGION} of the account 123456789012 has the tags Project=nba" in text
     assert "ansible-playbook -i inventory/account playbooks/provision.yml -l dev" in text
+    tags = [{"Key": key, "Value": value} for key, value in OURS.items()]
+    specifications = [{"ResourceType": "instance", "Tags": tags}]
+    start = {"ImageId": "ami-0deb00000000013a1", "MinCount": 1, "MaxCount": 1, "TagSpecifications": specifications}
+    (nameless,) = cloud.client("ec2").run_instances(**start)["Instances"]
+    done = cloud.run("ansible-inventory", "-i", "inventory/aws", "--list")
+    assert done.returncode == 1
+    assert f"dev: {nameless['InstanceId']} in {REGION} runs without the tag Host" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("name", ["inventory", "provision", "deprovision"])

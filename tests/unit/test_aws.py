@@ -212,7 +212,12 @@ def test_the_table_has_what_the_environments_are_made_of() -> None:
     [
         ("Unable to locate credentials", "eu-central-1", "no AWS credentials. Next: aws configure"),
         ("(ExpiredToken) the token included in the request is expired", "eu-central-1", "have expired. Next: aws sso"),
+        ("The config profile (nba) could not be found", "eu-central-1", "no AWS credentials. Next: aws configure"),
+        ("Instance ID i-1 could not be found", "eu-central-1", "inventory/aws_ec2.yml: Instance ID i-1 could not be"),
         ("(AuthFailure) AWS was not able to validate", "eu-central-1", "AWS refuses the credentials"),
+        ("(AuthFailure) AWS was not able to validate", "eu-central-1", "is eu-central-1 switched on"),
+        ("(OptInRequired) You are not subscribed", "eu-central-1", "enable-region --region-name eu-central-1"),
+        ("(RequestLimitExceeded) Request limit exceeded.", "eu-central-1", "too much at once"),
         (
             "(UnauthorizedOperation) You are not",
             "eu-central-1",
