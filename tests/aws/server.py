@@ -1,7 +1,8 @@
 """moto's server with what it lacks. Usage: server.py PORT.
 
 A console shows ssh host keys, as cloud-init prints them. Databases of the class SCARCE are sold out, the account may
-not have the network FULL, and sessions of Systems Manager can be started.
+not have the network FULL, the zone CLOSED cannot be used, and sessions of Systems Manager can be started. Groups of
+parameters know that TLS can be required. A target takes MOMENTS questions to become healthy, or to be out.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ from typing import Any
 
 from moto.core.responses import ActionResult, BaseResponse
 from moto.ec2.exceptions import EC2ClientError
+from moto.ec2.models import EC2Backend
 from moto.ec2.responses import EC2Response
 from moto.ec2.responses.general import General
+from moto.elbv2.models import ELBv2Backend, FakeHealthStatus, FakeTargetGroup
 from moto.rds.exceptions import RDSClientError
+from moto.rds.models import DBParameterGroup
 from moto.rds.responses import RDSResponse
 from moto.server import main
 from moto.ssm.responses import SimpleSystemManagerResponse
 
 SCARCE = "db.r8g.48xlarge"
 FULL = "10.99.0.0/16"
+MOMENTS = 4
+CLOSED = "eu-west-1a"
 
 
 def host_key(instance: str) -> str:
@@ -67,7 +73,64 @@ def terminate_session(self: SimpleSystemManagerResponse) -> ActionResult:
     return ActionResult({"SessionId": self._get_param("SessionId")})
 
 
+def know_tls() -> None:
+    """Let each parameter group have the parameter that requires TLS, as MySQL's engine has it."""
+    original = DBParameterGroup.__init__
+
+    def begin(self: DBParameterGroup, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        self.parameters["require_secure_transport"] = {
+            "ParameterName": "require_secure_transport",
+            "DataType": "boolean",
+            "AllowedValues": "0,1",
+            "IsModifiable": True,
+        }
+
+    DBParameterGroup.__init__ = begin
+
+
+def take_time() -> None:
+    """Let a target be `initial` and `draining` for a while, as a load balancer has it."""
+    health = FakeTargetGroup.health_for
+
+    def begin(name: str) -> None:
+        original = getattr(FakeTargetGroup, name)
+
+        def changed(self: FakeTargetGroup, targets: list[dict[str, Any]]) -> None:
+            original(self, targets)
+            self.moments = {**getattr(self, "moments", {}), **{target["Id"]: MOMENTS for target in targets}}
+
+        setattr(FakeTargetGroup, name, changed)
+
+    def health_for(self: FakeTargetGroup, target: dict[str, Any], ec2_backend: Any) -> FakeHealthStatus:
+        found: FakeHealthStatus = health(self, target, ec2_backend)
+        identity = target["Id"]
+        left = getattr(self, "moments", {}).get(identity, 0)
+        if not left:
+            return found
+        self.moments[identity] = left - 1
+        state, reason = ("initial", "Elb.RegistrationInProgress")
+        if identity not in self.targets:
+            state, reason = ("draining", "Target.DeregistrationInProgress")
+        return FakeHealthStatus(identity, "80", "80", state, reason, "")
+
+    def describe(self: ELBv2Backend, arn: str, targets: list[dict[str, Any]]) -> list[FakeHealthStatus]:
+        group = self.target_groups[arn]
+        leaving = [{"Id": name} for name, left in getattr(group, "moments", {}).items() if left]
+        every = {target["Id"]: target for target in [*leaving, *group.targets.values()]}
+        return [group.health_for(target, self.ec2_backend) for target in targets or every.values()]
+
+    begin("register")
+    begin("deregister")
+    FakeTargetGroup.health_for = health_for
+    ELBv2Backend.describe_target_health = describe
+
+
 if __name__ == "__main__":
+    for zone in EC2Backend.zones[CLOSED[:-1]]:
+        zone.state = "unavailable" if zone.name == CLOSED else zone.state
+    know_tls()
+    take_time()
     General.get_console_output = get_console_output
     SimpleSystemManagerResponse.start_session = start_session
     SimpleSystemManagerResponse.terminate_session = terminate_session
