@@ -256,13 +256,16 @@ def test_the_name_leads_to_the_load_balancer(cloud: Cloud, made: Done) -> None:
 
 
 def test_a_host_gets_requests_once_the_role_balancer_says_so(cloud: Cloud, host: dict[str, Any]) -> None:
-    """Provisioning names no host, since it serves nothing yet; site.yml does at its end, and a deploy meanwhile not."""
+    """Provisioning names no host, since it serves nothing yet; site.yml does at its end, and a deploy meanwhile not.
+
+    Each time it waits until that is so: what is `initial` gets no request, and what is `draining` cannot be named.
+    """
     balancing = cloud.client("elbv2")
     (group,) = balancing.describe_target_groups()["TargetGroups"]
 
     def named() -> list[str]:
         found = balancing.describe_target_health(TargetGroupArn=group["TargetGroupArn"])["TargetHealthDescriptions"]
-        return [target["Target"]["Id"] for target in found if target["TargetHealth"]["State"] != "unused"]
+        return [target["Target"]["Id"] for target in found if target["TargetHealth"]["State"] == "healthy"]
 
     (cloud.project.root / "playbooks/balance.yml").write_text(BALANCE)
     switched_on = ("-i", "inventory/aws", "-l", "dev", "-e", json.dumps({"load_balancer": True}))
@@ -270,9 +273,15 @@ def test_a_host_gets_requests_once_the_role_balancer_says_so(cloud: Cloud, host:
     for tasks, changed, expected in (
         ("main", 1, [host["InstanceId"]]),
         ("main", 0, [host["InstanceId"]]),
+        ("cut off", 0, []),
+        ("main", 1, [host["InstanceId"]]),
         ("leave", 1, []),
         ("leave", 0, []),
+        ("main", 1, [host["InstanceId"]]),
     ):
+        if tasks == "cut off":  # a deploy that was, while its host drained
+            balancing.deregister_targets(TargetGroupArn=group["TargetGroupArn"], Targets=[{"Id": host["InstanceId"]}])
+            continue
         play = ("ansible-playbook", "playbooks/balance.yml", *switched_on, "-e", f"tasks={tasks}")
         done = cloud.noted("inventory", *play)
         assert done.returncode == 0, done.stdout
