@@ -169,6 +169,17 @@ def test_the_database_is_as_it_should_be(cloud: Cloud, made: Done) -> None:
     assert found["DBInstanceIdentifier"] == "nba-dev"
     assert (found["StorageEncrypted"], found["PubliclyAccessible"], found["MultiAZ"]) == (True, False, False)
     assert found["DBParameterGroups"][0]["DBParameterGroupName"] == "nba-dev-mysql84"
+    assert found["DBSubnetGroup"]["DBSubnetGroupName"] == "nba-dev"
+    assert (found["BackupRetentionPeriod"], found["CopyTagsToSnapshot"]) == (1, True)
+    (group,) = found["VpcSecurityGroups"]
+    (described,) = cloud.client("ec2").describe_security_groups(GroupIds=[group["VpcSecurityGroupId"]])[
+        "SecurityGroups"
+    ]
+    assert described["GroupName"] == "nba-dev-database"
+    parameters = cloud.client("rds").describe_db_parameters(DBParameterGroupName="nba-dev-mysql84")["Parameters"]
+    assert {each["ParameterName"]: each.get("ParameterValue") for each in parameters} == {
+        "require_secure_transport": "1"
+    }
     assert found["MasterUsername"] == "waffle_dev"
     assert "DBName" not in found or not found["DBName"]
 
