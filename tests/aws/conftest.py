@@ -28,10 +28,19 @@ from tests.support import ROOT, free_port
 __all__ = ["pristine"]
 REGION = "eu-west-1"
 PLENTY = 900.0  # a machine that does other things as well
+# Route 53 names its actions by methods and paths.
+ROUTE53 = {
+    "ListHostedZones": re.compile(r"GET /[\d-]+/hostedzone"),
+    "GetHostedZone": re.compile(r"GET /[\d-]+/hostedzone/\w+"),
+    "ListResourceRecordSets": re.compile(r"GET /[\d-]+/hostedzone/\w+/rrset"),
+    "ChangeResourceRecordSets": re.compile(r"POST /[\d-]+/hostedzone/\w+/rrset"),
+    "GetChange": re.compile(r"GET /[\d-]+/change/\w+"),
+}
+DATE = re.compile(r"20\d{6}")
 # The owners are the publishers' real accounts; moto's own list stops at Ubuntu 16.04.
 IMAGES = [
-    ("ami-0deb00000000013a1", "136693071363", "debian-13-amd64-20250814-2204", "/dev/xvda"),
     ("ami-0deb00000000013a2", "136693071363", "debian-13-amd64-20251006-2257", "/dev/xvda"),
+    ("ami-0deb00000000013a1", "136693071363", "debian-13-amd64-20250814-2204", "/dev/xvda"),
     ("ami-0deb00000000013b1", "136693071363", "debian-13-arm64-20251006-2257", "/dev/xvda"),
     (
         "ami-0abc00000000024a1",
@@ -175,6 +184,11 @@ def actions(recording: str) -> Iterator[str]:
         action = urllib.parse.parse_qs(body).get("Action") or headers.get("x-amz-target", "").split(".")[1:]
         if signed and action:
             yield f"{signed[1]}:{action[0]}"
+        elif signed and signed[1] == "route53":
+            path = urllib.parse.urlparse(entry["url"]).path.rstrip("/")
+            yield next(
+                f"route53:{name}" for name, known in ROUTE53.items() if known.fullmatch(f"{entry['method']} {path}")
+            )
 
 
 @pytest.fixture(scope="session")
