@@ -16,6 +16,7 @@ from tests.aws.server import SCARCE, host_key
 
 pytestmark = [pytest.mark.aws, pytest.mark.timeout(3000)]
 HOME = "203.0.113.7/32"
+OURS = {"Project": "nba", "Environment": "dev"}
 NAMED: dict[str, Any] = {"dns_zone": "example.com", "dns_name": "www.example.com"}
 # What the environment grows into.
 LARGER: dict[str, Any] = {
@@ -52,7 +53,10 @@ def recap(done: Done) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def half(cloud: Cloud) -> Done:
-    """Return the first run, for which AWS had no database."""
+    """Return the first run, for which AWS had no database; one address is there from a run that was cut off."""
+    owned = [{"Key": key, "Value": value} for key, value in (("Name", "nba-dev1"), *OURS.items())]
+    specifications = [{"ResourceType": "elastic-ip", "Tags": owned}]
+    cloud.client("ec2").allocate_address(Domain="vpc", TagSpecifications=specifications)
     cloud.client("route53").create_hosted_zone(Name="example.com", CallerReference="tests")
     done = cloud.play("provision", *values(database_class=SCARCE))
     assert done.returncode == 2, done.stdout
