@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -200,10 +201,26 @@ def aws_kept_version(databases: Sequence[Mapping[str, Any]], wanted: str) -> str
     return str(databases[0]["engine_version"]) if databases else wanted
 
 
-def aws_subnets(network: str, zones: Sequence[str]) -> list[dict[str, str]]:
-    """Return a part of a network for each zone (``zone`` and ``cidr``): sixteenths, so that there is room for more."""
-    parts = ipaddress.ip_network(network).subnets(prefixlen_diff=4)
-    return [{"zone": zone, "cidr": str(part)} for zone, part in zip(zones, parts, strict=False)]
+def aws_subnets(
+    network: str, zones: Iterable[Mapping[str, Any]], subnets: Iterable[Mapping[str, Any]]
+) -> list[dict[str, str]]:
+    """Return two parts of a network, each in a zone of its own (``zone`` and ``cidr``).
+
+    They are sixteenths, so that there is room for more. One that is there stays in its zone.
+
+    Arguments:
+        network: the whole of it.
+        zones: those that can be used, as ``aws_az_info`` describes them.
+        subnets: those that are there, as ``ec2_vpc_subnet_info`` describes them.
+    """
+    parts = [str(part) for part in itertools.islice(ipaddress.ip_network(network).subnets(prefixlen_diff=4), 2)]
+    there = {str(subnet["cidr_block"]): str(subnet["availability_zone"]) for subnet in subnets}
+    taken = {there[part] for part in parts if part in there}
+    free = iter(sorted({str(zone["zone_name"]) for zone in zones} - taken))
+    found = {part: there.get(part) or next(free, "") for part in parts}
+    if not all(found.values()):
+        raise AnsibleFilterError("the region has no two zones, which RDS and a load balancer want: set another region")
+    return [{"zone": zone, "cidr": part} for part, zone in found.items()]
 
 
 def aws_monthly_cost(table: str, items: Sequence[Mapping[str, Any]]) -> list[str]:

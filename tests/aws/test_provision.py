@@ -161,6 +161,21 @@ def test_only_what_must_be_reached_is_reached(cloud: Cloud, host: dict[str, Any]
     assert rules(cloud, "nba-dev-database") == {3306: [group["GroupId"]]}
 
 
+def test_both_subnets_lead_to_the_internet_and_are_in_two_zones(cloud: Cloud, made: Done) -> None:
+    ec2 = cloud.client("ec2")
+    own = [{"Name": f"tag:{key}", "Values": [value]} for key, value in OURS.items()]
+    subnets = {
+        subnet["SubnetId"]: subnet["AvailabilityZone"] for subnet in ec2.describe_subnets(Filters=own)["Subnets"]
+    }
+    # Of those that the account can use.
+    assert sorted(subnets.values()) == [f"{REGION}b", f"{REGION}c"]
+    (gateway,) = ec2.describe_internet_gateways(Filters=own)["InternetGateways"]
+    (table,) = ec2.describe_route_tables(Filters=own)["RouteTables"]
+    ways = {route["DestinationCidrBlock"]: route.get("GatewayId") for route in table["Routes"]}
+    assert ways == {"10.10.0.0/16": "local", "0.0.0.0/0": gateway["InternetGatewayId"]}
+    assert {each["SubnetId"] for each in table["Associations"] if "SubnetId" in each} == set(subnets)
+
+
 def database(cloud: Cloud) -> dict[str, Any]:
     """Return the one database."""
     (found,) = cloud.client("rds").describe_db_instances()["DBInstances"]

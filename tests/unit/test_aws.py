@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleFilterError
 from aws_words import in_words
 
 from tests.support import ENVIRONMENTS, ROOT, module_at, yaml_at
@@ -170,11 +171,26 @@ def test_what_has_other_tags_is_foreign() -> None:
     assert FILTERS.aws_foreign(things, WANTED["tags"]) == ["nba-dev", "nba-dev"]
 
 
-def test_the_subnets_are_parts_of_the_network() -> None:
-    assert FILTERS.aws_subnets("10.10.0.0/16", ["a", "b"]) == [
-        {"zone": "a", "cidr": "10.10.0.0/20"},
-        {"zone": "b", "cidr": "10.10.16.0/20"},
+ZONES = [{"zone_name": f"eu-west-1{letter}"} for letter in "cba"]
+
+
+def test_the_subnets_are_parts_of_the_network_in_two_zones() -> None:
+    first, second = {"cidr": "10.10.0.0/20"}, {"cidr": "10.10.16.0/20"}
+    assert FILTERS.aws_subnets("10.10.0.0/16", ZONES, []) == [
+        {**first, "zone": "eu-west-1a"},
+        {**second, "zone": "eu-west-1b"},
     ]
+    # One that is there stays where it is, and the other goes elsewhere.
+    there = [{"cidr_block": "10.10.16.0/20", "availability_zone": "eu-west-1a"}]
+    assert FILTERS.aws_subnets("10.10.0.0/16", ZONES, there) == [
+        {**first, "zone": "eu-west-1b"},
+        {**second, "zone": "eu-west-1a"},
+    ]
+
+
+def test_a_region_with_one_zone_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError, match="no two zones"):
+        FILTERS.aws_subnets("10.10.0.0/16", ZONES[:1], [])
 
 
 def test_minor_updates_of_aws_are_kept() -> None:
