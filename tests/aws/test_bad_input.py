@@ -137,6 +137,18 @@ def test_a_name_that_is_taken(cloud: Cloud) -> None:
         cloud.prepare()
 
 
+def test_a_preview_of_a_network_alone(cloud: Cloud) -> None:
+    """A run that was cut off left it, and nothing of AWS can be looked at in it."""
+    ec2 = cloud.client("ec2")
+    tags = [{"Key": key, "Value": value} for key, value in (("Project", "nba"), ("Environment", "dev"))]
+    specifications = [{"ResourceType": "vpc", "Tags": tags}]
+    network = ec2.create_vpc(CidrBlock="10.10.0.0/16", TagSpecifications=specifications)["Vpc"]
+    done = cloud.play("provision", "-l", "dev", "--check")
+    ec2.delete_vpc(VpcId=network["VpcId"])
+    assert done.returncode == 0, done.stdout
+    assert "US dollars a month" in done.stdout
+
+
 def test_hosts_are_not_an_account(cloud: Cloud) -> None:
     folder = cloud.project.root / "inventory/test"
     (folder / "hosts.yml").write_text("all: {vars: {database_host: db}, children: {dev: {hosts: {dev1: }}}}\n")
