@@ -1,4 +1,4 @@
-"""An environment made in the other ways: in the account's default network, with a master password that RDS keeps.
+"""An environment made in the other ways: Ubuntu in the account's default network, and RDS keeps the master password.
 
 That network is used, and never changed or removed.
 """
@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.aws, pytest.mark.timeout(3000)]
 # prod: its keys and pins are not those that other tests look at.
 VALUES: dict[str, Any] = {
     "network_cidr": "default",
-    "host_address": "private",
+    "host_address": "public",  # moto's are those of strangers: nothing is sent there
+    "machine_image": "ubuntu-24.04",
     "host_count": 2,
     "load_balancer": True,
     "confirm": "prod",
@@ -29,6 +30,11 @@ VALUES: dict[str, Any] = {
 def play(cloud: Cloud, name: str, **changes: Any) -> subprocess.CompletedProcess[str]:
     """Run a playbook on prod."""
     return cloud.play(name, "-l", "prod", "-e", json.dumps({**VALUES, **changes}))
+
+
+def plain(value: Any) -> Any:
+    """Return a value without the mark that Ansible puts on what comes from outside."""
+    return value.get("__ansible_unsafe", value) if isinstance(value, dict) else value
 
 
 def changed(done: subprocess.CompletedProcess[str]) -> int:
@@ -106,6 +112,20 @@ def test_rds_keeps_the_master_password_and_the_inventory_finds_it(
     assert password in done.stdout
     assert password not in made.stdout
     assert "secretsmanager:GetSecretValue" in cloud.called["inventory"]
+
+
+def test_the_inventory_has_the_image_s_login_and_the_address_that_stays(
+    cloud: Cloud, made: subprocess.CompletedProcess[str]
+) -> None:
+    done = cloud.noted("inventory", "ansible-inventory", "-i", "inventory/aws", "--list", "--limit", "prod")
+    assert done.returncode == 0, done.stdout
+    known = json.loads(done.stdout[done.stdout.index("{") :])["_meta"]["hostvars"]
+    addresses = {each["InstanceId"]: each["PublicIp"] for each in cloud.client("ec2").describe_addresses()["Addresses"]}
+    for instance in cloud.instances():
+        (host,) = [tag["Value"] for tag in instance["Tags"] if tag["Key"] == "Host"]
+        assert instance["ImageId"] == "ami-0abc00000000024a1"
+        assert plain(known[host]["ansible_user"]) == "ubuntu"
+        assert plain(known[host]["ansible_host"]) == addresses[instance["InstanceId"]]
 
 
 def test_another_run_changes_nothing(cloud: Cloud, made: subprocess.CompletedProcess[str]) -> None:

@@ -219,6 +219,7 @@ def test_the_inventory_finds_it(cloud: Cloud, host: dict[str, Any]) -> None:
     assert plain(known["ansible_host"]) == host["PrivateIpAddress"]
     assert plain(known["ansible_user"]) == "admin"
     assert plain(known["database_host"]) == database(cloud)["Endpoint"]["Address"]
+    assert plain(known["database_instance"]) == database(cloud)["DBInstanceIdentifier"]
     assert known["environment_name"] == "dev"
 
 
