@@ -16,6 +16,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def image(identity: str, owner: str, name: str, device: str) -> dict[str, Any]:
         "root_device_type": "ebs",
         "root_device_name": device,
         "sriov": "simple",
-        "creation_date": f"{name[-13:-9] if 'debian' in name else '2025'}-01-01T00:00:00.000Z",
+        "creation_date": datetime.strptime(DATE.findall(name)[-1], "%Y%m%d").strftime("%Y-%m-%dT00:00:00.000Z"),
     }
 
 

@@ -27,6 +27,7 @@ LARGER: dict[str, Any] = {
     "deletion_protection": True,
     "load_balancer": True,
 }
+GROWN: dict[str, Any] = {**LARGER, "host_count": 2}
 # As roles/app does it for each host, before and after it switches.
 BALANCE = """
 - name: Balance
@@ -323,13 +324,33 @@ def records(dns: Any) -> list[dict[str, Any]]:
     return [record for record in found if record["Type"] == "A"]
 
 
+def test_more_hosts_leave_the_first_one_whatever_the_newest_image_is(cloud: Cloud, host: dict[str, Any]) -> None:
+    cloud.client("ec2").deregister_image(ImageId=host["ImageId"])
+    done = cloud.play("provision", *values(**GROWN))
+    assert done.returncode == 0, done.stdout
+    first, second = sorted(cloud.instances(), key=lambda instance: tags(instance)["Host"])
+    assert first["InstanceId"] == host["InstanceId"]
+    assert (tags(second)["Host"], second["ImageId"]) == ("dev2", "ami-0deb00000000013a1")
+    assert first["SubnetId"] != second["SubnetId"]
+
+
+def test_the_name_leads_to_the_load_balancer_once_that_has_a_host(cloud: Cloud, made: Done) -> None:
+    balancing, dns = cloud.client("elbv2"), cloud.client("route53")
+    (balancer,) = balancing.describe_load_balancers()["LoadBalancers"]
+    (group,) = balancing.describe_target_groups()["TargetGroups"]
+    assert group["HealthCheckPath"] == "/api/health/ready"
+    (record,) = records(dns)
+    assert record["Name"] == "www.example.com."
+    assert record["AliasTarget"]["DNSName"].rstrip(".") == balancer["DNSName"]
+
+
 def test_what_would_replace_a_machine_is_refused(cloud: Cloud, host: dict[str, Any]) -> None:
     done = cloud.play("provision", *values(network_cidr="10.11.0.0/16", machine_image="ubuntu-24.04"))
     assert done.returncode == 2
     assert "network_cidr: the network is 10.10.0.0/16" in " ".join(done.stdout.split())
     assert "machine_image: dev1 runs debian-13" in " ".join(done.stdout.split())
     assert recap(done)["changed"] == 0
-    assert [instance["InstanceId"] for instance in cloud.instances()] == [host["InstanceId"]]
+    assert host["InstanceId"] in [instance["InstanceId"] for instance in cloud.instances()]
 
 
 def test_removal_must_be_confirmed_on_dev_as_well(cloud: Cloud, made: Done) -> None:
@@ -337,7 +358,7 @@ def test_removal_must_be_confirmed_on_dev_as_well(cloud: Cloud, made: Done) -> N
     assert done.returncode == 2
     assert "this run removes the machines of dev (dev_account)" in done.stdout
     assert "-e confirm=dev" in done.stdout
-    assert len(cloud.instances()) == 1
+    assert len(cloud.instances()) == 2
 
 
 def test_what_is_of_others_stops_the_removal(cloud: Cloud, host: dict[str, Any]) -> None:
@@ -359,7 +380,7 @@ def test_removal_leaves_nothing_but_what_is_not_ours(cloud: Cloud, made: Done) -
     ec2 = cloud.client("ec2")
     others = ec2.run_instances(ImageId="ami-0deb00000000013a2", MinCount=1, MaxCount=1)["Instances"]
     # What is switched off by now was made all the same.
-    switched_off = {**LARGER, "load_balancer": False, "deletion_protection": False}
+    switched_off = {**GROWN, "load_balancer": False, "deletion_protection": False}
     done = cloud.play("deprovision", *values(**switched_off, confirm="dev"))
     assert done.returncode == 0, done.stdout
     assert [instance["InstanceId"] for instance in cloud.instances()] == [others[0]["InstanceId"]]
