@@ -165,11 +165,17 @@ def test_removal_leaves_it_whatever_tags_it_has(
     ]
     tags = [{"Key": "Project", "Value": "nba"}, {"Key": "Environment", "Value": "prod"}]
     ec2.create_tags(Resources=identities, Tags=tags)
-    done = play(cloud, "deprovision")
+    rds = cloud.client("rds")
+    (database,) = rds.describe_db_instances()["DBInstances"]
+    # As a run leaves it that gets no further; the value has changed since.
+    rds.modify_db_instance(DBInstanceIdentifier="nba-prod", DeletionProtection=False)
+    lifted = [{"Key": "FinalSnapshot", "Value": "true"}]
+    rds.add_tags_to_resource(ResourceName=database["DBInstanceArn"], Tags=lifted)
+    done = play(cloud, "deprovision", deletion_protection=False)
     assert done.returncode == 0, done.stdout
     ec2.delete_tags(Resources=identities, Tags=tags)
     assert default_network(cloud) == before
-    snapshots = cloud.client("rds").describe_db_snapshots()["DBSnapshots"]
+    snapshots = rds.describe_db_snapshots()["DBSnapshots"]
     (last,) = [each for each in snapshots if each["SnapshotType"] == "manual"]
     assert last["DBSnapshotIdentifier"].startswith("nba-prod-final-")
     for left in (

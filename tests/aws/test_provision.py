@@ -389,6 +389,7 @@ def test_removal_leaves_nothing_but_what_is_not_ours(cloud: Cloud, made: Done) -
     # AWS protected it, whatever the values say by now, so it left something.
     (snapshot,) = [each for each in rds.describe_db_snapshots()["DBSnapshots"] if each["SnapshotType"] == "manual"]
     assert snapshot["DBSnapshotIdentifier"].startswith("nba-dev-final-")
+    assert tags(snapshot, "TagList")["FinalSnapshot"] == "true"
     own = [{"Name": "tag:Project", "Values": ["nba"]}]
     for left in (
         ec2.describe_vpcs(Filters=own)["Vpcs"],
