@@ -165,13 +165,8 @@ class Cloud:
         return [instance for instance in every if instance["State"]["Name"] != "terminated"]
 
     def prepare(self) -> None:
-        """Empty the account. moto answers a question for an unknown parameter group in a way that AWS does not."""
+        """Empty the account."""
         self.ask("reset", b"")
-        for name in ("nba-dev-mysql84", "nba-prod-mysql84"):
-            tags = [{"Key": "Project", "Value": "nba"}, {"Key": "Environment", "Value": name.split("-")[1]}]
-            self.client("rds").create_db_parameter_group(
-                DBParameterGroupName=name, DBParameterGroupFamily="mysql8.4", Description="moto", Tags=tags
-            )
 
 
 def actions(recording: str) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 A console shows ssh host keys, as cloud-init prints them. Databases of the class SCARCE are sold out, the account may
 not have the network FULL, the zone CLOSED cannot be used, and sessions of Systems Manager can be started. Groups of
-parameters know that TLS can be required. A target takes MOMENTS questions to become healthy, or to be out.
+parameters know that TLS can be required, and one that is not there is an error. A target takes MOMENTS questions to
+become healthy, or to be out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from moto.ec2.responses import EC2Response
 from moto.ec2.responses.general import General
 from moto.elbv2.models import ELBv2Backend, FakeHealthStatus, FakeTargetGroup
 from moto.rds.exceptions import RDSClientError
-from moto.rds.models import DBParameterGroup
+from moto.rds.models import DBParameterGroup, RDSBackend
 from moto.rds.responses import RDSResponse
 from moto.server import main
 from moto.ssm.responses import SimpleSystemManagerResponse
@@ -89,6 +90,19 @@ def know_tls() -> None:
     DBParameterGroup.__init__ = begin
 
 
+def miss_groups() -> None:
+    """Answer for a parameter group that is not there as AWS does, and not with an empty list."""
+    original = RDSBackend.describe_db_parameter_groups
+
+    def describe(self: RDSBackend, asked: dict[str, Any]) -> list[DBParameterGroup]:
+        found: list[DBParameterGroup] = original(self, asked)
+        if not found and (name := asked.get("db_parameter_group_name")):
+            raise RDSClientError("DBParameterGroupNotFound", f"DBParameterGroup not found: {name}")
+        return found
+
+    RDSBackend.describe_db_parameter_groups = describe
+
+
 def take_time() -> None:
     """Let a target be `initial` and `draining` for a while, as a load balancer has it."""
     health = FakeTargetGroup.health_for
@@ -130,6 +144,7 @@ if __name__ == "__main__":
     for zone in EC2Backend.zones[CLOSED[:-1]]:
         zone.state = "unavailable" if zone.name == CLOSED else zone.state
     know_tls()
+    miss_groups()
     take_time()
     General.get_console_output = get_console_output
     SimpleSystemManagerResponse.start_session = start_session

@@ -123,8 +123,8 @@ def test_a_name_that_is_taken(cloud: Cloud) -> None:
     balancing.create_load_balancer(Name="nba-dev", Subnets=subnets)
     balancing.create_target_group(Name="nba-dev", Protocol="HTTP", Port=80, VpcId=network["VpcId"])
     rds.create_db_subnet_group(DBSubnetGroupName="nba-dev", DBSubnetGroupDescription="x", SubnetIds=subnets)
-    group = rds.describe_db_parameter_groups(DBParameterGroupName="nba-dev-mysql84")["DBParameterGroups"][0]
-    rds.remove_tags_from_resource(ResourceName=group["DBParameterGroupArn"], TagKeys=["Project"])
+    group = {"DBParameterGroupName": "nba-dev-mysql84", "DBParameterGroupFamily": "mysql8.4", "Description": "x"}
+    rds.create_db_parameter_group(**group)
     try:
         done = cloud.play("provision", "-l", "dev")
         assert done.returncode == 2

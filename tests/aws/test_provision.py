@@ -6,6 +6,7 @@ import json
 import re
 import stat
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -53,15 +54,17 @@ def recap(done: Done) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def half(cloud: Cloud) -> Done:
+def half(cloud: Cloud) -> Iterator[Done]:
     """Return the first run, for which AWS had no database; one address is there from a run that was cut off."""
+    cloud.prepare()
     owned = [{"Key": key, "Value": value} for key, value in (("Name", "nba-dev1"), *OURS.items())]
     specifications = [{"ResourceType": "elastic-ip", "Tags": owned}]
     cloud.client("ec2").allocate_address(Domain="vpc", TagSpecifications=specifications)
     cloud.client("route53").create_hosted_zone(Name="example.com", CallerReference="tests")
     done = cloud.play("provision", *values(database_class=SCARCE))
     assert done.returncode == 2, done.stdout
-    return done
+    yield done
+    cloud.prepare()
 
 
 @pytest.fixture(scope="module")

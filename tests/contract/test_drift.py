@@ -49,6 +49,8 @@ NOT_DAMAGED = {
     "Send it requests again": "a part of the switch; tests/hosts/test_balancer.py",
     "Send requests to every host that went back": "a part of the switch; tests/hosts/test_balancer.py",
     "Set whether the target group names the host": "a preview cannot ask; tests/aws/test_provision.py",
+    "Wait until it is out, where it is leaving": "it waits",
+    "Wait until the ALB finds it healthy": "it waits",
     "Set whether the backend sends the host requests": "a preview cannot ask; tests/hosts/test_balancer.py",
 }
 MUTATIONS = [mutation for mutations in BY_HAND.values() for mutation in mutations]
