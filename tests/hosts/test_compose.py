@@ -106,6 +106,7 @@ def get(here: World, path: str) -> tuple[int, str]:
     return int(status), text.strip()
 
 
+@pytest.mark.long
 def test_one_command_brings_database_application_and_page(laptop: World) -> None:
     up = partial(laptop.shell, HOST, f"{COMPOSE} up --build --detach 2>&1")
     up()

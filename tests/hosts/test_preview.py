@@ -80,6 +80,7 @@ def test_a_pull_request_is_previewed_beside_the_live_release(here: World, commit
     assert here.get("dev1", "/api/version").json()["release"] == live
 
 
+@pytest.mark.long
 def test_a_preview_can_read_the_live_database_and_write_nothing(here: World, commit: str) -> None:
     live = here.get("dev1", "/api/version").json()["release"]
     shown = here.get("dev1", "/api/users").json()

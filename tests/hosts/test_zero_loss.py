@@ -123,6 +123,7 @@ def processes_of_nginx(here: World) -> dict[str, str]:
     return {host: here.execute(host, "pgrep", "nginx") for host in PROD}
 
 
+@pytest.mark.long
 def test_changed_password_of_the_database(here: World, probing: Probing) -> None:
     """What runs logs in with the former password, and so does what comes back, until that password is discarded."""
     former, changed = here.secrets("prod")["vault_database_password"], "Another-word-1"
@@ -615,7 +616,7 @@ def database_frozen(here: World) -> Iterator[None]:
         here.execute("db1", "systemctl", "kill", "--signal=CONT", unit)
 
 
-@pytest.mark.parametrize("gone", [database_stopped, database_frozen])
+@pytest.mark.parametrize("gone", [database_stopped, pytest.param(database_frozen, marks=pytest.mark.long)])
 def test_database_gone(here: World, probing: Probing, gone: Callable[[World], AbstractContextManager[None]]) -> None:
     """Without the database nothing can be served: each failure is a 503 with a reason, and they end by themselves."""
     with probing(f"{gone.__name__.replace('_', ' ')} for {OUTAGE_SECONDS:.0f} s", lossy=True) as watch:
@@ -668,6 +669,7 @@ REFUSES_ITSELF = """
 """
 
 
+@pytest.mark.long
 def test_a_hook_that_fails_on_one_host_takes_the_release_back_on_all(here: World, probing: Probing) -> None:
     before, hook = live(here), here.root / "hooks/before_switch.yml"
     hook.parent.mkdir()
