@@ -49,7 +49,9 @@ class Runner:
         folder.mkdir()
         (folder / "group_vars").symlink_to("../../group_vars")
         children = {group: {"hosts": {name: hosts[name] for name in lab[group]["hosts"]}} for group in ("dev", "prod")}
-        (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": lab["all"]["vars"], "children": children}}))
+        inventory = {"all": {"vars": lab["all"]["vars"], "children": children}}
+        # In the lab's order: what is done once is done on the first host.
+        (folder / "hosts.yml").write_text(yaml.safe_dump(inventory, sort_keys=False))
         for environment in ("dev", "prod"):
             vault = f"group_vars/{environment}/vault.yml"
             (self.origin / vault).write_bytes((self.here.root / vault).read_bytes())
