@@ -149,6 +149,7 @@ def bucket(here: World, account: Account) -> Iterator[Any]:
             here.execute(host, "apt-get", "-qq", "purge", "--auto-remove", "python3-boto3")
 
 
+@pytest.mark.long
 def test_a_backup_comes_back_from_s3_to_a_host_that_has_it_no_more(here: World, bucket: Any) -> None:
     user = here.get("prod1", "/api/users", "POST", {"name": "Kept", "email": "away@example.com"}).json()
     made = json.loads(here.execute("prod1", "nba-backup", "create"))["backup"]

@@ -17,7 +17,7 @@ from tests.hosts.conftest import Converged, Summary
 from tests.hosts.probe import FORGET, Probe
 from tests.hosts.world import World, await_true
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 HOST = "dev1"
 BASE = "localhost/system:lab"
 APP = ("playbooks/app.yml", "-l", HOST)

@@ -211,6 +211,7 @@ def test_settings_that_the_application_refuses_are_never_switched_to(here: World
     assert here.get("prod1", "/api/version").json()["release"] == live
 
 
+@pytest.mark.long
 def test_a_changed_setting_is_a_new_release(here: World, converged: Converged) -> None:
     before = here.get("prod1", "/api/version").json()["release"]
     with here.edited("group_vars/prod/vars.yml", lambda text: text.replace("log_level: INFO", "log_level: WARNING")):
@@ -240,6 +241,7 @@ def test_a_rollback_goes_to_the_good_release_before(here: World, converged: Conv
     assert here.get("prod1", "/api/version").json()["artefact"]
 
 
+@pytest.mark.long
 def test_a_release_that_crashes_at_import_is_refused_and_the_old_one_serves(here: World, converged: Converged) -> None:
     before = here.get("prod1", "/api/version").json()["release"]
     with here.edited("app/nba/main.py", lambda text: text + "raise RuntimeError('broken on purpose')\n", commit=True):
@@ -252,6 +254,7 @@ def test_a_release_that_crashes_at_import_is_refused_and_the_old_one_serves(here
     assert here.status("prod1")["problems"] == []
 
 
+@pytest.mark.long
 def test_a_host_that_refuses_keeps_every_host_on_the_old_release(here: World, converged: Converged) -> None:
     before = {host: here.status(host)["live"] for host in ("dev1", "bare1")}
 
@@ -321,6 +324,7 @@ def test_a_role_works_alone_in_somebody_elses_playbook(here: World, converged: C
         playbook.unlink()
 
 
+@pytest.mark.long
 def test_a_held_apt_lock_is_waited_for(here: World, converged: Converged) -> None:
     here.shell("prod1", "DEBIAN_FRONTEND=noninteractive apt-get purge -y -q systemd-timesyncd")
     here.execute("prod1", "systemd-run", "--unit=apt-busy", "flock", "/var/lib/dpkg/lock-frontend", "sleep", "8")

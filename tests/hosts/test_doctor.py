@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from tests.hosts.conftest import Converged
 from tests.hosts.world import Run, World, await_true
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 HOSTS = ("dev1", "bare1", "prod1", "prod2")
 SLOT = "slot=$(basename $(readlink /srv/nba/live)); "
 RELEASE = "/srv/nba/live/release"

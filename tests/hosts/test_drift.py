@@ -13,7 +13,7 @@ from tests.hosts.conftest import PROD, Converged, Summary
 from tests.hosts.mutations import BY_HAND, ROUNDS, STATES, Mutation, managed, of_files
 from tests.hosts.world import UNPROVEN, Run, World
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 DRIFT = 3
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMineMineMineMineMineMineMineMineMineMineMine ada"
 LOGINS = ("-e", json.dumps({"login_accounts": [{"name": "ada", "keys": [KEY], "sudo": True}]}))

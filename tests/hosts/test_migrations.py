@@ -166,6 +166,7 @@ def test_a_plan_shows_the_sql_and_warns_and_changes_nothing(prod: World) -> None
     assert (prod.status("prod1")["live"], backups(prod)) == (live, before)
 
 
+@pytest.mark.long
 def test_two_heads_stop_the_deploy(prod: World) -> None:
     live = prod.status("prod1")["live"]
     with revision(prod, "0002a", [ADD_NICK]), revision(prod, "0002b", ["pass"]):
@@ -250,6 +251,7 @@ def test_a_rollback_over_a_migration_keeps_the_schema_or_takes_it_back(prod: Wor
         assert len(backups(prod)) == count + 1 and backups(prod)[0].endswith("-0002.sql.gz")
 
 
+@pytest.mark.long
 def test_a_schema_that_is_not_marked_is_not_kept(prod: World) -> None:
     prod.ansible(*DEPLOY).succeeded()
     with revision(prod, "0002", [ADD_NICK], back=(DROP_NICK,)):
@@ -295,6 +297,7 @@ def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None
     assert prod.status("prod1")["live"] != live
 
 
+@pytest.mark.long
 def test_what_is_missing_can_be_made_by_hand_and_said(prod: World) -> None:
     with revision(prod, "0002", HALF, back=(DROP_NICK,)):
         failed = prod.ansible("playbooks/migrate.yml", "-l", "prod", *UNPROVEN)
@@ -306,6 +309,7 @@ def test_what_is_missing_can_be_made_by_hand_and_said(prod: World) -> None:
         assert version(prod) == "0002"
 
 
+@pytest.mark.long
 def test_an_error_does_not_show_people_s_data(prod: World) -> None:
     prod.get("prod1", "/api/users", "POST", {"name": "Doppelgänger", "email": "one@example.com"})
     prod.get("prod1", "/api/users", "POST", {"name": "Doppelgänger", "email": "two@example.com"})
@@ -317,6 +321,7 @@ def test_an_error_does_not_show_people_s_data(prod: World) -> None:
     assert "Nothing of revision 0002 was applied" in words(failed.output)
 
 
+@pytest.mark.long
 def test_of_two_migrations_at_once_one_waits_and_has_nothing_to_do(prod: World) -> None:
     with revision(prod, "0002", ['op.execute("DO SLEEP(2)")', ADD_NICK]):
         planned = prod.ansible("playbooks/migrate.yml", "-l", "prod", "-e", "plan=true").succeeded()

@@ -14,7 +14,7 @@ import pytest
 from tests.hosts.conftest import Converged
 from tests.hosts.world import UNPROVEN, Run, World
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 # bare1 has another release of Debian on purpose.
 ALIKE = "dev1:prod1:prod2"
 # What a person may do to a host by hand, how it is taken back, and the fact that must be named.

@@ -179,6 +179,7 @@ async def slow() -> str:
 """
 
 
+@pytest.mark.long
 def test_slow_requests_outlive_their_release(here: World, probing: Probing) -> None:
     """What was asked before the switch is answered long after it, by the release that was asked."""
 
@@ -211,6 +212,7 @@ def test_slow_requests_outlive_their_release(here: World, probing: Probing) -> N
     ends_well(here)
 
 
+@pytest.mark.long
 def test_changed_configuration_of_nginx(here: World, probing: Probing) -> None:
     limit = ("request_body_limit: 1m", "request_body_limit: 2m")
     with probing("nginx change, there and back"):
@@ -419,14 +421,12 @@ STEPS = {
 }
 
 
-# `make test` has one of the two for each step, and LONG=yes both.
+# `make test` has one of the two for each step that changes something, and LONG=yes both for all.
 ALWAYS = {
-    ("prepare", signal.SIGINT),
     ("migrate", signal.SIGKILL),
     ("start", signal.SIGINT),
-    ("switch", signal.SIGINT),
     ("switch", signal.SIGKILL),
-    ("after the switch", signal.SIGKILL),
+    ("after the switch", signal.SIGINT),
 }
 INTERRUPTIONS = [
     pytest.param(
@@ -644,6 +644,7 @@ def is_ready(here: World, host: str) -> bool:
 # --- two hosts end on one release ---
 
 
+@pytest.mark.long
 def test_one_host_refuses_to_start(here: World, probing: Probing) -> None:
     before = live(here)
     idle = "green" if here.status("prod2")["slot"] == "blue" else "blue"
