@@ -459,6 +459,7 @@ def test_interrupted_control_node(here: World, probing: Probing, step: str, numb
             assert here.ansible(*DEPLOY).succeeded().changed() == NOTHING_CHANGED
 
 
+@pytest.mark.long
 def test_interrupted_while_it_migrates(here: World, probing: Probing) -> None:
     """Nobody is left to hear of it, and the host brings the migration to its end; the same command goes on there."""
     before, slow = live(here), 'op.execute("DO SLEEP(4)")'
