@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from lab.images import ensure_database
-from tests.hosts.world import World, await_true, world
+from tests.hosts.world import CHECKOUT, World, await_true, world
 
 pytestmark = pytest.mark.lab
 HOST = "dev1"
@@ -76,7 +76,11 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         system = "tar -C / -c --one-file-system bin lib lib64 sbin usr etc var/lib/dpkg var/lib/nginx var/log/nginx"
         here.shell(HOST, f"{system} | podman import - localhost/system")
         listing = json.loads((here.root / f".lab/{here.name}/inventory.json").read_text())
-        index = listing["all"]["vars"].get("python_index_url") or "https://pypi.org/simple"
+        ask = ["scripts/index-url", ".tools/poetry/bin/python"]
+        index = (
+            listing["all"]["vars"].get("python_index_url")
+            or subprocess.check_output(ask, cwd=CHECKOUT, text=True).strip()
+        )
         for name, text in IMAGES.items():
             here.write(HOST, "/root/Containerfile", text.replace("{index}", index))
             here.shell(HOST, f"cd /root && podman build --quiet --network=host --tag=docker.io/library/{name} .")
