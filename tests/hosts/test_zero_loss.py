@@ -462,7 +462,7 @@ def test_interrupted_control_node(here: World, probing: Probing, step: str, numb
 @pytest.mark.long
 def test_interrupted_while_it_migrates(here: World, probing: Probing) -> None:
     """Nobody is left to hear of it, and the host brings the migration to its end; the same command goes on there."""
-    before, slow = live(here), 'op.execute("DO SLEEP(4)")'
+    before, slow = ends_well(here), 'op.execute("DO SLEEP(4)")'
     try:
         with here.added(REVISION, MIGRATION.format(more=slow)), probing("SIGKILL while it migrates"):
             with deploying(here) as running:
@@ -481,7 +481,7 @@ def test_interrupted_while_it_migrates(here: World, probing: Probing) -> None:
 
 def test_interrupted_rollback_is_finished_and_not_taken_back(here: World, probing: Probing) -> None:
     """The hosts have ended it by themselves when the same command comes again: no way forward to what was left."""
-    before = live(here)
+    before = ends_well(here)
     with here.edited(MAIN, new_code("left by a rollback"), commit=True):
         here.ansible(*DEPLOY).succeeded()
         slots = {host: here.status(host)["slot"] for host in PROD}
