@@ -74,7 +74,7 @@ def test_a_workflow_grants_nothing_to_all_of_its_jobs(path: Path) -> None:
 def test_a_job_has_the_rights_that_it_needs_and_an_end(file: str, name: str, job: dict[str, Any]) -> None:
     granted = {f"{scope}: {level}" for scope, level in job["permissions"].items()}
     assert granted == {"contents: read", *(right for right, jobs in RIGHTS.items() if name in jobs)}
-    assert job["timeout-minutes"] <= 120
+    assert job["timeout-minutes"] <= 180
 
 
 @pytest.mark.parametrize(("where", "job", "step"), STEPS, ids=[f"{where}-{step['name']}" for where, _, step in STEPS])

@@ -127,7 +127,7 @@ def processes_of_nginx(here: World) -> dict[str, str]:
 def test_changed_password_of_the_database(here: World, probing: Probing) -> None:
     """What runs logs in with the former password, and so does what comes back, until that password is discarded."""
     former, changed = here.secrets("prod")["vault_database_password"], "Another-word-1"
-    before = live(here)
+    before = ends_well(here)
     try:
         here.set_secret("prod", "vault_database_password", changed)
         with probing("changed password of the database", rate=BUSY):
@@ -212,7 +212,6 @@ def test_slow_requests_outlive_their_release(here: World, probing: Probing) -> N
     ends_well(here)
 
 
-@pytest.mark.long
 def test_changed_configuration_of_nginx(here: World, probing: Probing) -> None:
     limit = ("request_body_limit: 1m", "request_body_limit: 2m")
     with probing("nginx change, there and back"):
@@ -421,23 +420,8 @@ STEPS = {
 }
 
 
-# `make test` has one of the two for each step that changes something, and LONG=yes both for all.
-ALWAYS = {
-    ("migrate", signal.SIGKILL),
-    ("start", signal.SIGINT),
-    ("switch", signal.SIGKILL),
-    ("after the switch", signal.SIGINT),
-}
-INTERRUPTIONS = [
-    pytest.param(
-        step, number, id=f"{number.name} at {step}", marks=[] if (step, number) in ALWAYS else pytest.mark.long
-    )
-    for step in STEPS
-    for number in (signal.SIGINT, signal.SIGKILL)
-]
-
-
-@pytest.mark.parametrize(("step", "number"), INTERRUPTIONS)
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 def test_interrupted_control_node(here: World, probing: Probing, step: str, number: signal.Signals) -> None:
     """Ctrl-C, and a control node that is gone at once: what runs on the hosts ends by itself or is taken over."""
     before, case = live(here), f"{number.name} at the step {step}"
@@ -673,7 +657,7 @@ REFUSES_ITSELF = """
 
 @pytest.mark.long
 def test_a_hook_that_fails_on_one_host_takes_the_release_back_on_all(here: World, probing: Probing) -> None:
-    before, hook = live(here), here.root / "hooks/before_switch.yml"
+    before, hook = ends_well(here), here.root / "hooks/before_switch.yml"
     hook.parent.mkdir()
     try:
         hook.write_text(
