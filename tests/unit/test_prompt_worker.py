@@ -35,6 +35,13 @@ class Patient:
 
 gasgi.asyncio = Patient()
 
+class Left:  # in a cycle: it says so when that is looked for
+    def __del__(self):
+        os.write(1, b"looked for\\n")
+
+left = Left()
+left.itself = left
+
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         while True:
@@ -106,6 +113,7 @@ def test_it_ends_without_waiting_for_its_next_heartbeat_once_it_has_answered(tmp
         (tmp_path / "answer").touch()
         assert answer.read().endswith(b"ok")
         await_line(process, "lifespan.shutdown")
+        assert process.stdout and "looked for" not in process.stdout.read()
         assert process.wait() == 0
 
 

@@ -1123,9 +1123,9 @@ def test_while_a_run_is_at_work_the_other_slot_is_no_problem(
     put(host, "r1")
     deploy(host, "r1")
     systemd.active.add("nba@green.service")
-    assert len(host.problems()) == 1
+    assert len(host.status()["problems"]) == 1
     monkeypatch.setattr(program.Run, "active", lambda run: True)
-    assert host.problems() == []
+    assert host.status()["problems"] == []
 
 
 @pytest.mark.parametrize(

@@ -135,10 +135,10 @@ class Host:
         """Return the ids of the releases that were live and well, the last one first."""
         return [name for name in self.releases() if self.state(name).get("state") == "good"]
 
-    def problems(self, alone: bool = False) -> list[str]:
+    def problems(self, at_work: bool = False) -> list[str]:
         """Return what keeps the live release from being what it should be, in words.
 
-        While a run is at work the other slot may be in use; ``alone`` says that this is that run.
+        While another run is ``at_work`` the other slot may be in use.
         """
         live = self.live
         if live is None:
@@ -147,7 +147,7 @@ class Host:
             return [f"the live slot {live.name} points to a release that is not there: {live.release or 'none'}"]
         found = self.service_problems(live)
         found += self.changes_by_hand(live.release)
-        if not alone and self.activation.active():
+        if at_work:
             return found
         if self.idle.show("ActiveState").get("ActiveState") == "active" or "enabled" in self.idle.at_boot().values():
             found.append(f"{self.idle.service} still runs or is enabled, though it is not live")
@@ -201,13 +201,13 @@ class Host:
 
     def status(self) -> dict[str, Any]:
         """Return what is live, what is wrong with it, and the other releases."""
-        live = self.live
+        live, running = self.live, self.activation.holder()
         return {
             "live": live.release if live else "",
             "slot": live.name if live else "",
-            "problems": self.problems(),
+            "problems": self.problems(at_work=bool(running)),
             "damaged": bool(live and live.release and self.integrity.changes(self.folder(live.release))),
-            "running": self.activation.holder(),
+            "running": running,
             "workers": self.workers(),
             # Keyed hashes: what a plan compares with those of the release that is to come.
             "settings": self.facts(live.release).get("settings", {}) if live else {},
@@ -653,8 +653,8 @@ class Host:
     def settle(self, slot: Slot) -> None:
         """Watch a ready slot for a while: a release that crashes soon after its start must never get a request."""
         workers, deadline = slot.workers(), time.monotonic() + self.config.settle_seconds
-        while time.monotonic() < deadline:
-            time.sleep(0.1)
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(0.1, left))
             if slot.workers() != workers:
                 raise ReleaseError("a worker died soon after it had started")
         status, body = self.sample(slot, self.config.ready_path)
@@ -735,7 +735,7 @@ class Host:
         # A run that was torn after its switch left it live, and not yet called good, or not yet the last good one.
         if self.good()[:1] != [live.release]:
             self.call_good(live)
-        if left := self.problems(alone=True):
+        if left := self.problems():
             raise ReleaseError("could not be repaired: " + "; ".join(left))
 
     def clean_up(self) -> None:

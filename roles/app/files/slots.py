@@ -198,13 +198,13 @@ class Slot:
     def stop(self) -> None:
         """Let running requests end, then stop the slot; it does not come back at boot."""
         run("systemctl", "disable", "--quiet", "--no-reload", self.service, self.socket_unit)
-        # The socket first, or the next connection would start the service again.
-        run("systemctl", "stop", self.socket_unit)
-        run("systemctl", "stop", "--no-block", self.service)
+        # Together, or the next connection would start the service again.
+        units = (self.socket_unit, self.service)
+        run("systemctl", "stop", "--no-block", *units)
         self.contain(False)
         # While its requests end.
         run("systemctl", "daemon-reload")
-        run("systemctl", "stop", self.service)
+        run("systemctl", "stop", *units)
         run("systemctl", "reset-failed", self.service, self.socket_unit, check=False)
 
     def journal(self, lines: int = 60) -> str:
