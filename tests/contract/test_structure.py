@@ -270,6 +270,8 @@ def test_a_role_finds_its_plugins(role: str) -> None:
     code = "".join(path.read_text() for path in (ROOT / "roles" / role).glob("[tv]*/*"))
     if re.search(r"\|\s*(dotenv|option_file|release_id)\b", code):
         assert (ROOT / "roles" / role / "filter_plugins").readlink() == Path("../../plugins/filter")
+    if "lookup('rendered'" in code:
+        assert (ROOT / "roles" / role / "lookup_plugins").readlink() == Path("../../plugins/lookup")
 
 
 def test_the_tables_of_variables_are_current() -> None:

@@ -10,6 +10,7 @@ import os
 import pwd
 import shutil
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 
-from tests.support import module_at
+from tests.support import ROOT, module_at
 
 managed_files = module_at("plugins/modules/managed_files.py")
 USER = pwd.getpwuid(os.getuid()).pw_name
@@ -347,3 +348,50 @@ def test_a_service_that_is_older_than_its_files_is_a_change(
     assert not call(capsys, entry(root / "file", "text"), readers={"x.service": str(root)})["changed"]
     monkeypatch.setattr(managed_files, "reading_since", lambda service: None)
     assert not call(capsys, entry(root / "file", "text"), readers={"x.service": str(root)})["changed"]
+
+
+# --- as a task, which brings it to the host as a plain program ---
+
+
+def play(root: Path, task: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a task on this machine."""
+    playbook = root / "play.yml"
+    settings = {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_VAULT_IDENTITY_LIST": "test@README.md"}
+    playbook.write_text(f"- {{hosts: all, gather_facts: false, tasks: [{{managed_files: {task}}}]}}\n")
+    return subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", "-c", "local", *options, playbook],
+        cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **settings},
+    )  # fmt: skip
+
+
+def test_a_task_writes_what_is_wanted_and_says_so(root: Path) -> None:
+    content = "p@$$w\"o'rd \\ ${HOME} %d é\n\n"
+    wanted = entry(root / "new", content)
+    task = json.dumps({"entries": [wanted], "purge": [str(root / "none")]})
+    previewed = play(root, task, "--check", "--diff")
+    assert "changed=1" in previewed.stdout and "+p@$$w" in previewed.stdout, previewed.stdout
+    assert not (root / "new").exists()
+    assert "changed=1" in play(root, task).stdout
+    assert (root / "new").read_text() == content
+    assert "changed=0" in play(root, task).stdout
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ({"entries": [{"path": "/x", "state": "fine"}]}, "value of state must be one of: file, directory, link"),
+        ({"entries": [{"path": "/x"}]}, "state is file but all of the following are missing: content"),
+        ({"entries": [], "purges": []}, "Unsupported parameters for (managed_files) module: purges"),
+        ({"entries": [entry(Path("/proc/new"), "x")]}, "nothing was changed: "),
+    ],
+)
+def test_a_task_that_cannot_be_done_says_why(root: Path, task: dict[str, Any], words: str) -> None:
+    done = play(root, json.dumps(task))
+    assert done.returncode != 0 and words in " ".join(done.stdout.split()), done.stdout
+
+
+def test_the_interpreter_is_that_of_modules(root: Path) -> None:
+    nothing = json.dumps({"entries": []})
+    done = play(root, nothing, "-e", "ansible_python_interpreter={{ '/no/such' }}/python")
+    assert done.returncode != 0 and "/no/such/python: " in done.stdout, done.stdout
+    assert play(root, nothing, "-e", "ansible_python_interpreter=auto_silent").returncode == 0

@@ -1,0 +1,50 @@
+"""Runs the module `managed_files` on a host without what Ansible wraps around a module."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ansible import constants
+from ansible.plugins.action import ActionBase
+
+MODULE = Path(__file__).resolve().parents[1] / "modules/managed_files.py"
+# It reads one line of JSON, as not every connection ends its input: the module's source, what is wanted, and whether
+# that is only a preview.
+PROGRAM = """
+import json, sys
+source, given, check_mode = json.loads(sys.stdin.readline())
+names = {"__name__": "managed_files"}
+exec(source, names)
+print(json.dumps(names["bring"](given, check_mode)))
+"""
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Takes the module's arguments, checks them on the control node, and returns the module's result.
+
+    A module comes with a copy of Ansible's own library, packed on the control node, and unpacked and compiled on the
+    host: 0.3 s here and 0.3 s there, for each call. This one needs none of that.
+    """
+
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, given = self.validate_argument_spec(runpy.run_path(str(MODULE))["ARGUMENTS"])
+        data = json.dumps([MODULE.read_text(), given, bool(self._task.check_mode)]).encode() + b"\n"
+        done = self._low_level_execute_command(shlex.join([self._python(task_vars), "-I", "-c", PROGRAM]), in_data=data)
+        if done["rc"] != 0:
+            return {**result, "failed": True, "rc": done["rc"], "msg": (done["stderr"] or done["stdout"]).strip()}
+        return {**result, **json.loads(done["stdout"].strip().splitlines()[-1])}
+
+    def _python(self, task_vars: dict[str, Any] | None) -> str:
+        """Return the interpreter that modules have on this host; none is looked for (`auto`)."""
+        known = constants.config.get_config_value("INTERPRETER_PYTHON", variables=task_vars or {})
+        path = str(self._templar.template(known))
+        return path if path.startswith("/") else "/usr/bin/python3"
