@@ -74,6 +74,7 @@ def test_a_preview_of_a_converged_host_shows_no_change(here: World, converged: C
     assert preview.changed() == UNCHANGED
 
 
+@pytest.mark.long
 def test_each_playbook_runs_by_itself_with_the_same_values(here: World, converged: Converged) -> None:
     for name in ("preflight", "base", "database", "web", "app"):
         alone = here.ansible(f"playbooks/{name}.yml", "-l", "prod").succeeded()
@@ -223,6 +224,7 @@ def test_a_changed_setting_is_a_new_release(here: World, converged: Converged) -
     assert here.get("prod1", "/api/version").json()["release"] == before
 
 
+@pytest.mark.long
 def test_a_rollback_goes_to_the_good_release_before(here: World, converged: Converged) -> None:
     first = here.get("prod1", "/api/version").json()["release"]
     with here.edited("app/nba/__init__.py", lambda text: text + "# a new version\n", commit=True):

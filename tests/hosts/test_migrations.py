@@ -230,6 +230,7 @@ def test_what_must_come_before_another_schema_comes_only_there(prod: World, tmp_
             assert (version(prod), prod.status("prod1")["live"], backups(prod)) == ("0001", live, before)
 
 
+@pytest.mark.long
 def test_a_rollback_over_a_migration_keeps_the_schema_or_takes_it_back(prod: World) -> None:
     prod.ansible(*DEPLOY).succeeded()
     before = prod.status("prod1")["live"]
@@ -263,6 +264,7 @@ def test_a_schema_that_is_not_marked_is_not_kept(prod: World) -> None:
         prod.ansible(*ROLLBACK, "-e", "schema=downgrade").succeeded()
 
 
+@pytest.mark.long
 def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None:
     live = prod.status("prod1")["live"]
     with revision(prod, "0002", HALF):

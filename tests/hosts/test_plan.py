@@ -77,6 +77,7 @@ def test_a_plan_names_everything_and_leaves_nothing(here: World, converged: Conv
     assert here.sql("nba_dev", "SELECT version_num FROM alembic_version").strip() == "0001"
 
 
+@pytest.mark.long
 def test_a_run_is_held_to_its_plan(here: World, converged: Converged) -> None:
     held = ("site.yml", "-l", "dev1", "-e", "plan=.results/plan-dev.json")
     with drifted(here, "dev1", NGINX):

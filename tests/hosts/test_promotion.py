@@ -75,6 +75,7 @@ def test_what_dev_had_is_taken_also_after_dev_went_on(both: World) -> None:
     assert artefact(both, "prod1") == proven
 
 
+@pytest.mark.long
 def test_prod_needs_no_password_of_dev_to_ask_it(both: World) -> None:
     password = both.root / ".vault/dev"
     with another_version(both, "asked without a password"):
@@ -102,6 +103,7 @@ def test_a_reason_goes_before_the_proof_and_is_recorded(both: World) -> None:
     assert json.loads(newest.read_text())["promotion_override"] == "this test is not about promotion"
 
 
+@pytest.mark.long
 def test_a_dev_that_does_not_answer_stops_new_code_alone(both: World) -> None:
     both.ansible(DEPLOY, "-l", "prod").succeeded()
     before = live(both, "prod1")
