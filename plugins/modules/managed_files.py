@@ -28,7 +28,7 @@ description:
   - One call on a host costs 0.35 to 0.4 seconds, whatever it does. C(copy) and C(template) make two or three calls
     for each file, so an unchanged run is priced by the number of files. This module takes all files of a concern, and
     comes to the host as a plain program, which costs a quarter of a module's call.
-  - Content comes rendered, as a rule from C(lookup('ansible.builtin.template', ...)).
+  - Content comes rendered, as a rule from C(lookup('rendered', ...)).
   - A file is written aside and renamed, so it is whole or not there. When C(validate) fails, everything that this call
     changed is put back.
   - Whatever stands in the way (a directory where a file belongs, a foreign entry in a purged directory) is moved
@@ -82,7 +82,7 @@ EXAMPLES = r"""
       - path: /etc/systemd/journald.conf.d
         state: directory
       - path: /etc/systemd/journald.conf.d/50-size.conf
-        content: "{{ lookup('ansible.builtin.template', 'journald.conf.j2') }}"
+        content: "{{ lookup('rendered', 'journald.conf.j2') }}"
 """
 
 RETURN = r"""

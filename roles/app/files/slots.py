@@ -135,6 +135,11 @@ class Slot:
         return self.config.unit("socket", self.name)
 
     @property
+    def units(self) -> tuple[str, str]:
+        """Return both units, the socket's first: while it listens, a connection starts a service that was stopped."""
+        return self.socket_unit, self.service
+
+    @property
     def release(self) -> str:
         """Return the id of the release that the slot points to, or an empty text."""
         try:
@@ -187,25 +192,23 @@ class Slot:
 
     def at_boot(self) -> dict[str, str]:
         """Return what the disk says of each unit, not what systemd remembers of it: enabled, disabled, masked, ..."""
-        units = (self.service, self.socket_unit)
-        states = run("systemctl", "is-enabled", *units, check=False).stdout.split()
-        return {unit: states[place] if place < len(states) else "unknown" for place, unit in enumerate(units)}
+        states = run("systemctl", "is-enabled", *self.units, check=False).stdout.split()
+        return {unit: states[place] if place < len(states) else "unknown" for place, unit in enumerate(self.units)}
 
     def enable(self) -> None:
         """Let the slot come back at boot; systemd is to read its units anew later, which takes a third of a second."""
-        run("systemctl", "enable", "--quiet", "--no-reload", self.socket_unit, self.service)
+        run("systemctl", "enable", "--quiet", "--no-reload", *self.units)
 
     def stop(self) -> None:
         """Let running requests end, then stop the slot; it does not come back at boot."""
-        run("systemctl", "disable", "--quiet", "--no-reload", self.service, self.socket_unit)
+        run("systemctl", "disable", "--quiet", "--no-reload", *self.units)
         # Together, or the next connection would start the service again.
-        units = (self.socket_unit, self.service)
-        run("systemctl", "stop", "--no-block", *units)
+        run("systemctl", "stop", "--no-block", *self.units)
         self.contain(False)
         # While its requests end.
         run("systemctl", "daemon-reload")
-        run("systemctl", "stop", *units)
-        run("systemctl", "reset-failed", self.service, self.socket_unit, check=False)
+        run("systemctl", "stop", *self.units)
+        run("systemctl", "reset-failed", *self.units, check=False)
 
     def journal(self, lines: int = 60) -> str:
         """Return the last lines that the service logged since it was started."""
