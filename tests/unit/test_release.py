@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import os
 import shutil
@@ -1168,6 +1169,17 @@ def test_a_release_is_ready_when_each_worker_has_answered(
     assert list(left) == []
 
 
+def test_a_worker_that_dies_before_all_have_answered_is_not_waited_for(
+    host: Any, systemd: Systemd, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "r1")
+    workers = iter([{"1", "2"}, {"1", "3"}])
+    monkeypatch.setattr(program.Slot, "workers", lambda slot: next(workers))
+    monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": "r1", "worker": "1"})
+    with pytest.raises(program.ReleaseError, match="a worker died soon after it had started"):
+        host.start(host.idle, "r1", lasting=False)
+
+
 def test_switching_twice_does_nothing_the_second_time(host: Any, systemd: Systemd) -> None:
     put(host, "r1")
     deploy(host, "r1")
@@ -1347,7 +1359,11 @@ def test_nobody_waits_for_a_process_that_ended_or_never_answers(
         pass
     with pytest.raises(program.ReleaseError, match="main process ended"):
         host.probe("blue", ended.pid)
-    with pytest.raises(program.ReleaseError, match="/health/live did not answer within 1 s"):
+    with pytest.raises(program.ReleaseError, match=r"/health/live did not answer within 1 s$"):
+        host.probe("blue", os.getpid())
+    workers = itertools.count()
+    monkeypatch.setattr(program.Slot, "workers", lambda slot: {str(next(workers))})
+    with pytest.raises(program.ReleaseError, match=r"/health/live did not answer within 1 s; \d+ worker\(s\) died"):
         host.probe("blue", os.getpid())
 
 

@@ -24,7 +24,7 @@ from parcel import Parcel
 from records import Mask, Records, settings_changed
 from runtimes import KINDS, Runtime, runtime_of
 from schema import Schema
-from slots import SLOTS, Config, Slot, ask
+from slots import SLOTS, Config, Slot, Workers, ask
 
 RECENT_SECONDS = 3600
 SAMPLES_KEPT = 40
@@ -620,11 +620,12 @@ class Host:
     def await_ready(self, slot: Slot, release: str) -> None:
         """Wait until a slot's own health check and version are right in every worker; give up when it dies."""
         deadline = time.monotonic() + self.config.start_timeout_seconds
-        last, seen = "no answer yet", set[str]()
+        last, seen, workers = "no answer yet", set[str](), Workers(slot)
         while time.monotonic() < deadline:
             if slot.show("ActiveState").get("ActiveState") != "active":
                 raise ReleaseError("its main process ended")
             status, body = self.sample(slot, self.config.ready_path)
+            running = workers.all_live()
             version = slot.version() if status == 200 else {}
             if status != 200:
                 last = f"{self.config.ready_path} answered {status or 'nothing'}: {body[:300]}"
@@ -632,7 +633,7 @@ class Host:
                 last = f"{self.config.version_path} names the release {version.get('release') or 'none'}"
             else:
                 seen.add(str(version.get("worker", "")))
-                silent = slot.workers() - seen if seen != {""} else set()
+                silent = running - seen if seen != {""} else set()
                 if not silent:
                     return
                 last = f"{len(silent)} worker(s) never answered"
@@ -652,11 +653,11 @@ class Host:
 
     def settle(self, slot: Slot) -> None:
         """Watch a ready slot for a while: a release that crashes soon after its start must never get a request."""
-        workers, deadline = slot.workers(), time.monotonic() + self.config.settle_seconds
+        workers, deadline = Workers(slot), time.monotonic() + self.config.settle_seconds
+        workers.all_live()
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(0.1, left))
-            if slot.workers() != workers:
-                raise ReleaseError("a worker died soon after it had started")
+            workers.all_live()
         status, body = self.sample(slot, self.config.ready_path)
         if status != 200:
             raise ReleaseError(f"{self.config.ready_path} answered {status or 'nothing'} after a while: {body[:300]}")
@@ -789,12 +790,17 @@ class Host:
         gunicorn tells systemd that it is ready before it has imported the application, so `Type=notify` proves nothing.
         """
         slot, deadline = self.slot(slot_name), time.monotonic() + self.config.start_timeout_seconds
+        workers = Workers(slot)
         while time.monotonic() < deadline:
             try:
                 os.kill(pid, 0)
             except ProcessLookupError:
                 raise ReleaseError("the main process ended while it started") from None
+            workers.look()
             if slot.ask(self.config.live_path, timeout=2)[0] == 200:
                 return
             time.sleep(0.05)
-        raise ReleaseError(f"{self.config.live_path} did not answer within {self.config.start_timeout_seconds:.0f} s")
+        died = f"; {len(workers.died)} worker(s) died meanwhile" if workers.died else ""
+        raise ReleaseError(
+            f"{self.config.live_path} did not answer within {self.config.start_timeout_seconds:.0f} s{died}"
+        )

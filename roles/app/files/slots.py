@@ -5,11 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from basics import parsed, replace_link, run
+from basics import ReleaseError, parsed, replace_link, run
 
 SLOTS = ("blue", "green")
 CONFIG = Path(__file__).resolve().with_name("release.json")
@@ -216,3 +216,30 @@ class Slot:
         match = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else [f"--unit={self.service}"]
         out = run("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}", *match, check=False).stdout
         return out.strip()
+
+
+@dataclass
+class Workers:
+    """Follows a slot's workers: a server starts another where one died, so only that one's absence tells."""
+
+    slot: Slot
+    now: set[str] = field(default_factory=set)
+    died: set[str] = field(default_factory=set)
+
+    def look(self) -> set[str]:
+        """Return the workers that there are now, and remember those that are gone since the last look."""
+        now = self.slot.workers()
+        self.died |= self.now - now
+        self.now = now
+        return now
+
+    def all_live(self) -> set[str]:
+        """Return the workers that there are now.
+
+        Raises:
+            ReleaseError: one died since the first look.
+        """
+        now = self.look()
+        if self.died:
+            raise ReleaseError("a worker died soon after it had started")
+        return now
