@@ -790,6 +790,7 @@ def test_a_site_that_works_is_told_apart_by_what_answers(project: Project, site:
     live = (project.root / ".results/live-dev.env").read_text()
     assert live == f"release=r-1\nartefact={DIGEST}\ncommit={COMMIT}\nfrontend=\n"
     assert not project.called, "a look from outside needs no ssh"
+    assert re.search(r"changed=0 .* failed=0", done.stdout), done.stdout
     other = smoke(project, "-e", f"artefact={'1' * 64}")
     assert other.returncode == 2
     assert f"Meant was dev with {'1' * 64}" in other.stdout

@@ -179,8 +179,8 @@ def written(command: str) -> set[str]:
     found = re.fullmatch(r'cat \.results/([a-z-]+)\.env >>"\$GITHUB_OUTPUT"', command)
     assert found, command
     text = (ROOT / f"playbooks/{'smoke' if found[1].startswith('live-') else found[1]}.yml").read_text()
-    block = text.partition('.env"\n')[2]
-    return set(re.findall(r"(?:^ {10}|content: \")(\w+)=", block, flags=re.MULTILINE))
+    block = text.partition("note_content:")[2]
+    return set(re.findall(r'(?:^ {10}|^ ")(\w+)=', block, flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize("file", WORKFLOWS)
