@@ -1362,7 +1362,7 @@ def test_nobody_waits_for_a_process_that_ended_or_never_answers(
     with pytest.raises(program.ReleaseError, match=r"/health/live did not answer within 1 s$"):
         host.probe("blue", os.getpid())
     workers = itertools.count()
-    monkeypatch.setattr(program.Slot, "workers", lambda slot: {str(next(workers))})
+    monkeypatch.setattr(program, "workers_of", lambda main: {str(next(workers))})
     with pytest.raises(program.ReleaseError, match=r"/health/live did not answer within 1 s; \d+ worker\(s\) died"):
         host.probe("blue", os.getpid())
 

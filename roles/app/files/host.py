@@ -24,10 +24,11 @@ from parcel import Parcel
 from records import Mask, Records, settings_changed
 from runtimes import KINDS, Runtime, runtime_of
 from schema import Schema
-from slots import SLOTS, Config, Slot, Workers, ask
+from slots import SLOTS, Config, Slot, ask, server, workers_of
 
 RECENT_SECONDS = 3600
 SAMPLES_KEPT = 40
+WORKER_DIED = "a worker died soon after it had started"
 
 
 @dataclass(frozen=True)
@@ -620,12 +621,16 @@ class Host:
     def await_ready(self, slot: Slot, release: str) -> None:
         """Wait until a slot's own health check and version are right in every worker; give up when it dies."""
         deadline = time.monotonic() + self.config.start_timeout_seconds
-        last, seen, workers = "no answer yet", set[str](), Workers(slot)
+        last, seen, known = "no answer yet", set[str](), set[str]()
         while time.monotonic() < deadline:
             if slot.show("ActiveState").get("ActiveState") != "active":
                 raise ReleaseError("its main process ended")
             status, body = self.sample(slot, self.config.ready_path)
-            running = workers.all_live()
+            running = slot.workers()
+            known |= running
+            # A server starts another where one died, so only that one's absence tells.
+            if known - running:
+                raise ReleaseError(WORKER_DIED)
             version = slot.version() if status == 200 else {}
             if status != 200:
                 last = f"{self.config.ready_path} answered {status or 'nothing'}: {body[:300]}"
@@ -653,11 +658,11 @@ class Host:
 
     def settle(self, slot: Slot) -> None:
         """Watch a ready slot for a while: a release that crashes soon after its start must never get a request."""
-        workers, deadline = Workers(slot), time.monotonic() + self.config.settle_seconds
-        workers.all_live()
+        workers, deadline = slot.workers(), time.monotonic() + self.config.settle_seconds
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(0.1, left))
-            workers.all_live()
+            if slot.workers() != workers:
+                raise ReleaseError(WORKER_DIED)
         status, body = self.sample(slot, self.config.ready_path)
         if status != 200:
             raise ReleaseError(f"{self.config.ready_path} answered {status or 'nothing'} after a while: {body[:300]}")
@@ -790,17 +795,19 @@ class Host:
         gunicorn tells systemd that it is ready before it has imported the application, so `Type=notify` proves nothing.
         """
         slot, deadline = self.slot(slot_name), time.monotonic() + self.config.start_timeout_seconds
-        workers = Workers(slot)
+        known = running = set[str]()
         while time.monotonic() < deadline:
             try:
                 os.kill(pid, 0)
             except ProcessLookupError:
                 raise ReleaseError("the main process ended while it started") from None
-            workers.look()
+            # By the id that systemd gave: asking it costs a process each time, while the workers need the processors.
+            running = workers_of(server(str(pid)))
+            known = known | running
             if slot.ask(self.config.live_path, timeout=2)[0] == 200:
                 return
             time.sleep(0.05)
-        died = f"; {len(workers.died)} worker(s) died meanwhile" if workers.died else ""
+        died = f"; {len(known - running)} worker(s) died meanwhile" if known - running else ""
         raise ReleaseError(
             f"{self.config.live_path} did not answer within {self.config.start_timeout_seconds:.0f} s{died}"
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basics import ReleaseError, parsed, replace_link, run
+from basics import parsed, replace_link, run
 
 SLOTS = ("blue", "green")
 CONFIG = Path(__file__).resolve().with_name("release.json")
@@ -112,6 +112,11 @@ def own_id(pid: str) -> str:
     return next((line.split()[-1] for line in lines if line.startswith("NSpid:")), pid)
 
 
+def workers_of(main: str) -> set[str]:
+    """Return the process ids of the workers of a server's main process, as they know them themselves."""
+    return {own_id(worker) for worker in children(main)}
+
+
 @dataclass
 class Slot:
     """One of the two places that a release can run in."""
@@ -171,7 +176,7 @@ class Slot:
 
     def workers(self) -> set[str]:
         """Return the process ids of the server's workers, as they know them themselves."""
-        return {own_id(worker) for worker in children(self.main())}
+        return workers_of(self.main())
 
     @property
     def drop_in(self) -> Path:
@@ -216,30 +221,3 @@ class Slot:
         match = [f"_SYSTEMD_INVOCATION_ID={invocation}"] if invocation else [f"--unit={self.service}"]
         out = run("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={lines}", *match, check=False).stdout
         return out.strip()
-
-
-@dataclass
-class Workers:
-    """Follows a slot's workers: a server starts another where one died, so only that one's absence tells."""
-
-    slot: Slot
-    now: set[str] = field(default_factory=set)
-    died: set[str] = field(default_factory=set)
-
-    def look(self) -> set[str]:
-        """Return the workers that there are now, and remember those that are gone since the last look."""
-        now = self.slot.workers()
-        self.died |= self.now - now
-        self.now = now
-        return now
-
-    def all_live(self) -> set[str]:
-        """Return the workers that there are now.
-
-        Raises:
-            ReleaseError: one died since the first look.
-        """
-        now = self.look()
-        if self.died:
-            raise ReleaseError("a worker died soon after it had started")
-        return now
