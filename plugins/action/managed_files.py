@@ -36,12 +36,22 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
+        if isinstance(entries := self._task.args.get("entries"), list):
+            self._task.args["entries"] = [self._read(entry) for entry in entries]
         _, given = self.validate_argument_spec(runpy.run_path(str(MODULE))["ARGUMENTS"])
         data = json.dumps([MODULE.read_text(), given, bool(self._task.check_mode)]).encode() + b"\n"
         done = self._low_level_execute_command(shlex.join([self._python(task_vars), "-I", "-c", PROGRAM]), in_data=data)
         if done["rc"] != 0:
             return {**result, "failed": True, "rc": done["rc"], "msg": (done["stderr"] or done["stdout"]).strip()}
         return {**result, **json.loads(done["stdout"].strip().splitlines()[-1])}
+
+    def _read(self, entry: Any) -> Any:
+        """Return an entry with the content of its ``source``, which the host knows nothing of."""
+        if not isinstance(entry, dict) or "source" not in entry:
+            return entry
+        given = dict(entry)
+        place = Path(self._find_needle("files", given.pop("source")))
+        return {"content": place.read_text(encoding="utf-8"), **given}
 
     def _python(self, task_vars: dict[str, Any] | None) -> str:
         """Return the interpreter that modules have on this host; none is looked for (`auto`)."""

@@ -44,6 +44,7 @@ options:
       path: {type: str, required: true, description: Absolute path on the host.}
       state: {type: str, choices: [file, directory, link, absent], default: file, description: What it must be.}
       content: {type: str, description: The whole content of a file.}
+      source: {type: str, description: "In its place: a file as it is, found on the control node as by C(copy)."}
       target: {type: str, description: What a link points to.}
       owner: {type: str, default: root, description: Name or number of the owner.}
       group: {type: str, default: root, description: Name or number of the group.}

@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.support import ROOT, host_roles, yaml_at
 
-ENTRY_KEYS = {"path", "state", "mode", "content", "target", "owner", "group"}
+ENTRY_KEYS = {"path", "state", "mode", "content", "source", "target", "owner", "group"}
 # How the variables of the paths read on a host of prod; the digest of Poetry's pins is looked up there.
 NAMES = {
     "__app_root": "/srv/nba",
@@ -56,7 +56,7 @@ class Mutation:
 def entries_in(node: Any) -> Iterator[dict[str, Any]]:
     """Yield everything in a YAML document that reads as an entry of managed_files."""
     if isinstance(node, dict):
-        if "path" in node and set(node) <= ENTRY_KEYS and ("content" in node or "state" in node):
+        if "path" in node and set(node) <= ENTRY_KEYS and {"content", "source", "state"} & set(node):
             yield node
         for value in node.values():
             yield from entries_in(value)

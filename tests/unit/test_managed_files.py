@@ -376,9 +376,20 @@ def test_a_task_writes_what_is_wanted_and_says_so(root: Path) -> None:
     assert "changed=0" in play(root, task).stdout
 
 
+def test_a_task_brings_a_file_of_the_control_node_as_it_is(root: Path) -> None:
+    (root / "files").mkdir()
+    (root / "files/program").write_text("{{ not_a_template }} é\n\n")
+    task = json.dumps({"entries": [entry(root / "new", source="program", mode="0700")]})
+    assert "changed=1" in play(root, task).stdout
+    assert (root / "new").read_text() == "{{ not_a_template }} é\n\n"
+    assert (root / "new").stat().st_mode & 0o777 == 0o700
+    assert "changed=0" in play(root, task).stdout
+
+
 @pytest.mark.parametrize(
     ("task", "words"),
     [
+        ({"entries": [{"path": "/x", "source": "no-such"}]}, "Could not find or access 'no-such'"),
         ({"entries": [{"path": "/x", "state": "fine"}]}, "value of state must be one of: file, directory, link"),
         ({"entries": [{"path": "/x"}]}, "state is file but all of the following are missing: content"),
         ({"entries": [], "purges": []}, "Unsupported parameters for (managed_files) module: purges"),
