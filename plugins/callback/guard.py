@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,25 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     _looked = False
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Check the files that the first play is about to read."""
-        if self._looked:
-            return
-        self._looked = True
-        # Here, once: otherwise the process of each task of this play loads all of them anew.
-        for plugins in (filter_loader, test_loader):
-            list(plugins.all())
-        self._check_options()
+        """Check the files that the first play is about to read, and spare each task what is the same for all."""
+        if not self._looked:
+            self._looked = True
+            # Here, once: otherwise the process of each task of this play loads all of them anew.
+            for plugins in (filter_loader, test_loader):
+                list(plugins.all())
+            self._check_options()
+            self._check_files(play)
+        # Each of those processes would look for garbage in what it was forked with, and so get a copy of all of it.
+        gc.freeze()
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        """Fail where no host took part."""
+        if not stats.processed:
+            self._end("no host took part, so nothing was done: does the inventory have hosts, and the limit name one?")
+        # What is left goes with the process; looking through it first would take as long as several tasks.
+        gc.freeze()
+
+    def _check_files(self, play: Any) -> None:
         loader = play.get_loader()
         root = Path(loader.get_basedir())
         root = root.parent if root.name == "playbooks" else root
@@ -53,11 +65,6 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 self._check_vault(folder / "vault.yml", root / ".vault" / name, loader)
             if (folder / "vars.yml").is_file():
                 self._check_values(folder / "vars.yml", loader)
-
-    def v2_playbook_on_stats(self, stats: Any) -> None:
-        """Fail where no host took part."""
-        if not stats.processed:
-            self._end("no host took part, so nothing was done: does the inventory have hosts, and the limit name one?")
 
     def _check_options(self) -> None:
         for option, skips in (
