@@ -22,11 +22,14 @@ WORKERS = ROOT / "roles/app/files/server"
 # Between two heartbeats it sleeps for good here, and a request takes as long as somebody keeps it waiting.
 APPLICATION = """
 import asyncio
+import gc
 import os
 import signal
 import time
 from pathlib import Path
 from gunicorn.workers import gasgi
+
+collected = gc.isenabled()
 
 class Patient:
     sleep = staticmethod(lambda seconds: asyncio.sleep(3600 if seconds == 1 else seconds))
@@ -57,6 +60,8 @@ async def app(scope, receive, send):
         print("held", flush=True)
         while not Path("answer").exists():
             time.sleep(0.01)
+    if scope["path"] == "/collector":
+        print("collected", collected, gc.isenabled(), flush=True)
     if scope["path"] == "/slow":
         print("asked", flush=True)
         while not Path("answer").exists():
@@ -126,3 +131,10 @@ def test_what_comes_in_the_moment_it_is_told_to_end_is_answered(tmp_path: Path) 
             (tmp_path / "answer").touch()
             assert held.read().endswith(b"ok")
             assert late.read().endswith(b"ok")
+
+
+@pytest.mark.timeout(60)
+def test_no_garbage_is_looked_for_until_the_application_is_imported(tmp_path: Path) -> None:
+    with serving(tmp_path) as process, asking(tmp_path, "/collector") as answer:
+        assert answer.read().endswith(b"ok")
+        assert await_line(process, "collected") == "False True"
