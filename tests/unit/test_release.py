@@ -144,6 +144,10 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     monkeypatch.setattr(program.Path, "is_socket", lambda path: path.is_symlink())
     monkeypatch.setattr(program.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(program.Run, "active", lambda run: False)
+    # A slot's name stands for the id of its process.
+    monkeypatch.setattr(program.Slot, "main", lambda slot: slot.name if slot.service in systemd.active else "0")
+    monkeypatch.setattr(program, "alive", lambda main: f"nba@{main}.service" in systemd.active)
+    monkeypatch.setattr(program, "workers_of", lambda main: set())
     return systemd
 
 
@@ -656,7 +660,7 @@ def test_another_release_that_answers_is_refused(host: Any, systemd: Systemd, mo
 
 def test_every_worker_has_to_answer(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "r1")
-    monkeypatch.setattr(program.Slot, "workers", lambda _: {"11", "12"})
+    monkeypatch.setattr(program, "workers_of", lambda _: {"11", "12"})
     monkeypatch.setattr(program.Slot, "ask", lambda *_: (200, '{"release": "r1", "worker": 11}'))
     clock = iter(range(100))
     monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
@@ -668,7 +672,7 @@ def test_an_application_need_not_tell_which_worker_answers(
     host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(host, "r1")
-    monkeypatch.setattr(program.Slot, "workers", lambda _: {"11", "12"})
+    monkeypatch.setattr(program, "workers_of", lambda _: {"11", "12"})
     monkeypatch.setattr(program.Slot, "ask", lambda *_: (200, '{"release": "r1"}'))
     deploy(host, "r1")
     assert host.live.release == "r1"
@@ -716,7 +720,7 @@ def public(host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[tup
 def test_every_worker_has_to_answer_on_the_public_address(
     host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program.Slot, "workers", lambda _: {"11", "12"})
+    monkeypatch.setattr(program, "workers_of", lambda _: {"11", "12"})
     public[:] = [said("new", worker=11)]
     silent = r"to old: 1 worker\(s\) of nba@green\.service never answered on http://nba\.example\.com"
     with pytest.raises(program.ReleaseError, match=silent):
@@ -1163,7 +1167,7 @@ def test_a_release_is_ready_when_each_worker_has_answered(
 ) -> None:
     put(host, "r1")
     left = iter(answers)
-    monkeypatch.setattr(program.Slot, "workers", lambda slot: {"1", "2"})
+    monkeypatch.setattr(program, "workers_of", lambda _: {"1", "2"})
     monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": "r1", "worker": next(left)})
     host.start(host.idle, "r1", lasting=False)
     assert list(left) == []
@@ -1174,7 +1178,7 @@ def test_a_worker_that_dies_before_all_have_answered_is_not_waited_for(
 ) -> None:
     put(host, "r1")
     workers = iter([{"1", "2"}, {"1", "3"}])
-    monkeypatch.setattr(program.Slot, "workers", lambda slot: next(workers))
+    monkeypatch.setattr(program, "workers_of", lambda _: next(workers))
     monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": "r1", "worker": "1"})
     with pytest.raises(program.ReleaseError, match="a worker died soon after it had started"):
         host.start(host.idle, "r1", lasting=False)
@@ -1392,10 +1396,36 @@ def test_a_release_whose_worker_dies_soon_after_its_start_is_refused(
     deploy(host, "first")
     put(host, "second")
     workers = iter([set(), {"1", "2"}, {"1", "2"}, {"1", "3"}])
-    monkeypatch.setattr(program.Slot, "workers", lambda slot: next(workers))
+    monkeypatch.setattr(program, "workers_of", lambda _: next(workers))
     with pytest.raises(program.ReleaseError, match="a worker died soon after"):
         deploy(host, "second")
     assert (host.live.release, host.problems(), host.state("second")["state"]) == ("first", [], "failed")
+
+
+def test_a_release_that_ends_as_soon_as_it_is_ready_does_not_last(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "first")
+    deploy(host, "first")
+    put(host, "second")
+    host.config = dataclasses.replace(host.config, settle_seconds=5)
+    settle = program.Host.settle
+
+    def end_and_settle(host: Any, slot: Any) -> None:
+        systemd.active.discard(slot.service)
+        settle(host, slot)
+
+    monkeypatch.setattr(program.Host, "settle", end_and_settle)
+    with pytest.raises(program.ReleaseError, match="a worker died soon after"):
+        deploy(host, "second")
+    assert host.live.release == "first"
+
+
+def test_a_process_is_alive_as_long_as_it_is_there() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        assert slots.alive(str(process.pid))
+    assert not slots.alive(str(process.pid))
+    assert not slots.alive("0")
 
 
 # --- the schema ---

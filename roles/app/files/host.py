@@ -24,7 +24,7 @@ from parcel import Parcel
 from records import Mask, Records, settings_changed
 from runtimes import KINDS, Runtime, runtime_of
 from schema import Schema
-from slots import SLOTS, Config, Slot, ask, server, workers_of
+from slots import SLOTS, Config, Slot, alive, ask, server, workers_of
 
 RECENT_SECONDS = 3600
 SAMPLES_KEPT = 40
@@ -620,13 +620,13 @@ class Host:
 
     def await_ready(self, slot: Slot, release: str) -> None:
         """Wait until a slot's own health check and version are right in every worker; give up when it dies."""
-        deadline = time.monotonic() + self.config.start_timeout_seconds
+        main, deadline = slot.main(), time.monotonic() + self.config.start_timeout_seconds
         last, seen, known = "no answer yet", set[str](), set[str]()
         while time.monotonic() < deadline:
-            if slot.show("ActiveState").get("ActiveState") != "active":
+            if not alive(main):
                 raise ReleaseError("its main process ended")
             status, body = self.sample(slot, self.config.ready_path)
-            running = slot.workers()
+            running = workers_of(main)
             known |= running
             # A server starts another where one died, so only that one's absence tells.
             if known - running:
@@ -658,10 +658,11 @@ class Host:
 
     def settle(self, slot: Slot) -> None:
         """Watch a ready slot for a while: a release that crashes soon after its start must never get a request."""
-        workers, deadline = slot.workers(), time.monotonic() + self.config.settle_seconds
+        main, deadline = slot.main(), time.monotonic() + self.config.settle_seconds
+        workers = workers_of(main)
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(0.1, left))
-            if slot.workers() != workers:
+            if not alive(main) or workers_of(main) != workers:
                 raise ReleaseError(WORKER_DIED)
         status, body = self.sample(slot, self.config.ready_path)
         if status != 200:
@@ -673,7 +674,7 @@ class Host:
             return
         host, _, path = self.config.public_url.removeprefix("http://").partition("/")
         name = self.config.public_host if self.config.public_host != "_" else host
-        begin, seen = time.monotonic(), set[str]()
+        main, begin, seen = slot.main(), time.monotonic(), set[str]()
         while True:
             connection = http.client.HTTPConnection(host, timeout=10)
             status, body = ask(connection, f"/{path}{self.config.version_path}".replace("//", "/"), name)
@@ -684,9 +685,9 @@ class Host:
                     f"{self.config.public_url}{self.config.version_path} answered {status or 'nothing'} "
                     f"({version.get('release') or body[:200]}), not release {release}"
                 )
-            if slot.show("ActiveState").get("ActiveState") != "active":
+            if not alive(main):
                 raise ReleaseError(f"{slot.service} died after the switch")
-            silent = slot.workers() - seen if seen != {""} else set()
+            silent = workers_of(main) - seen if seen != {""} else set()
             if time.monotonic() - begin > seconds and not silent:
                 return
             if time.monotonic() - begin > seconds + self.config.start_timeout_seconds:
@@ -801,7 +802,6 @@ class Host:
                 os.kill(pid, 0)
             except ProcessLookupError:
                 raise ReleaseError("the main process ended while it started") from None
-            # By the id that systemd gave: asking it costs a process each time, while the workers need the processors.
             running = workers_of(server(str(pid)))
             known = known | running
             if slot.ask(self.config.live_path, timeout=2)[0] == 200:

@@ -94,6 +94,11 @@ def children(pid: str) -> list[str]:
         return []
 
 
+def alive(pid: str) -> bool:
+    """Tell whether there is a process of this id."""
+    return Path(f"/proc/{pid}").exists()
+
+
 def server(main: str) -> str:
     """Return the id of the process that serves, by that of a unit's main process."""
     try:
@@ -171,12 +176,12 @@ class Slot:
         return str(self.version().get("release", ""))
 
     def main(self) -> str:
-        """Return the process id of the server's main process, 0 where there is none."""
-        return server(self.show("MainPID").get("MainPID", "0"))
+        """Return the process id of the server's main process, 0 where there is none.
 
-    def workers(self) -> set[str]:
-        """Return the process ids of the server's workers, as they know them themselves."""
-        return workers_of(self.main())
+        Whoever watches it asks once: a restart is another process, and each question to systemd costs one, too, while
+        the workers need the processors.
+        """
+        return server(self.show("MainPID").get("MainPID", "0"))
 
     @property
     def drop_in(self) -> Path:
