@@ -166,12 +166,12 @@ class Integrity:
         began = boot() + int(words[19]) / os.sysconf("SC_CLK_TCK")
         units = [shown.get("FragmentPath", ""), *shown.get("DropInPaths", "").split()]
         socket = run("systemctl", "show", slot.socket_unit, "--property=FragmentPath", "--value").stdout.strip()
-        files = [Path(name) for name in (*units, socket) if name]
-        files += [release / name for name in (".env", "release.json")]
-        venv = Path(os.path.realpath(release / ".venv"))
-        for folder in (Path(os.path.realpath(release)), venv):
+        # Texts, as there are thousands: a `Path` costs as much as what it is asked for.
+        files = [name for name in (*units, socket) if name]
+        files += [f"{release}/{name}" for name in (".env", "release.json")]
+        for folder in (os.path.realpath(release), os.path.realpath(release / ".venv")):
             try:
-                files += [folder / name for name in json.loads(self.manifest(folder).read_text())]
+                files += [f"{folder}/{name}" for name in json.loads(self.manifest(Path(folder)).read_text())]
             except (OSError, ValueError):
                 continue
         for path in files:
