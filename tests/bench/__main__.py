@@ -31,14 +31,16 @@ def main(names: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the lab is removed then, too
     os.environ.update(LAB)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, world(Path(folder) / "checkout", "bench") as here:
-        bench, rows = Bench(here, Path(folder)), []
+        bench, rows, paces = Bench(here, Path(folder)), [], [report.pace()]
         try:
             for name, measure in PARTS.items():
-                rows += measure(bench) if not names or name in names else []
+                if not names or name in names:
+                    rows += measure(bench)
+                    paces.append(report.pace())
         finally:
             # Also where a later part failed: the minutes of those before it are not lost.
             print(f"\n{report.table(rows)}")
-        circumstances = report.circumstances(here)
+        circumstances = report.circumstances(here, paces)
     print(f"\n{circumstances}")
     if not names:
         report.write(f"{circumstances}\n\n{report.table(rows)}")
