@@ -56,6 +56,8 @@ class Visit:
     """Errors on the console, among them exceptions that nobody caught."""
     requests: list[str] = field(default_factory=list)
     """Requests that failed, or were answered with an error."""
+    asking: set[Request] = field(default_factory=set)
+    """Requests that have no answer yet."""
     kept: set[str] = field(default_factory=set)
     """Addresses that the browser may keep for a year."""
 
@@ -63,6 +65,8 @@ class Visit:
         self.page.set_default_timeout(1000 * SECONDS)
         self.page.on("console", lambda said: self.console.append(said.text) if said.type == "error" else None)
         self.page.on("pageerror", lambda error: self.console.append(str(error)))
+        self.page.on("request", self._asked)
+        self.page.on("requestfinished", self._finished)
         self.page.on("requestfailed", self._failed)
         self.page.on("response", self._answered)
 
@@ -76,7 +80,19 @@ class Visit:
         self.console.clear()
         self.requests.clear()
 
+    def at_rest(self) -> bool:
+        """Tell whether everything that the page asked for was answered."""
+        self.page.evaluate("0")  # what happened is told only while the browser is asked something
+        return not self.asking
+
+    def _asked(self, request: Request) -> None:
+        self.asking.add(request)
+
+    def _finished(self, request: Request) -> None:
+        self.asking.discard(request)
+
     def _failed(self, request: Request) -> None:
+        self._finished(request)
         self.requests.append(f"{request.method} {request.url}: {request.failure}")
 
     def _answered(self, response: Response) -> None:

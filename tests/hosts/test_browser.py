@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.browser import Visit, browser
+from tests.browser import SECONDS, Visit, browser
 from tests.hosts.conftest import Converged
 from tests.hosts.world import CHECKOUT, World, await_true
 from tests.support import yaml_at
@@ -92,16 +92,20 @@ def await_shown(page: Page) -> None:
     page.wait_for_function("() => document.getElementById('release').textContent.length > 1")
 
 
-def later(page: Page) -> None:
-    """Put the clock of a page (``clock.install()``) forward, to when it asks again by itself."""
-    page.clock.fast_forward(WATCH_MILLISECONDS)
+def later(visit: Visit) -> None:
+    """Put the clock of a page (``clock.install()``) forward, to when it asks again by itself.
+
+    What it asks just now is awaited: it would time out, which that clock tells, too.
+    """
+    await_true(visit.at_rest, SECONDS, "the page has its answers")
+    visit.page.clock.fast_forward(WATCH_MILLISECONDS)
 
 
-def shows_later(page: Page, name: str, text: str) -> bool:
+def shows_later(visit: Visit, name: str, text: str) -> bool:
     """Tell whether the element with this id shows a text; put the clock forward where it does not yet."""
-    if shown(page, name) != text:
-        later(page)
-    return shown(page, name) == text
+    if shown(visit.page, name) != text:
+        later(visit)
+    return shown(visit.page, name) == text
 
 
 def test_the_page_shows_the_users_and_what_runs_here(here: World, visit: Visit) -> None:
@@ -132,7 +136,7 @@ def test_an_outage_is_told_and_ends_by_itself(here: World, opening: Opening) -> 
     await_shown(before.page)
     assert before.faults == []
     with api_away(here):
-        later(before.page)
+        later(before)
         await_text(before.page, "environment", "unreachable")
         assert before.page.locator(ROWS).count() >= 2, "what was shown stays"
         go(meanwhile.page, home(here))
@@ -143,7 +147,7 @@ def test_an_outage_is_told_and_ends_by_itself(here: World, opening: Opening) -> 
         assert [line for line in before.console + meanwhile.console if "status of 502" not in line] == []
     for visit in (before, meanwhile):
         visit.forget()
-        later(visit.page)
+        later(visit)
         await_shown(visit.page)
         await_text(visit.page, "environment", "dev")
         assert not visit.page.get_by_text("The users cannot be loaded").is_visible()
@@ -158,7 +162,7 @@ def test_a_laptop_without_network_is_told_and_comes_back(here: World, visit: Vis
     visit.page.locator("#reload").click()
     await_text(visit.page, "error-reason", "The server does not answer.")
     visit.page.context.set_offline(False)
-    later(visit.page)
+    later(visit)
     await_shown(visit.page)
 
 
@@ -193,14 +197,14 @@ def test_nobody_who_has_the_page_open_notices_a_deploy(here: World, opening: Ope
             reloads.page.reload()
             await_shown(reloads.page)
             seen.append(shown(reloads.page, "release"))
-            later(stays.page)
+            later(stays)
         deploy.result().succeeded()
         after = here.status("dev1")["live"]
         reloads.page.reload()
         await_shown(reloads.page)
         assert after != before and shown(reloads.page, "release") == after
         assert [release for release, _ in groupby(seen)] in ([before], [before, after]), "never back"
-        await_true(partial(shows_later, stays.page, "release", after), 30, "the open page names the new release")
+        await_true(partial(shows_later, stays, "release", after), 30, "the open page names the new release")
         assert (stays.faults, reloads.faults) == ([], [])
         # The script is another one, and that of the release before is there still.
         assert [urlsplit(url).path.rpartition(".")[2] for url in reloads.kept.difference(assets)] == ["js"]
