@@ -46,12 +46,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {**result, **json.loads(done["stdout"].strip().splitlines()[-1])}
 
     def _read(self, entry: Any) -> Any:
-        """Return an entry with the content of its ``source``, which the host knows nothing of."""
-        if not isinstance(entry, dict) or "source" not in entry:
+        """Return an entry with the content of its ``source``, which the host knows nothing of.
+
+        One that has content of its own stays as it is, and is refused for its ``source``.
+        """
+        if not isinstance(entry, dict) or "source" not in entry or "content" in entry:
             return entry
         given = dict(entry)
         place = Path(self._find_needle("files", given.pop("source")))
-        return {"content": place.read_text(encoding="utf-8"), **given}
+        return {**given, "content": place.read_text(encoding="utf-8")}
 
     def _python(self, task_vars: dict[str, Any] | None) -> str:
         """Return the interpreter that modules have on this host; none is looked for (`auto`)."""
