@@ -1350,6 +1350,7 @@ def test_the_ceiling_holds_for_one_worker(host: Any, monkeypatch: pytest.MonkeyP
 
 def test_a_start_is_waited_for_until_it_answers(host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([0, 503, 200])
+    monkeypatch.setattr(program, "alive", slots.alive)
     monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (next(answers), ""))
     host.probe("blue", os.getpid())
     assert list(answers) == []
@@ -1359,6 +1360,7 @@ def test_nobody_waits_for_a_process_that_ended_or_never_answers(
     host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (503, ""))
+    monkeypatch.setattr(program, "alive", slots.alive)
     with subprocess.Popen(["true"]) as ended:
         pass
     with pytest.raises(program.ReleaseError, match="main process ended"):

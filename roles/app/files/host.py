@@ -798,10 +798,8 @@ class Host:
         slot, deadline = self.slot(slot_name), time.monotonic() + self.config.start_timeout_seconds
         known = running = set[str]()
         while time.monotonic() < deadline:
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                raise ReleaseError("the main process ended while it started") from None
+            if not alive(str(pid)):
+                raise ReleaseError("the main process ended while it started")
             running = workers_of(server(str(pid)))
             known = known | running
             if slot.ask(self.config.live_path, timeout=2)[0] == 200:
