@@ -31,12 +31,13 @@ def main(names: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the lab is removed then, too
     os.environ.update(LAB)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, world(Path(folder) / "checkout", "bench") as here:
-        bench, rows, paces = Bench(here, Path(folder)), [], [report.pace()]
+        bench = Bench(here, Path(folder))
+        rows, paces = [], [bench.pace()]
         try:
             for name, measure in PARTS.items():
                 if not names or name in names:
                     rows += measure(bench)
-                    paces.append(report.pace())
+                    paces.append(bench.pace())
         finally:
             # Also where a later part failed: the minutes of those before it are not lost.
             print(f"\n{report.table(rows)}")

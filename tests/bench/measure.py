@@ -114,6 +114,15 @@ class Bench:
         run = self.here.ansible(*arguments, "-l", environment, ANSIBLE_SSH_CONTROL_PATH_DIR=controls, **extra)
         return run.succeeded()
 
+    def pace(self) -> float:
+        """Return the seconds that Ansible takes to start; where they differ, the seconds of two runs do not compare.
+
+        A loop of arithmetic would not do: it stays in the processor's own memory, and most of a deploy does not.
+        """
+        command = ["ansible", "--version"]
+        environment = self.here.environment
+        return seconds_of(lambda: subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True))
+
     def converge(self) -> None:
         """Take dev1 to the wanted state unless it is there."""
         if not self.converged:

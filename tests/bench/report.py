@@ -6,11 +6,8 @@ import datetime
 import os
 import platform
 import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 from tests.hosts.world import CHECKOUT, World
 
@@ -42,18 +39,8 @@ class Row:
         return f"| {self.what} | {self.ours} | {self.other} | {self.result} | {self.target} | {verdict} |"
 
 
-def pace() -> float:
-    """Return the seconds that Ansible takes to start: seconds of one run compare with another's only where these do.
-
-    A loop of arithmetic would not do: it stays in the processor's own memory, and most of a deploy does not.
-    """
-    begin = time.monotonic()
-    subprocess.run([Path(sys.executable).with_name("ansible"), "--version"], stdout=subprocess.DEVNULL, check=True)
-    return time.monotonic() - begin
-
-
 def circumstances(here: World, paces: list[float]) -> str:
-    """Return when, where and with what was measured, and how fast the machine was (`pace`)."""
+    """Return when, where and with what was measured, and how fast the machine was (`Bench.pace`)."""
     parts = here.shell("dev1", HOST_VERSIONS).strip().splitlines()
     server = here.shell("db1", "mysql -NBe 'SELECT @@version_comment, @@version'").split()
     parts.append(f"{'MariaDB' if 'MariaDB' in ' '.join(server) else 'MySQL'} {server[-1]}")
