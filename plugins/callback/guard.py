@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from ansible.plugins.loader import filter_loader, test_loader
 DOCUMENTATION = r"""
 name: guard
 type: aggregate
-short_description: Ends a run that cannot read its values, or that had no host
+short_description: Ends a run that cannot read its values, that was interrupted, or that had no host
 description:
   - Before the first play, refuses the options that would leave preflight out.
   - Then opens the vaults and parses the variables of the environments that the run is limited to.
     Ansible itself names neither the file nor its password.
+  - Before each task on each host, ends a run whose Ctrl-C came where Python drops an exception. Ansible itself goes on.
   - After the last play, fails a run in which no host took part. Ansible itself ends with 0.
 """
 
@@ -26,7 +28,7 @@ VAULT_HEADER = "$ANSIBLE_VAULT;"
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Looks at the first play and at the statistics."""
+    """Looks at the first play, at each task and at the statistics."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -46,6 +48,13 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             self._check_files(play)
         # Each of those processes would look for garbage in what it was forked with, and so get a copy of all of it.
         gc.freeze()
+
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
+        """Begin no task on a host after a Ctrl-C."""
+        # Ansible takes its handler away at the first one and raises. In a hook of a fork, or where an object is
+        # deleted, Python drops that, and the next host would be told to switch.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            raise KeyboardInterrupt
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         """Fail where no host took part."""
