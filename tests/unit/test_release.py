@@ -1122,12 +1122,15 @@ def test_what_came_last_is_not_told_by_the_clock(host: Any, systemd: Systemd, mo
     assert host.rollback_target("", "")["release"] == "r2"
 
 
-def test_while_a_run_is_at_work_the_other_slot_is_no_problem(
-    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "midway", [lambda s: s.active.add("nba@green.service"), lambda s: s.changed.add("nba@blue.service")]
+)
+def test_what_a_run_at_work_has_yet_to_do_is_no_problem(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, midway: Any
 ) -> None:
     put(host, "r1")
     deploy(host, "r1")
-    systemd.active.add("nba@green.service")
+    midway(systemd)
     assert len(host.status()["problems"]) == 1
     monkeypatch.setattr(program.Run, "active", lambda run: True)
     assert host.status()["problems"] == []

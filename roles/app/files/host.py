@@ -139,14 +139,14 @@ class Host:
     def problems(self, at_work: bool = False) -> list[str]:
         """Return what keeps the live release from being what it should be, in words.
 
-        While another run is ``at_work`` the other slot may be in use.
+        While another run is ``at_work`` the other slot may be in use, and systemd is told last what is enabled.
         """
         live = self.live
         if live is None:
             return ["no release is live"]
         if not (live.folder / "release" / ".env").is_file():
             return [f"the live slot {live.name} points to a release that is not there: {live.release or 'none'}"]
-        found = self.service_problems(live)
+        found = self.service_problems(live, at_work)
         found += self.changes_by_hand(live.release)
         if at_work:
             return found
@@ -159,7 +159,7 @@ class Host:
             found.append(f"the release {good[0]} was made live last, and {live.release} is live")
         return found
 
-    def service_problems(self, live: Slot) -> list[str]:
+    def service_problems(self, live: Slot, at_work: bool) -> list[str]:
         """Return what is wrong with the units and the processes of the live slot, in words."""
         found = []
         shown = live.show("ActiveState", "NeedDaemonReload", "MainPID", "FragmentPath", "DropInPaths")
@@ -167,7 +167,7 @@ class Host:
         runtime = self.runtime(self.folder(live.release))
         if live.drop_in.is_symlink() != runtime.contained:
             found.append(f"{live.service} is not made for the {runtime.title} of {live.release}")
-        if shown.get("NeedDaemonReload") == "yes":
+        if shown.get("NeedDaemonReload") == "yes" and not at_work:
             found.append(f"{live.service} was changed since systemd read it")
         if shown.get("ActiveState") != "active":
             found.append(f"{live.service} is {shown.get('ActiveState')}")
