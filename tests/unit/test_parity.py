@@ -84,9 +84,11 @@ def test_a_fact_that_one_host_alone_has_is_undeclared() -> None:
     assert only(None, "there").kind == "undeclared"
 
 
+# Without a brace alone on a line: in a site of nginx that is declared, as it comes and goes with a server.
+TEXTS = st.text("ab5{}_\n =", max_size=12).filter(lambda text: "}" not in text.split("\n"))
 STATES = st.dictionaries(
     st.sampled_from(["packages", "units", "sysctl", "nginx"]),
-    st.dictionaries(st.text("abcxyz./@", min_size=1, max_size=6), st.text("ab5{}_\n =", max_size=12), min_size=1),
+    st.dictionaries(st.text("abcxyz./@", min_size=1, max_size=6), TEXTS, min_size=1),
     min_size=1,
 )
 
@@ -100,7 +102,7 @@ def test_a_change_of_any_leaf_is_reported(facts: dict[str, dict[str, str]], data
     other = copy.deepcopy(facts)
     match data.draw(st.sampled_from(["change", "remove", "add"])):
         case "change":
-            value = data.draw(st.text("ab5{}_\n =", max_size=12))
+            value = data.draw(TEXTS)
             assume(value != facts[section][key])
             other[section][key] = value
         case "remove":
