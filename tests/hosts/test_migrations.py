@@ -334,7 +334,7 @@ def test_of_two_migrations_at_once_one_waits_and_has_nothing_to_do(prod: World) 
     assert version(prod) == "0002"
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, suppress_health_check=list(HealthCheck))
 @given(values=st.lists(PRINTABLE, min_size=150, max_size=150))
 def test_any_printable_password_survives_the_option_file(here: World, values: list[str]) -> None:
     values = [AWKWARD, AWKWARD + "\\", '"', "\\", "\\\\n\\s", " # a ", "'", 'a\\"b', *values]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from parity.compare import Facts, Member, Row, Rules, compare, labels, rules_for, secret_digest
 from parity.report import KINDS, Report
@@ -93,7 +93,6 @@ STATES = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(STATES, st.data())
 def test_a_change_of_any_leaf_is_reported(facts: dict[str, dict[str, str]], data: st.DataObject) -> None:
     """Changed, removed or added, on any one of three hosts: exactly that fact is named."""
@@ -116,7 +115,6 @@ def test_a_change_of_any_leaf_is_reported(facts: dict[str, dict[str, str]], data
     assert [(row.section, row.key, row.kind) for row in rows if row.kind != "equal"] == [(section, key, "undeclared")]
 
 
-@settings(deadline=None)
 @given(STATES)
 def test_a_host_is_alike_itself(facts: dict[str, dict[str, str]]) -> None:
     rows, _ = compare([member(name, facts) for name in ("dev1", "prod1")])
