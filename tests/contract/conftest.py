@@ -42,12 +42,12 @@ class Project:
         own = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(self.root.parent), "ANSIBLE_NOCOLOR": "1"}
         return {**kept, **own, "GIT_CONFIG_GLOBAL": os.devnull}
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in the copy."""
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the copy, with variables in its environment."""
         return subprocess.run(
             command,
             cwd=self.root,
-            env=self.environment(),
+            env={**self.environment(), **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

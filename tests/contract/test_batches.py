@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.contract.conftest import Project
 from tests.support import ROOT
 
 HOSTS = ["one", "two", "three", "four"]
@@ -22,7 +21,6 @@ PLAY = """
       ansible.builtin.include_tasks: "{{ tasks }}/barrier.yml"
 """
 PROGRAM = """
-import time
 from pathlib import Path
 
 from ansible.plugins.action import ActionBase
@@ -55,13 +53,9 @@ def test_batches_switch_in_the_order_of_the_inventory(tmp_path: Path, size: int)
     (tmp_path / "play.yml").write_text(PLAY)
     (tmp_path / "action_plugins").mkdir()
     (tmp_path / "action_plugins/release.py").write_text(PROGRAM)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "hosts.json", "play.yml"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
-        env={**kept, "ANSIBLE_FILTER_PLUGINS": str(ROOT / "plugins/filter")},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    filters = str(ROOT / "plugins/filter")
+    done = Project(tmp_path).run("ansible-playbook", "-i", "hosts.json", "play.yml", ANSIBLE_FILTER_PLUGINS=filters)
+    assert done.returncode == 0, done.stdout
     switched = (tmp_path / "switched").read_text().split()
     for place in range(0, len(HOSTS), size):
         assert set(switched[place : place + size]) == set(HOSTS[place : place + size])
