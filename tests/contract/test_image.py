@@ -17,8 +17,8 @@ from tests.support import ROOT, module_at, yaml_at
 
 CONTAINERFILE = (ROOT / "app/Containerfile").read_text()
 # What an image answers on, how many workers it has (WEB_CONCURRENCY), and whom it believes, its surroundings decide.
-OWN = ("--bind=", "--workers=", "--forwarded-allow-ips=", "--pythonpath=")
-# Nobody waits for an image to end, so it has gunicorn's own worker, which the hosts' is but for that.
+OWN = ("--bind=", "--workers=", "--forwarded-allow-ips=", "--pythonpath=", "--env=APP_PRELOAD_MODULES=")
+# Nobody waits for an image to start or end, so it has gunicorn's own worker, which the hosts' is but for that.
 WORKER = {"--worker-class=prompt_worker.PromptWorker": "--worker-class=asgi"}
 
 

@@ -1,4 +1,4 @@
-"""The worker that ends as soon as it is told to, in the gunicorn of the application's lock file."""
+"""The worker that starts and ends sooner, in the gunicorn of the application's lock file."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from pathlib import Path
 from gunicorn.workers import gasgi
 
 collected = gc.isenabled()
+if Path("library.py").exists():
+    import library
 
 class Patient:
     sleep = staticmethod(lambda seconds: asyncio.sleep(3600 if seconds == 1 else seconds))
@@ -72,18 +74,18 @@ async def app(scope, receive, send):
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run the server on a socket, until it has started."""
+def serving(folder: Path, *options: str, until: str = "lifespan.startup") -> Iterator[subprocess.Popen[str]]:
+    """Run the server on a socket, from the moment in which it says something."""
     (folder / "program.py").write_text(APPLICATION)
     command = [
         GUNICORN, f"--pythonpath={WORKERS}", "--worker-class=prompt_worker.PromptWorker", "--no-control-socket",
-        "--bind=unix:socket", "--workers=1", "--graceful-timeout=600", "program:app",
+        "--bind=unix:socket", "--workers=1", "--graceful-timeout=600", *options, "program:app",
     ]  # fmt: skip
     with subprocess.Popen(
         command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     ) as process:
         try:
-            await_line(process, "lifespan.startup")
+            await_line(process, until)
             yield process
         finally:
             if process.poll() is None:
@@ -138,3 +140,21 @@ def test_no_garbage_is_looked_for_until_the_application_is_imported(tmp_path: Pa
     with serving(tmp_path) as process, asking(tmp_path, "/collector") as answer:
         assert answer.read().endswith(b"ok")
         assert await_line(process, "collected") == "False True"
+
+
+@pytest.mark.timeout(60)
+def test_a_library_is_imported_once_by_the_main_process(tmp_path: Path) -> None:
+    (tmp_path / "library.py").write_text("import os\nprint(os.getpid(), file=open('imported', 'a'))")
+    options = "--pythonpath=" + ",".join((str(WORKERS), str(tmp_path))), "--env=APP_PRELOAD_MODULES=json,library"
+    with serving(tmp_path, "--workers=2", *options) as process:
+        await_line(process, "lifespan.startup")  # that of the other worker
+        assert (tmp_path / "imported").read_text() == f"{process.pid}\n"
+
+
+@pytest.mark.timeout(60)
+def test_a_library_that_is_not_there_is_told_and_left_out(tmp_path: Path) -> None:
+    option = "--env=APP_PRELOAD_MODULES=nowhere,json"
+    with serving(tmp_path, option, until="app_preload_modules names nowhere") as process:
+        await_line(process, "lifespan.startup")
+        with asking(tmp_path, "/") as answer:
+            assert answer.read().endswith(b"ok")

@@ -1,22 +1,48 @@
-"""The worker that the units run: gunicorn's own for ASGI, but one that ends as soon as it is told to.
+"""The worker that the units run: gunicorn's own for ASGI, but one that starts and ends sooner.
 
-gunicorn's looks once a second whether it shall end. A deploy and a rollback wait for the worker of the release before,
-and a restarted service is away for as long.
+gunicorn's imports every library in each worker, and looks once a second whether it shall end. A deploy and a rollback
+wait for the workers of both releases, and a restarted service is away for as long.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 from typing import Any
 
 from gunicorn.workers.gasgi import ASGIWorker  # type: ignore[import-untyped]
 
+# In `--env`: the modules that the main process imports, separated by commas (`app_preload_modules` of the role).
+PRELOADED = "APP_PRELOAD_MODULES"
+
 
 class PromptWorker(ASGIWorker):  # type: ignore[misc]
-    """Wakes the loop that sleeps between two heartbeats; what follows, the end of running requests, is gunicorn's."""
+    """Begins with the libraries that the main process has imported for all workers, which then share their memory.
+
+    Told to end, it wakes the loop that sleeps between two heartbeats; what follows, the end of running requests, is
+    gunicorn's.
+    """
 
     _sleeper: asyncio.Task[Any] | None = None
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Import the libraries; gunicorn calls this in the main process, before it starts the first worker.
+
+        Nothing of the application is among them. It may open connections while it is imported, and those of several
+        workers would be one (`preload_app` has this trap).
+        """
+        super().check_config(cfg, log)
+        gc.disable()
+        for name in filter(None, cfg.env.get(PRELOADED, "").split(",")):
+            try:
+                importlib.import_module(name)
+            except ModuleNotFoundError as error:
+                log.warning("app_preload_modules names %s, which this release does not have: %s", name, error)
+        # A collector that looked through it in a worker would give that one a copy of its own.
+        gc.freeze()
+        gc.enable()
 
     def load_wsgi(self) -> None:
         """Import the application. Nothing of it is garbage yet, and looking for some would cost a tenth of the time."""
