@@ -1331,26 +1331,6 @@ def short_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="wi-", dir="/tmp")
 
 
-@pytest.mark.parametrize(("cpus", "workers"), [(1, 2), (2, 3), (3, 4), (16, 4)])
-def test_workers_follow_the_cpus_up_to_the_ceiling(
-    host: Any, monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int
-) -> None:
-    started: list[list[str]] = []
-    monkeypatch.setattr(program.os, "sched_getaffinity", lambda pid: set(range(cpus)), raising=False)
-    monkeypatch.setattr(program.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(program.os, "execv", lambda path, arguments: started.append(arguments[1:]))
-    host.serve("blue")
-    assert started == [[f"--workers={workers}"]]
-
-
-def test_the_ceiling_holds_for_one_worker(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[list[str]] = []
-    monkeypatch.setattr(program.os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(program.os, "execv", lambda path, arguments: started.append(arguments[1:]))
-    program.Host(program.Config(**{**host.config.__dict__, "workers_max": 1})).serve("blue")
-    assert started == [["--workers=1"]]
-
-
 def test_a_start_is_waited_for_until_it_answers(host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([0, 503, 200])
     monkeypatch.setattr(program, "alive", slots.alive)

@@ -209,7 +209,6 @@ def test_podman_takes_the_place_of_the_program(host: Any, podman: Podman, monkey
 
 def test_a_virtual_environment_is_never_root_s(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(put(host, "r1"))
-    monkeypatch.setattr(runtimes.os, "geteuid", lambda: 0)
     with pytest.raises(program.ReleaseError, match=r"nba@blue\.service would run as root"):
         host.serve("blue")
 

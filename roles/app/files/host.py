@@ -24,6 +24,7 @@ from parcel import Parcel
 from records import Mask, Records, settings_changed
 from runtimes import KINDS, Runtime, runtime_of
 from schema import Schema
+from serve import server_command, workers
 from slots import SLOTS, Config, Slot, alive, ask, server, workers_of
 
 RECENT_SECONDS = 3600
@@ -781,13 +782,11 @@ class Host:
 
     def workers(self) -> int:
         """Return how many worker processes a slot of this host has: they follow the CPUs, up to a ceiling."""
-        return min(len(os.sched_getaffinity(0)) + 1, self.config.workers_max)
+        return workers(self.config.workers_max)
 
     def serve(self, slot: str) -> None:
-        """Become the server of a slot; systemd starts this in the release's folder."""
-        command = [
-            part.replace("{workers}", str(self.workers())).replace("{slot}", slot) for part in self.config.serve_command
-        ]
+        """Become the server of a slot that systemd starts for podman, in the release's folder (else: serve.py)."""
+        command = server_command(self.config.serve_command, self.config.workers_max, slot)
         self.runtime(Path.cwd()).serve(self.slot(slot), command)
 
     def probe(self, slot_name: str, pid: int) -> None:

@@ -222,7 +222,7 @@ def parser(hold: float = 0) -> argparse.ArgumentParser:
     execute = commands.add_parser("exec", help="run a command of a release as the service account")
     execute.add_argument("release")
     execute.add_argument("argv", nargs=argparse.REMAINDER)
-    serve = commands.add_parser("serve", help="(systemd) become the server of a slot")
+    serve = commands.add_parser("serve", help="(systemd) start the container of a slot")
     serve.add_argument("slot", choices=SLOTS)
     probe = commands.add_parser("probe", help="(systemd) wait until a starting slot answers")
     probe.add_argument("slot", choices=SLOTS)

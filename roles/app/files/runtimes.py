@@ -19,6 +19,7 @@ from pathlib import Path
 
 from basics import OPTION_FILE, ReleaseError, read_json, replace_link, run
 from integrity import Integrity
+from serve import as_root
 from slots import Config, Slot
 
 CERTIFICATES = Path("/etc/ssl/certs")
@@ -63,7 +64,7 @@ class Runtime(abc.ABC):
 
     @abc.abstractmethod
     def serve(self, slot: Slot, command: list[str]) -> None:
-        """Become the server of a slot, with the socket that systemd has handed over."""
+        """Become the server of a slot that systemd starts for podman, with the socket that it has handed over."""
 
     @abc.abstractmethod
     def names(self) -> set[str]:
@@ -174,16 +175,13 @@ class Venv(Runtime):
             errors="replace",
         )  # fmt: skip
 
-    def serve(self, slot: Slot, command: list[str]) -> None:
-        """Become the server, in the release's folder as it is now: the slot may point to another one later.
+    def serve(self, slot: Slot, _command: list[str]) -> None:
+        """Refuse: only a unit that was made for a container comes here, as root; serve.py serves this one.
 
         Raises:
-            ReleaseError: this is root, whom systemd starts containers as.
+            ReleaseError: always.
         """
-        if os.geteuid() == 0:
-            raise ReleaseError(f"{slot.service} would run as root: ansible-playbook playbooks/app.yml -l ENV mends it")
-        program = Path.cwd() / ".venv" / "bin" / command[0]
-        os.execv(program, [str(program), *command[1:]])  # noqa: S606
+        raise ReleaseError(as_root(slot.service))
 
     def names(self) -> set[str]:
         """Return the names of the virtual environments, and of what else is where only they belong."""

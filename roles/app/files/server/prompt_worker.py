@@ -18,7 +18,7 @@ PRELOADED = "APP_PRELOAD_MODULES"
 
 
 class PromptWorker(ASGIWorker):  # type: ignore[misc]
-    """Begins with the libraries that the main process has imported for all workers, which then share their memory.
+    """Begins with the libraries that the main process has imported for all workers, which share some of their memory.
 
     Told to end, it wakes the loop that sleeps between two heartbeats; what follows, the end of running requests, is
     gunicorn's.
