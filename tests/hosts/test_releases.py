@@ -243,6 +243,14 @@ def test_hooks_run_at_their_moments(here: World) -> None:
         assert here.status("dev1")["live"] == after
         assert here.status("dev1")["problems"] == []
         assert (marked(here, "after_switch"), marked(here, "after_failure")) == ("", after)
+        # A host by itself prepares the release in the same call as the rest.
+        for name in names[:-1]:
+            (hooks / f"{name}.yml").unlink()
+        here.execute("dev1", "rm", "/root/after_failure")
+        with here.edited("app/nba/settings.py", lambda text: text + "raise SystemExit('not here')\n", commit=True):
+            refused = deploy(here)
+        assert refused.code != 0 and "not here" in refused.output
+        assert marked(here, "after_failure") == after
     finally:
         for file in hooks.iterdir():
             file.unlink()
