@@ -15,7 +15,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
-RECORDED = frozenset(("prepare", "activate", "go-back", "repair", "migrate", "restore"))
+RECORDED = frozenset(("prepare", "activate", "rollback", "go-back", "repair", "migrate", "restore"))
 # What these answer is text for people.
 SHOWN = frozenset(("list", "plan"))
 NO_SUCH_PROGRAM = 127

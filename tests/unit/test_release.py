@@ -892,6 +892,26 @@ def test_a_rollback_is_one_also_where_its_end_was_not_heard(moved_on: Any, monke
     assert answer == {"live": "old", "unheard": False, "release": "new", "downgrade": ""}
 
 
+def test_a_host_by_itself_goes_back_to_what_it_chooses(moved_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[str, ...]] = []
+
+    def begin(_: Any, options: Any, command: str) -> dict[str, Any]:
+        begun.append((command, options.kind, options.release, options.downgrade))
+        return {"changed": True}
+
+    monkeypatch.setattr(release, "begin", begin)
+    monkeypatch.setattr(program.Run, "active", lambda _: False)
+    assert release.dispatch(moved_on, release.parser().parse_args(["rollback", "--schema=downgrade"]))["changed"]
+    assert begun == [("activate", "rollback", "old", "0001")]
+    with pytest.raises(program.ReleaseError, match="never-seen is not a release to go back to"):
+        release.dispatch(moved_on, release.parser().parse_args(["rollback", "--schema=", "never-seen"]))
+    heard: list[str] = []
+    monkeypatch.setattr(program.Run, "unheard", lambda _, kind: {"rollback": "new"}[kind])
+    monkeypatch.setattr(program.Run, "hear", lambda _: heard.append("heard"))
+    answer = release.dispatch(moved_on, release.parser().parse_args(["rollback", "--schema="]))
+    assert (answer["changed"], answer["release"], heard, len(begun)) == (False, "new", ["heard"], 1)
+
+
 def test_the_way_back_is_known_also_where_the_schema_of_a_later_release_was_kept(
     host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,7 @@ def parser(hold: float = 0) -> argparse.ArgumentParser:
     made.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
     for name, text in (
         ("activate", "make a release live, phase by phase"),
+        ("rollback", "go back to the good release that was live before, or to another one"),
         ("go-back", "undo the run at work, and see to it that a release is live"),
         ("repair", "bring the live slot back to what it should be"),
         ("migrate", "bring the database to a release's schema, after a backup"),
@@ -183,7 +184,8 @@ def parser(hold: float = 0) -> argparse.ArgumentParser:
     ):
         torn = commands.add_parser(name, help=text)
         metavar = "backup" if name == "restore" else "release"
-        torn.add_argument("release", metavar=metavar, nargs="?" if name == "repair" else None, default="what is live")
+        unnamed = {"repair": "what is live", "rollback": ""}
+        torn.add_argument("release", metavar=metavar, nargs="?" if name in unnamed else None, default=unnamed.get(name))
         torn.add_argument("--kind", default={"activate": "deploy", "go-back": "rollback"}.get(name, name))
         torn.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
         torn.add_argument(
@@ -215,9 +217,10 @@ def parser(hold: float = 0) -> argparse.ArgumentParser:
         command.add_argument("release")
     stamp.add_argument("revision")
     target = commands.add_parser("rollback-target", help="print what is live, and what a rollback goes to, as JSON")
-    target.add_argument(
-        "--schema", choices=["", "keep", "downgrade"], default="", help="where the database has another"
-    )
+    for command in (target, commands.choices["rollback"]):
+        command.add_argument(
+            "--schema", choices=["", "keep", "downgrade"], default="", help="where the database has another"
+        )
     target.add_argument("release", nargs="?", default="")
     execute = commands.add_parser("exec", help="run a command of a release as the service account")
     execute.add_argument("release")
@@ -259,16 +262,28 @@ def awaited() -> bool:
 
 
 def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
-    """Make a release live, unless it is and nobody is about to change that; prepare it first where it is sent along."""
-    if options.prepare:
-        prepare(host, options)
-        if not awaited():
-            raise ReleaseError(f"{options.release} is prepared and no more, since whoever ordered it is gone")
+    """Make a release live, unless it is and nobody is about to change that."""
     live = host.live
     if live and live.release == options.release and not host.activation.active():
         host.activation.hear()
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
-    return begin(host, options, options.command)
+    return begin(host, options, "activate")
+
+
+def prepare_and_activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+    """Make a release of what was sent along, if it was, and make it live."""
+    if options.prepare:
+        prepare(host, options)
+        if not awaited():
+            raise ReleaseError(f"{options.release} is prepared and no more, since whoever ordered it is gone")
+    return activate(host, options)
+
+
+def roll_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+    """Choose the release to go back to, and make it live, for a host that need not agree with others."""
+    chosen = host.rollback_target(options.release, options.schema)
+    options.release, options.downgrade = chosen["release"], chosen["downgrade"]
+    return activate(host, options)
 
 
 def plan(schema: Schema, text: bool) -> Any:
@@ -280,7 +295,8 @@ def plan(schema: Schema, text: bool) -> Any:
 def dispatch(host: Host, options: argparse.Namespace) -> Any:
     """Run one command; return what it says: text, an object for JSON, or nothing."""
     commands: dict[str, Callable[[], Any]] = {
-        "activate": lambda: activate(host, options),
+        "activate": lambda: prepare_and_activate(host, options),
+        "rollback": lambda: roll_back(host, options),
         "go-back": lambda: go_back(host, options),
         "repair": lambda: begin(host, options, "repair"),
         "status": host.status,
