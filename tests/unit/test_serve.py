@@ -9,7 +9,7 @@ import pytest
 from tests.support import module_at
 
 program = module_at("roles/app/files/serve.py")
-CONFIG = {"name": "nba", "serve_command": ["gunicorn", "--workers={workers}", "--name={slot}"], "workers_max": 4}
+CONFIG = {"name": "nba", "serve_command": ["gunicorn", "--workers={workers}"], "workers_max": 4}
 
 
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 2), (2, 3), (3, 4), (16, 4)])
@@ -30,7 +30,7 @@ def test_it_becomes_the_server_of_the_release_that_the_slot_points_to_now(
     monkeypatch.chdir(tmp_path / "release")
     program.serve(CONFIG, "blue")
     server = f"{tmp_path}/r1/.venv/bin/gunicorn"
-    assert started == [(server, [server, f"--workers={program.workers(4)}", "--name=blue"])]
+    assert started == [(server, [server, f"--workers={program.workers(4)}"])]
 
 
 def test_it_says_why_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -786,7 +786,7 @@ class Host:
 
     def serve(self, slot: str) -> None:
         """Become the server of a slot that systemd starts for podman, in the release's folder (else: serve.py)."""
-        command = server_command(self.config.serve_command, self.config.workers_max, slot)
+        command = server_command(self.config.serve_command, self.config.workers_max)
         self.runtime(Path.cwd()).serve(self.slot(slot), command)
 
     def probe(self, slot_name: str, pid: int) -> None:

@@ -20,9 +20,9 @@ def workers(ceiling: int) -> int:
     return min(len(os.sched_getaffinity(0)) + 1, ceiling)
 
 
-def server_command(wanted: list[str], ceiling: int, slot: str) -> list[str]:
-    """Return the command line of the server, as the role has it, for a slot of this host."""
-    return [part.replace("{workers}", str(workers(ceiling))).replace("{slot}", slot) for part in wanted]
+def server_command(wanted: list[str], ceiling: int) -> list[str]:
+    """Return the command line of the server, as the role has it, with the number of workers of this host."""
+    return [part.replace("{workers}", str(workers(ceiling))) for part in wanted]
 
 
 def as_root(unit: str) -> str:
@@ -39,7 +39,7 @@ def serve(config: dict[str, Any], slot: str) -> str:
     unit = f"{config['name']}@{slot}.service"
     if os.geteuid() == 0:
         return as_root(unit)
-    command = server_command(config["serve_command"], config["workers_max"], slot)
+    command = server_command(config["serve_command"], config["workers_max"])
     program = str(Path.cwd() / ".venv" / "bin" / command[0])
     try:
         os.execv(program, [program, *command[1:]])  # noqa: S606

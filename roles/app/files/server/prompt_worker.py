@@ -7,14 +7,26 @@ wait for the workers of both releases, and a restarted service is away for as lo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 from gunicorn.workers.gasgi import ASGIWorker  # type: ignore[import-untyped]
 
 # In `--env`: the modules that the main process imports, separated by commas (`app_preload_modules` of the role).
 PRELOADED = "APP_PRELOAD_MODULES"
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Import without Python's collector: nothing is garbage yet, and looking for some costs a tenth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class PromptWorker(ASGIWorker):  # type: ignore[misc]
@@ -34,23 +46,19 @@ class PromptWorker(ASGIWorker):  # type: ignore[misc]
         workers would be one (`preload_app` has this trap).
         """
         super().check_config(cfg, log)
-        gc.disable()
-        for name in filter(None, cfg.env.get(PRELOADED, "").split(",")):
-            try:
-                importlib.import_module(name)
-            except ModuleNotFoundError as error:
-                log.warning("app_preload_modules names %s, which this release does not have: %s", name, error)
-        # A collector that looked through it in a worker would give that one a copy of its own.
-        gc.freeze()
-        gc.enable()
+        with uncollected():
+            for name in filter(None, cfg.env.get(PRELOADED, "").split(",")):
+                try:
+                    importlib.import_module(name)
+                except ModuleNotFoundError as error:
+                    log.warning("app_preload_modules names %s, which this release does not have: %s", name, error)
+            # A collector that looked through it in a worker would give that one a copy of its own.
+            gc.freeze()
 
     def load_wsgi(self) -> None:
-        """Import the application. Nothing of it is garbage yet, and looking for some would cost a tenth of the time."""
-        gc.disable()
-        try:
+        """Import the application."""
+        with uncollected():
             super().load_wsgi()
-        finally:
-            gc.enable()
 
     def run(self) -> None:
         """Serve until told to end; what is left then goes with the process.
