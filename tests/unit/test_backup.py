@@ -125,6 +125,15 @@ def test_the_newest_are_kept_and_what_a_killed_run_left_is_removed(backups: Any)
     assert files(backups) == {name, old[-1], "mine.txt"}
 
 
+def test_a_backup_stays_also_where_the_clock_was_ahead_when_others_were_made(backups: Any) -> None:
+    backups.config.folder.mkdir()
+    ahead = [f"2099010{day}T000000.000Z-0001.sql.gz" for day in range(1, 4)]
+    for name in ahead:
+        (backups.config.folder / name).touch()
+    name = backups.create(None)
+    assert files(backups) == {name, *ahead[1:]}
+
+
 def test_a_full_disk_is_seen_before_the_dump(backups: Any, play: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 << 20))
     with pytest.raises(program.BackupError, match=r"may need 64 MiB.*where 64 MiB are free.*app_keep_backups"):

@@ -273,7 +273,9 @@ class Backups:
                 except BucketError as error:
                     raise BackupError(f"the backup {name} is on this host alone: {error}") from None
             for old in self.names()[max(self.config.keep, 1) :] if name else []:
-                (self.config.folder / old).unlink()
+                # A clock that was ahead has left names that look newer than this one.
+                if old != name:
+                    (self.config.folder / old).unlink()
         return name
 
     def write(self, database: Database) -> str | None:
