@@ -580,6 +580,24 @@ def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch
     assert installed == made
 
 
+def test_a_virtual_environment_that_cannot_be_made_leaves_nothing(
+    host: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        if "venv" in command:
+            Path(str(command[-1])).mkdir()
+        if "sync" in command:
+            raise program.ReleaseError("No space left on device")
+        return subprocess.CompletedProcess([], 0, "Python 3.13.5", "")
+
+    monkeypatch.setattr(runtimes, "run", run)
+    host.folder("r1").mkdir()
+    (host.folder("r1") / "poetry.lock").write_text("# lock\n")
+    with pytest.raises(program.ReleaseError, match="No space left"):
+        host.runtime(host.folder("r1")).make(host.folder("r1"))
+    assert list((root / "venvs").iterdir()) == []
+
+
 # --- switching ---
 
 

@@ -123,10 +123,15 @@ class Venv(Runtime):
             venv = venv.with_name(f"{key}.{number}")
         if not (venv / ".complete").is_file():
             shutil.rmtree(venv, ignore_errors=True)
-            run(self.config.python, "-m", "venv", "--without-pip", venv)
-            self.install(folder, venv)
-            (venv / ".complete").touch()
-            self.integrity.remember(venv)
+            try:
+                run(self.config.python, "-m", "venv", "--without-pip", venv)
+                self.install(folder, venv)
+                (venv / ".complete").touch()
+                self.integrity.remember(venv)
+            except BaseException:
+                # On a full disk the room is needed by what goes on serving.
+                shutil.rmtree(venv, ignore_errors=True)
+                raise
         return venv
 
     def install(self, folder: Path, venv: Path) -> None:
