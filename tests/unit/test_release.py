@@ -914,13 +914,13 @@ def test_a_host_by_itself_goes_back_to_what_it_chooses(moved_on: Any, monkeypatc
     begun: list[tuple[str, ...]] = []
 
     def begin(_: Any, options: Any, command: str) -> dict[str, Any]:
-        begun.append((command, options.kind, options.release, options.downgrade))
+        begun.append((command, options.kind, options.release, options.downgrade, options.before))
         return {"changed": True}
 
     monkeypatch.setattr(release, "begin", begin)
     monkeypatch.setattr(program.Run, "active", lambda _: False)
     assert release.dispatch(moved_on, release.parser().parse_args(["rollback", "--schema=downgrade"]))["changed"]
-    assert begun == [("activate", "rollback", "old", "0001")]
+    assert begun == [("activate", "rollback", "old", "0001", "new")]
     with pytest.raises(program.ReleaseError, match="never-seen is not a release to go back to"):
         release.dispatch(moved_on, release.parser().parse_args(["rollback", "--schema=", "never-seen"]))
     heard: list[str] = []
@@ -957,6 +957,20 @@ def test_the_way_back_is_known_also_where_the_schema_of_a_later_release_was_kept
     monkeypatch.setattr(program.Schema, "downgrade", downgrade)
     host.activate(program.Order("rollback", "first", "me"), Course(), program.SchemaChange(downgrade="0001"))
     assert down == ["third"]
+
+
+def test_what_was_chosen_for_another_live_release_is_not_gone_back_to(host: Any, systemd: Systemd) -> None:
+    host.config = dataclasses.replace(host.config, keep_releases=3)
+    for name in ("old", "new", "newest"):
+        put(host, name)
+        deploy(host, name)
+    with pytest.raises(program.Abandoned, match="chosen when new was live, and newest is now: run the same command ag"):
+        host.activate(program.Order("rollback", "old", "me", before="new"), Course())
+    assert (host.live.release, host.problems(), host.state("old")["state"]) == ("newest", [], "good")
+    host.activate(program.Order("rollback", "new", "me", before="newest"), Course())
+    # A run that was torn has gone there already.
+    host.activate(program.Order("rollback", "new", "me", before="newest"), Course())
+    assert host.live.release == "new"
 
 
 def test_a_rollback_to_what_no_longer_starts_changes_nothing(host: Any, systemd: Systemd) -> None:

@@ -37,11 +37,15 @@ class Abandoned(ReleaseError):
 
 @dataclass(frozen=True)
 class Order:
-    """What a run is for. ``by`` tells who began it and from where, ``kind`` is deploy, rollback or repair."""
+    """What a run is for. ``by`` tells who began it and from where, ``kind`` is deploy, rollback or repair.
+
+    A release that was chosen by what was live ``before`` is no longer the right one when something else is.
+    """
 
     kind: str
     release: str
     by: str
+    before: str = ""
 
     def __str__(self) -> str:
         """Return the words that name it in the unit's description, and to whoever waits."""

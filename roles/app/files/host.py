@@ -400,6 +400,11 @@ class Host:
         release, old, new = order.release, self.live, self.idle
         if old and old.release == release:
             return
+        if order.before and (not old or old.release != order.before):
+            raise Abandoned(
+                f"it was chosen when {order.before} was live, and {old.release if old else 'nothing'} is now: "
+                "run the same command again"
+            )
         folder = self.folder(release)
         if not folder.is_dir():
             raise ReleaseError(f"{release} is not on this host; `{self.config.name}-release list` names those that are")

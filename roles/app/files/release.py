@@ -56,7 +56,7 @@ def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, An
     arguments += [f"--hold={options.hold}"]
     arguments += [f"--{name}" for name in ("migrate", "no-backup", "renew") if getattr(options, name.replace("-", "_"))]
     arguments += [
-        f"--{name}={value}" for name in ("workers", "downgrade", "override") if (value := getattr(options, name))
+        f"--{name}={value}" for name in ("workers", "downgrade", "override", "before") if (value := getattr(options, name))
     ]
     token = host.activation.begin(order, arguments, options.until, options.wait)
     progress = host.activation.follow(token, options.until)
@@ -137,7 +137,7 @@ def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
 
 def in_unit(host: Host, options: argparse.Namespace) -> int:
     """Do the work inside the transient unit; leave its result for those who wait, and its records for later."""
-    order = Order(options.kind, options.release, options.by)
+    order = Order(options.kind, options.release, options.by, options.before)
     course = Course(host.activation.folder, options.token, order, options.until, options.hold)
     receipt = begun(host, order, options.override)
     change = SchemaChange(options.migrate, options.downgrade, not options.no_backup, options.workers)
@@ -205,6 +205,7 @@ def parser(hold: float = 0) -> argparse.ArgumentParser:
         torn.add_argument(
             "--override", default="", metavar="REASON", help="why it comes without proof; for the receipt"
         )
+        torn.add_argument("--before", default="", metavar="RELEASE", help="end where another one than this is live")
         torn.add_argument("--refused", default="", metavar="RELEASE", help="(go-back) the release that is taken back")
         torn.add_argument("--token", default="", help=argparse.SUPPRESS)
     preview = commands.add_parser("preview", help="print what a release would do; like prepare, and leaves nothing")
@@ -281,8 +282,10 @@ def prepare_and_activate(host: Host, options: argparse.Namespace) -> dict[str, A
 
 def roll_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Choose the release to go back to, and make it live, for a host that need not agree with others."""
+    live = host.live
     chosen = host.rollback_target(options.release, options.schema)
     options.release, options.downgrade = chosen["release"], chosen["downgrade"]
+    options.before = live.release if live else ""
     return activate(host, options)
 
 
