@@ -555,6 +555,23 @@ def test_connections_that_do_not_fit_stop_it_before_the_database_is_touched(
     assert (touched, host.status()["live"]) == (["r1"], "r1")
 
 
+def test_a_good_release_is_not_to_blame_for_a_database_that_it_does_not_know(
+    moved_on: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deploy of an older commit: the next command that its refusal names is a rollback to the same release."""
+
+    def refuse(*_: Any) -> None:
+        raise program.ReleaseError("the database is at 0002, which it does not know: playbooks/rollback.yml")
+
+    monkeypatch.setattr(program.Host, "bring_schema", refuse)
+    put(moved_on, "newest")
+    for name, state in (("old", "good"), ("newest", "failed")):
+        with pytest.raises(program.ReleaseError, match="does not know"):
+            moved_on.activate(program.Order("deploy", name, "me"), Course(), program.SchemaChange(migrate=True))
+        assert moved_on.state(name)["state"] == state
+    assert moved_on.rollback_target("", "keep") == {"release": "old", "downgrade": ""}
+
+
 def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, installed = list[Path](), list[Path]()
 
@@ -765,9 +782,11 @@ def test_a_fault_of_the_host_while_it_is_watched_switches_back(
         raise OSError("Too many open files")
 
     monkeypatch.setattr(program.Host, "watch", refuse)
-    with pytest.raises(program.ReleaseError, match="switched back to old: Too many open files"):
-        deploy(host, "new")
-    assert (host.live.release, host.problems()) == ("old", [])
+    for state, left in (("prepared", "failed"), ("good", "good")):
+        host.remember("new", state=state, turn=0)
+        with pytest.raises(program.ReleaseError, match="switched back to old: Too many open files"):
+            deploy(host, "new")
+        assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], left)
 
 
 def test_a_release_that_dies_while_it_is_watched_switches_back(
@@ -778,9 +797,28 @@ def test_a_release_that_dies_while_it_is_watched_switches_back(
         return said("new")
 
     monkeypatch.setattr(program, "ask", answer_and_die)
-    with pytest.raises(program.ReleaseError, match=r"to old: nba@green\.service died after the switch"):
+    for state in ("prepared", "good"):
+        host.remember("new", state=state, turn=0)
+        with pytest.raises(program.ReleaseError, match=r"to old: nba@green\.service died after the switch"):
+            deploy(host, "new")
+        assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
+
+
+def test_what_cannot_be_asked_who_is_to_blame_is_undone_all_the_same(
+    host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = program.Slot.main
+
+    def refuse_once_switched(slot: Any) -> str:
+        if host.live.name == slot.name == "green":
+            raise OSError("Too many open files")
+        return str(main(slot))
+
+    monkeypatch.setattr(program.Slot, "main", refuse_once_switched)
+    host.remember("new", state="good", turn=0)
+    with pytest.raises(program.ReleaseError, match="switched back to old: Too many open files"):
         deploy(host, "new")
-    assert (host.live.release, host.problems()) == ("old", [])
+    assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "good")
 
 
 @pytest.mark.parametrize(("answers", "left"), [("new", "blue"), ("old", "green")])
@@ -1334,6 +1372,17 @@ def test_failed_releases_do_not_push_out_good_ones(host: Any) -> None:
         put(host, f"failed{number}", state="failed", at=10 + number)
     host.clean_up()
     assert host.releases() == ["good"]
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_there_is_always_a_way_back(host: Any, systemd: Systemd, keep: int) -> None:
+    host.config = dataclasses.replace(host.config, keep_releases=keep)
+    for name in ("old", "new"):
+        put(host, name)
+        deploy(host, name)
+    host.repair(Course(), renewed=True)
+    assert {host.slot(name).release for name in ("blue", "green")} == {"new"}
+    assert host.releases() == ["new", "old"]
 
 
 def test_what_a_slot_points_to_stays_whatever_its_age(host: Any) -> None:

@@ -29,6 +29,8 @@ from slots import SLOTS, Config, Slot, alive, ask, server, workers_of
 
 RECENT_SECONDS = 3600
 SAMPLES_KEPT = 40
+# The live one, and the good one before it.
+WAY_BACK = 2
 WORKER_DIED = "a worker died soon after it had started"
 
 
@@ -416,12 +418,14 @@ class Host:
                 with self.step("migrate"):
                     self.bring_schema(release, change.backup)
             except ReleaseError:
-                self.judge(release, "failed")
+                # One that was good before is not worse for what the database is like now.
+                if not self.was_good(release):
+                    self.judge(release, "failed")
                 raise
         course.reached("migrated")
         if self.runtime(folder).changes(folder):
             self.renew_runtime(release)
-        self.start(new, release, lasting=self.state(release).get("state") != "good")
+        self.start(new, release, lasting=not self.was_good(release))
         with contextlib.ExitStack() as stack:
             try:
                 course.reached("ready")
@@ -494,10 +498,26 @@ class Host:
                 f"release {release} was refused, and what was live before still is: {error}\n{log}"
             ) from None
 
+    def was_good(self, release: str) -> bool:
+        """Tell whether a release was live and well, so that others may be to blame for what becomes of it now."""
+        return bool(self.state(release).get("state") == "good")
+
     def blames(self, release: str) -> bool:
         """Tell whether a release is to blame for not starting: no good one is, where the live one is not ready."""
         live = self.live
-        return self.state(release).get("state") != "good" or not live or live.ask(self.config.ready_path)[0] == 200
+        return not self.was_good(release) or not live or live.ask(self.config.ready_path)[0] == 200
+
+    def excuses(self, slot: Slot, release: str) -> bool:
+        """Tell whether a release is not to blame for a failed switch: a good one that still answers on its socket.
+
+        It is nginx then, or a full disk; so it is where not even that can be asked, which keeps nothing from being undone.
+        """
+        if not self.was_good(release):
+            return False
+        try:
+            return alive(slot.main()) and slot.answering() == release
+        except (OSError, ReleaseError):
+            return True
 
     def last_words(self, slot: Slot, release: str) -> str:
         """Return the end of a slot's log for a person to read; what cannot be read keeps nothing from being undone."""
@@ -519,8 +539,9 @@ class Host:
                 self.watch(new, release, self.config.watch_seconds if old else 0)
             course.reached("switched", patient=True)
         except (ReleaseError, OSError) as error:
-            blamed = not isinstance(error, Abandoned)
-            log = self.last_words(new, release) if blamed else ""
+            refused = not isinstance(error, Abandoned)
+            blamed = refused and not self.excuses(new, release)
+            log = self.last_words(new, release) if refused else ""
             self.undo(link, old, new)
             if blamed:
                 self.judge(release, "failed")
@@ -762,7 +783,7 @@ class Host:
             # Another run may have prepared one that it is about to start.
             recent = [name for name in names if time.time() - float(self.state(name).get("at", 0)) < RECENT_SECONDS]
             prepared = {name for name in recent if self.state(name).get("state") == "prepared"}
-            kept = pointed | prepared | set(self.good()[: self.config.keep_releases])
+            kept = pointed | prepared | set(self.good()[: max(self.config.keep_releases, WAY_BACK)])
             for name in names:
                 if name not in kept:
                     shutil.rmtree(self.folder(name))
