@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 import pytest
@@ -80,6 +81,18 @@ def test_a_release_has_one_name() -> None:
 )
 def test_every_part_and_the_key_change_the_name(change: dict[str, object], key: str) -> None:
     assert waffle.release_id({**PARTS, **change}, key, "c") != waffle.release_id(PARTS, "key", "c")
+
+
+def test_a_fingerprint_of_a_setting_tells_a_change_and_nothing_else() -> None:
+    settings = {"A": "1", "B": "1", "C": "secret"}
+    told = waffle.fingerprints(settings, "key")
+    assert told == waffle.fingerprints(dict(settings), "key")
+    assert {name for name in told if told[name] != waffle.fingerprints({**settings, "C": "other"}, "key")[name]} == {
+        "C"
+    }
+    # Neither which settings have the same value, nor, without the key, which value it is.
+    assert len({*told.values(), *waffle.fingerprints(settings, "another key").values()}) == 6
+    assert not {hashlib.sha256(text.encode()).hexdigest()[:16] for text in ("1", "A=1", "C=secret")} & {*told.values()}
 
 
 def test_a_name_needs_a_key() -> None:
