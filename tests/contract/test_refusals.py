@@ -54,7 +54,7 @@ def refused(folder: Path, answers: dict[str, dict[str, dict[str, object]]], **ho
     for name, text in {"after_switch": MARK, "after_failure": MARK, **hooks}.items():
         (folder / "hooks" / f"{name}.yml").write_text(text.format(name) if text is MARK else text)
     (folder / "hosts.json").write_text(
-        json.dumps({"all": {"hosts": dict.fromkeys(HOSTS, {}), "vars": {"ansible_connection": "local"}}})
+        json.dumps({"all": {"hosts": {host: {} for host in HOSTS}, "vars": {"ansible_connection": "local"}}})
     )
     (folder / "play.yml").write_text(PLAY)
     (folder / "action_plugins").mkdir()

@@ -61,6 +61,7 @@ def test_a_deploy_leaves_a_receipt_and_a_line_in_the_log(here: World) -> None:
     assert receipt["settings_changed"] == ["LOG_LEVEL"]
     assert "@" in receipt["by"]
     steps = {step["step"]: step["seconds"] for step in receipt["steps"]}
+    assert next(iter(steps)) == "prepare" and steps["prepare"] > 0
     assert list(steps)[-3:-1] == ["switch", "watch the public address"]
     assert steps["see whether it lasts"] >= 2
     assert steps["watch the public address"] >= 2

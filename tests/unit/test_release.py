@@ -1702,6 +1702,23 @@ def test_a_release_that_cannot_be_prepared_is_recorded(
     assert "********" in receipt["error"] and "its digest differs" in receipt["error"]
 
 
+def test_the_preparation_is_a_step_of_the_first_run_after_it(  # noqa: PLR0917
+    host: Any, accounts: dict[str, int], installed: list[str], systemd: Systemd, clock: Clock, monkeypatch: Any
+) -> None:
+    kept: list[dict[str, Any]] = []
+    monkeypatch.setattr(program.Records, "keep", lambda _, receipt: kept.append(receipt))
+    monkeypatch.setattr(runtimes.Venv, "make", lambda *_: clock.sleep(40))
+    monkeypatch.setattr(runtimes.Venv, "changes", lambda *_: [])
+    host.prepare("r1", brought(host, "r1"))
+    for kind in ("deploy", "deploy"):
+        deploy(host, "r1")
+        host.keep_records({"kind": kind, "release": "r1", "before": "", "by": "me", "began": time.time() - 5})
+    first, second = kept
+    assert first["steps"][0] == {"step": "prepare", "seconds": 40}
+    assert 45 <= first["seconds"] < 50 and host.state("r1")["seconds"] == second["seconds"] < 10
+    assert "prepare" not in {step["step"] for step in second["steps"]}
+
+
 @pytest.mark.parametrize(("found", "words"), [({}, "notes"), ({"error": "refused"}, "error")])
 def test_a_receipt_that_cannot_be_kept_hides_nothing(
     host: Any, monkeypatch: pytest.MonkeyPatch, found: dict[str, Any], words: str

@@ -289,6 +289,7 @@ class Host:
             # Looked at inside the lock: another run may have made it while this one waited.
             if target.is_dir() and not self.integrity.changes(target):
                 return
+            begin = time.monotonic()
             with self.made_aside(release, parcel) as partial:
                 if os.path.lexists(target):
                     # Somebody changed it: the same release once more takes its place, maybe under running requests.
@@ -299,7 +300,7 @@ class Host:
                 partial.rename(target)
             self.integrity.remember(target)
             facts = {key: value for key, value in parcel.facts.items() if key not in ("release", "settings")}
-            self.judge(release, "prepared", **facts)
+            self.judge(release, "prepared", preparation=round(time.monotonic() - begin, 2), **facts)
 
     @contextlib.contextmanager
     def made_aside(self, release: str, parcel: Parcel) -> Iterator[Path]:
@@ -510,7 +511,8 @@ class Host:
     def excuses(self, slot: Slot, release: str) -> bool:
         """Tell whether a release is not to blame for a failed switch: a good one that still answers on its socket.
 
-        It is nginx then, or a full disk; so it is where not even that can be asked, which keeps nothing from being undone.
+        It is nginx then, or a full disk. So it is where not even that can be asked, which keeps nothing from being
+        undone.
         """
         if not self.was_good(release):
             return False
@@ -629,6 +631,9 @@ class Host:
         release = live.release if live and receipt["kind"] == "repair" else receipt["release"]
         facts = self.facts(release) or brought or {}
         before = self.facts(receipt["before"]) if receipt["before"] else {}
+        # It was made before the run began, and its time counts once: an earlier run may have failed with it.
+        preparation = self.state(release).get("preparation", 0) if receipt["kind"] == "deploy" else 0
+        made = [{"step": "prepare", "seconds": preparation}] if preparation else []
         receipt.update(
             release=release,
             **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "frontend", "dirty")},
@@ -636,13 +641,13 @@ class Host:
             settings_changed=settings_changed(before.get("settings", {}), facts.get("settings", {})) if facts else [],
             schema=live.version().get("schema") if live else None,
             migration=self.migration,
-            steps=self.steps,
+            steps=made + self.steps,
             health=self.samples[-SAMPLES_KEPT:],
             notes=[Mask.of(self.folder(release))(note) for note in self.notes],
-            seconds=round(time.time() - receipt["began"], 2),
+            seconds=round(time.time() - receipt["began"] + preparation, 2),
         )
         if self.state(release):
-            self.remember(release, by=receipt["by"], seconds=receipt["seconds"])
+            self.remember(release, by=receipt["by"], seconds=receipt["seconds"], preparation=0)
         self.records.keep(receipt)
 
     def await_ready(self, slot: Slot, release: str) -> None:

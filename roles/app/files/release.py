@@ -56,7 +56,9 @@ def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, An
     arguments += [f"--hold={options.hold}"]
     arguments += [f"--{name}" for name in ("migrate", "no-backup", "renew") if getattr(options, name.replace("-", "_"))]
     arguments += [
-        f"--{name}={value}" for name in ("workers", "downgrade", "override", "before") if (value := getattr(options, name))
+        f"--{name}={value}"
+        for name in ("workers", "downgrade", "override", "before")
+        if (value := getattr(options, name))
     ]
     token = host.activation.begin(order, arguments, options.until, options.wait)
     progress = host.activation.follow(token, options.until)
@@ -195,18 +197,22 @@ def parser(hold: float = 0) -> argparse.ArgumentParser:
             "--hold", type=float, default=hold, metavar="SECONDS", help="go on or end when told nothing for so long"
         )
         torn.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
-        torn.add_argument("--migrate", action="store_true", help="bring the database to the release's schema first")
         if name == "activate":
             torn.add_argument("--prepare", action="store_true", help="make it first, of what Ansible sends")
         torn.add_argument("--workers", type=int, default=0, help="those of all hosts: see that their connections fit")
         torn.add_argument("--downgrade", default="", metavar="REVISION", help="take the schema back before the switch")
-        torn.add_argument("--renew", action="store_true", help="(repair) start the live release anew, without a loss")
-        torn.add_argument("--no-backup", action="store_true", help="make none before the schema is changed")
-        torn.add_argument(
-            "--override", default="", metavar="REASON", help="why it comes without proof; for the receipt"
-        )
-        torn.add_argument("--before", default="", metavar="RELEASE", help="end where another one than this is live")
-        torn.add_argument("--refused", default="", metavar="RELEASE", help="(go-back) the release that is taken back")
+        for flag, words in (
+            ("migrate", "bring the database to the release's schema first"),
+            ("no-backup", "make none before the schema is changed"),
+            ("renew", "(repair) start the live release anew, without a loss"),
+        ):
+            torn.add_argument(f"--{flag}", action="store_true", help=words)
+        for option, placeholder, words in (
+            ("override", "REASON", "why it comes without proof; for the receipt"),
+            ("before", "RELEASE", "end where another one than this is live"),
+            ("refused", "RELEASE", "(go-back) the release that is taken back"),
+        ):
+            torn.add_argument(f"--{option}", default="", metavar=placeholder, help=words)
         torn.add_argument("--token", default="", help=argparse.SUPPRESS)
     preview = commands.add_parser("preview", help="print what a release would do; like prepare, and leaves nothing")
     preview.add_argument("release")
