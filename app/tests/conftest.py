@@ -64,17 +64,20 @@ class Server:
     password: str
     tls_ca: str
 
-    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    def connect(self, **options: Any) -> pymysql.Connection[Any]:
         tls: dict[str, Any] = {"ssl": {"ca": self.tls_ca}} if self.tls_ca else {"ssl_disabled": True}
-        connection = pymysql.connect(
+        return pymysql.connect(
             host=self.host,
             port=self.port,
             user=self.user,
             password=self.password.encode(),
-            autocommit=True,
             connect_timeout=5,
             **tls,
+            **options,
         )
+
+    def query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        connection = self.connect(autocommit=True)
         with connection, connection.cursor() as cursor:
             cursor.execute(statement, parameters or None)
             return list(cursor.fetchall())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pymysql
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -92,20 +91,26 @@ def test_an_awkward_password(release: Path, server: Server, empty_database: str)
 
 @pytest.mark.database
 def test_one_run_at_a_time(release: Path, server: Server, empty_database: str) -> None:
-    holder = pymysql.connect(
-        host=server.host,
-        port=server.port,
-        user=server.user,
-        password=server.password.encode(),
-        ssl_disabled=not server.tls_ca,
-    )
-    with holder, holder.cursor() as cursor:
+    with server.connect() as holder, holder.cursor() as cursor:
         cursor.execute("SELECT GET_LOCK(%s, 0)", (f"{empty_database}.migrate",))
         blocked = alembic(release, "-x", "lock_timeout=1", "upgrade", "head")
         assert blocked.returncode != 0
         assert "another migration holds the lock" in blocked.stdout + blocked.stderr
         assert "Traceback" not in blocked.stderr
     assert alembic(release, "-x", "lock_timeout=1", "upgrade", "head").returncode == 0
+
+
+@pytest.mark.database
+def test_a_table_that_is_in_use_is_not_waited_for_long(release: Path, server: Server, empty_database: str) -> None:
+    """Every query that comes after a waiting statement waits, too: requests would be lost."""
+    assert alembic(release, "upgrade", "head").returncode == 0
+    with server.connect(database=empty_database) as holder, holder.cursor() as cursor:
+        cursor.execute("SELECT * FROM users")  # in a transaction, which holds the table's definition
+        given_up = alembic(release, "downgrade", "base")
+        assert given_up.returncode != 0
+        assert "Lock wait timeout exceeded" in given_up.stdout + given_up.stderr
+        assert server.query(f"SELECT COUNT(*) FROM {empty_database}.users") == [(0,)]
+    assert alembic(release, "downgrade", "base").returncode == 0
 
 
 @pytest.mark.database
