@@ -550,7 +550,7 @@ def test_connections_that_do_not_fit_stop_it_before_the_database_is_touched(
     with pytest.raises(program.ReleaseError, match="set POOL_SIZE to 8 or less, or max_connections to 58 or more"):
         host.activate(order, Course(), program.SchemaChange(migrate=True, workers=2))
     assert touched == [] and not host.live
-    assert host.state("r1")["state"] == "prepared"
+    assert host.state("r1")["state"] == "failed"
     host.activate(order, Course(), program.SchemaChange(migrate=True, workers=1))
     assert (touched, host.status()["live"]) == (["r1"], "r1")
 

@@ -411,18 +411,13 @@ class Host:
         folder = self.folder(release)
         if not folder.is_dir():
             raise ReleaseError(f"{release} is not on this host; `{self.config.name}-release list` names those that are")
-        if change.workers:
-            with self.step("see whether the connections fit"):
-                self.connections(release, change.workers)
-        if change.migrate:
-            try:
-                with self.step("migrate"):
-                    self.bring_schema(release, change.backup)
-            except ReleaseError:
-                # One that was good before is not worse for what the database is like now.
-                if not self.was_good(release):
-                    self.judge(release, "failed")
-                raise
+        try:
+            self.meet_database(release, change)
+        except ReleaseError:
+            # One that was good before is not worse for what the database is like now.
+            if not self.was_good(release):
+                self.judge(release, "failed")
+            raise
         course.reached("migrated")
         if self.runtime(folder).changes(folder):
             self.renew_runtime(release)
@@ -584,6 +579,15 @@ class Host:
                 # A first release that does not answer must not look like a good one to the next run.
                 link.unlink(missing_ok=True)
             new.stop()
+
+    def meet_database(self, release: str, change: SchemaChange) -> None:
+        """See that the database has room for a release's connections, and bring it to the release's schema."""
+        if change.workers:
+            with self.step("see whether the connections fit"):
+                self.connections(release, change.workers)
+        if change.migrate:
+            with self.step("migrate"):
+                self.bring_schema(release, change.backup)
 
     def bring_schema(self, release: str, backup: bool) -> None:
         """Bring the database to a release's schema, and insert the sample data where that changed something."""
