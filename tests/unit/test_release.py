@@ -370,7 +370,7 @@ def test_what_another_run_prepared_meanwhile_is_taken(
     host: Any, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextlib.contextmanager
-    def waited(waiting: Any) -> Iterator[None]:
+    def waited(*_: Any) -> Iterator[None]:
         """The other run had the lock, and was done with the same release."""
         put(host, "r1")
         yield
@@ -378,6 +378,46 @@ def test_what_another_run_prepared_meanwhile_is_taken(
     monkeypatch.setattr(program.Host, "only_one_prepares", waited)
     host.prepare("r1", brought(host, "r1"))
     assert installed == []
+
+
+def test_who_comes_while_another_prepares_is_told_who(
+    host: Any, clock: Clock, accounts: dict[str, int], installed: list[str]
+) -> None:
+    told = r"prepares a release on this host: deploy of r2 by bob, since 20.* UTC\.\nWait for it"
+    with host.only_one_prepares("deploy of r2 by bob"), pytest.raises(program.Busy, match=told):
+        host.prepare("r1", brought(host, "r1"), "deploy of r1 by alice", 0)
+    assert (host.releases(), installed, clock.now < 12) == ([], [], True)
+
+
+@pytest.mark.parametrize(
+    ("holder", "wait", "ends"),
+    [
+        pytest.param("deploy of r2 by bob", 30, 25, id="if that is wanted"),
+        pytest.param("", 0, 8, id="what is over soon"),
+        pytest.param("deploy of r1 by alice", 0, 60, id="the same order, which has lost its control node"),
+    ],
+)
+def test_another_preparation_is_waited_for(  # noqa: PLR0917
+    host: Any,
+    clock: Clock,
+    accounts: dict[str, int],
+    installed: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    holder: str,
+    wait: float,
+    ends: float,
+) -> None:
+    stack = contextlib.ExitStack()
+    stack.enter_context(host.only_one_prepares(holder))
+
+    def wait_for_its_end(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now > ends:
+            stack.close()
+
+    monkeypatch.setattr(program.time, "sleep", wait_for_its_end)
+    host.prepare("r1", brought(host, "r1"), "deploy of r1 by alice", wait)
+    assert (host.releases(), clock.now > ends) == (["r1"], True)
 
 
 @pytest.mark.parametrize(
@@ -473,7 +513,7 @@ def test_a_secret_in_a_refusal_is_masked(host: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(program.Host, "keep_records", lambda _, receipt, _facts: kept.append(receipt))
     monkeypatch.setattr(release.sys, "stdin", SimpleNamespace(buffer=stream))
     with pytest.raises(program.ReleaseError) as refusal:
-        release.prepare(host, SimpleNamespace(release="r1", by="me"))
+        release.prepare(host, SimpleNamespace(release="r1", by="me", wait=0))
     assert "hunter2" not in str(refusal.value) + str(kept)
     assert kept[0]["outcome"] == "failed"
     assert stream.read() == b"", "who sends it has sent all of it"
@@ -1356,7 +1396,7 @@ def test_clean_up_keeps_what_another_run_has_just_made(host: Any, monkeypatch: p
     put(host, "good", state="good", at=1)
 
     @contextlib.contextmanager
-    def when_the_other_has_ended(host: Any) -> Iterator[None]:
+    def when_the_other_has_ended(host: Any, *_: Any) -> Iterator[None]:
         put(host, "another-runs", "v-another", state="prepared", at=time.time())
         yield
 

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import http.client
 import json
+import math
 import os
 import shutil
 import sys
@@ -14,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from activation import Abandoned, Course, Order, Run
 from basics import OPTION_FILE, ReleaseError, digest_of, parsed, read_json, replace_link, run, set_aside, write_whole
@@ -31,7 +32,22 @@ RECENT_SECONDS = 3600
 SAMPLES_KEPT = 40
 # The live one, and the good one before it.
 WAY_BACK = 2
+# Longer than old releases take to be removed, and shorter than a person waits without a word.
+SOON_SECONDS = 10.0
 WORKER_DIED = "a worker died soon after it had started"
+
+
+class Busy(ReleaseError):
+    """Another run is at work on this host; neither of the two releases is to blame."""
+
+
+def locked(stream: IO[str]) -> bool:
+    """Take the lock of a file, unless another process has it; tell whether it was taken."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -282,10 +298,21 @@ class Host:
 
     # --- preparing ---
 
-    def prepare(self, release: str, parcel: Parcel) -> None:
-        """Make ``releases/<id>`` of what was brought, whole or not at all."""
+    def prepare(self, release: str, parcel: Parcel, order: str = "", wait_seconds: float = math.inf) -> None:
+        """Make ``releases/<id>`` of what was brought, whole or not at all.
+
+        Args:
+            release: its id.
+            parcel: what was brought.
+            order: who wants it and what for; the same order waits for itself, and finds it made.
+            wait_seconds: how long to wait for another one.
+
+        Raises:
+            Busy: another one still prepares its release.
+            ReleaseError: it cannot be made.
+        """
         target = self.folder(release)
-        with self.only_one_prepares():
+        with self.only_one_prepares(order, wait_seconds):
             # Looked at inside the lock: another run may have made it while this one waited.
             if target.is_dir() and not self.integrity.changes(target):
                 return
@@ -324,7 +351,7 @@ class Host:
             parcel: what was brought.
             workers: worker processes of all hosts of the environment.
         """
-        with self.only_one_prepares(), contextlib.ExitStack() as stack:
+        with self.only_one_prepares(f"preview of {release}"), contextlib.ExitStack() as stack:
             if self.folder(release).is_dir():
                 return self.outlook(release, workers)
             for runtime in self.runtimes.values():
@@ -353,16 +380,35 @@ class Host:
         return fit(pool, Server.ask(folder / OPTION_FILE, self.config.connection_reserve), workers)
 
     @contextlib.contextmanager
-    def only_one_prepares(self) -> Iterator[None]:
-        """Hold a lock that ends with this process."""
-        with (self.config.root / "state" / ".prepare.lock").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+    def only_one_prepares(self, words: str = "", wait_seconds: float = math.inf) -> Iterator[None]:
+        """Hold a lock that ends with this process; its file says what for, and since when.
+
+        Raises:
+            Busy: another one held it for all of ``wait_seconds``, and for what is over soon.
+        """
+        deadline = time.monotonic() + wait_seconds + SOON_SECONDS
+        with (self.config.root / "state" / ".prepare.lock").open("a+") as stream:
+            while not locked(stream):
+                stream.seek(0)
+                holder = stream.read() or "it cleans up"
+                if time.monotonic() > deadline and holder.partition(", since ")[0] != words:
+                    raise Busy(
+                        f"another run prepares a release on this host: {holder}.\n"
+                        "Wait for it (-e app_lock_wait_seconds=120 does), and run the same command again"
+                    )
+                time.sleep(0.1)
+            # On a full disk there is room for nothing, and those without words are to make some.
+            stream.truncate(0)
+            if words:
+                stream.write(f"{words}, since {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}")
+                stream.flush()
             yield
 
     def renew_runtime(self, release: str) -> None:
         """Make anew what a release runs in, for all that share it."""
         folder = self.folder(release)
-        with self.only_one_prepares(), self.step(f"make the {self.runtime(folder).title} anew"):
+        words = f"make the {self.runtime(folder).title} anew"
+        with self.only_one_prepares(words), self.step(words):
             others = [self.folder(name) for name in self.releases() if name != release]
             self.runtime(folder).renew(folder, [path for path in others if runtime_of(path) == runtime_of(folder)])
 

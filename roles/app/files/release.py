@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from activation import PHASES, Abandoned, Course, Order
 from basics import ReleaseError
-from host import Host, SchemaChange
+from host import Busy, Host, SchemaChange
 from parcel import Parcel
 from records import Mask
 from schema import Schema, plan_lines
@@ -118,9 +118,12 @@ def keep(host: Host, receipt: dict[str, Any], brought: dict[str, Any] | None = N
 def prepare(host: Host, options: argparse.Namespace) -> None:
     """Make a release from what Ansible brought; a failure is recorded like that of a run."""
     parcel = Parcel.of(sys.stdin.buffer, host.config.root)
-    receipt = begun(host, Order("deploy", options.release, options.by))
+    order = Order("deploy", options.release, options.by)
+    receipt = begun(host, order)
     try:
-        host.prepare(options.release, parcel)
+        host.prepare(options.release, parcel, str(order), options.wait)
+    except Busy:
+        raise
     except UNUSABLE as error:
         words = Mask.of_settings(parcel.files)(str(error))
         receipt.update(outcome="failed", error=words)
@@ -176,6 +179,7 @@ def parser(hold: float = 0) -> argparse.ArgumentParser:
     made = commands.add_parser("prepare", help="make a release from what Ansible sends: files as JSON, the archive")
     made.add_argument("release")
     made.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
+    made.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
     for name, text in (
         ("activate", "make a release live, phase by phase"),
         ("rollback", "go back to the good release that was live before, or to another one"),
