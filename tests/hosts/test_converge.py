@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 
 import pytest
@@ -120,6 +121,15 @@ def test_the_accounts_can_do_what_they_must_and_no_more(here: World, converged: 
         finally:
             here.execute("dev1", "rm", "/root/probe.cnf")
     assert AWKWARD in here.secrets("dev")["vault_database_password"]
+
+
+def test_running_requests_have_their_time_before_systemd_ends_the_service(here: World, converged: Converged) -> None:
+    for host in HOSTS:
+        config = json.loads(here.execute(host, "cat", "/usr/local/lib/nba/release.json"))
+        (limit,) = re.findall(r"--graceful-timeout=(\d+)", " ".join(config["serve_command"]))
+        unit = f"nba@{here.status(host)['slot']}.service"
+        stop = here.shell(host, f"systemctl cat {unit} | sed -n 's/^TimeoutStopSec=//p'")
+        assert float(stop) >= float(limit) + 5 > 5
 
 
 def test_the_service_is_closed_in(here: World, converged: Converged) -> None:

@@ -125,6 +125,15 @@ def test_it_ends_without_waiting_for_its_next_heartbeat_once_it_has_answered(tmp
 
 
 @pytest.mark.timeout(60)
+def test_a_request_that_outlives_the_limit_is_given_up(tmp_path: Path) -> None:
+    with serving(tmp_path, "--graceful-timeout=1") as process, asking(tmp_path, "/slow") as answer:
+        await_line(process, "asked")
+        process.send_signal(signal.SIGTERM)
+        assert answer.read() == b"", "nobody has let it answer"
+        process.wait()
+
+
+@pytest.mark.timeout(60)
 def test_what_comes_in_the_moment_it_is_told_to_end_is_answered(tmp_path: Path) -> None:
     """By the worker that accepts it, or by the next one."""
     with serving(tmp_path) as process, asking(tmp_path, "/held") as held:
