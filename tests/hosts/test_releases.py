@@ -173,17 +173,20 @@ def test_what_is_interrupted_while_it_is_prepared_goes_no_further(here: World) -
 
 def test_a_release_that_cannot_reach_its_database_is_refused(here: World) -> None:
     before = here.status("dev1")["live"]
-    port = ('"{{ database_port | default(3306) }}"', "3999")
-    for words, everywhere in (("the database does not answer", True), ("503: .*database unreachable", False)):
-        # Where only the application is told the wrong port, it is the release that finds out, once it runs.
-        with here.edited("group_vars/all/vars.yml", lambda text, on=everywhere: text if on else text.replace(*port)):
-            refused = deploy(here, "-e", "app_start_timeout_seconds=5", *(["-e", "database_port=3999"] * everywhere))
-        assert refused.code != 0 and re.search(words, refused.output), refused.output[-3000:]
-        status = here.status("dev1")
-        assert (status["live"], status["problems"]) == (before, [])
-        last = log(here)[-1]
+
+    def refused(words: str, *arguments: str) -> None:
+        run = deploy(here, *arguments)
+        assert run.code != 0 and re.search(words, run.output), run.output[-3000:]
+        status, last = here.status("dev1"), log(here)[-1]
+        assert status["live"] == here.get("dev1", "/api/version").json()["release"] == before
         assert (last["outcome"], last["before"]) == ("failed", before)
         assert {entry["id"]: entry["state"] for entry in status["releases"]}[last["release"]] == "failed"
+
+    refused("the database does not answer", "-e", "database_port=3999")
+    assert here.status("dev1")["problems"] == []
+    # Where it is the code that goes to the wrong port, the release finds out itself, once it runs.
+    with here.edited("app/nba/database.py", lambda text: text.replace("settings.database_port", "3999"), commit=True):
+        refused("503: .*database unreachable", "-e", "app_start_timeout_seconds=5")
 
 
 def test_the_same_order_again_joins_the_run(here: World) -> None:
