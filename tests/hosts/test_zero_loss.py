@@ -506,7 +506,7 @@ def test_host_rebooted_in_the_middle(here: World, probing: Probing, step: str) -
     """A host that reboots answers nobody until it is up again, within `REBOOT_SECONDS`; the other one loses nothing."""
     before, slot = live(here), here.status("prod2")["slot"]
     with (
-        here.edited(MAIN, new_code("rebooted"), commit=True),
+        here.edited(MAIN, new_code(f"rebooted at the step {step}"), commit=True),
         probing(f"host rebooted at the step {step}", lossy=True) as watch,
     ):
         boot = boot_time(here, "prod2")
