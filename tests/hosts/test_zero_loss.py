@@ -386,8 +386,7 @@ class Running:
         A Ctrl-C that comes while Ansible starts a task's process lets that task end, and a person presses it again.
         """
         await_true(partial(self._ends, number), 60, f"the run ends after {number.name}")
-        self._reader.join()
-        return Run(self.process.returncode, "".join(self.lines))
+        return self.end()
 
     def _ends(self, number: signal.Signals) -> bool:
         try:

@@ -87,9 +87,8 @@ def test_a_fingerprint_of_a_setting_tells_a_change_and_nothing_else() -> None:
     settings = {"A": "1", "B": "1", "C": "secret"}
     told = waffle.fingerprints(settings, "key")
     assert told == waffle.fingerprints(dict(settings), "key")
-    assert {name for name in told if told[name] != waffle.fingerprints({**settings, "C": "other"}, "key")[name]} == {
-        "C"
-    }
+    other = waffle.fingerprints({**settings, "C": "other"}, "key")
+    assert {name for name in told if told[name] != other[name]} == {"C"}
     # Neither which settings have the same value, nor, without the key, which value it is.
     assert len({*told.values(), *waffle.fingerprints(settings, "another key").values()}) == 6
     assert not {hashlib.sha256(text.encode()).hexdigest()[:16] for text in ("1", "A=1", "C=secret")} & {*told.values()}

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import fcntl
 import gzip
 import json
 import os
@@ -30,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basics import HALF_APPLIED, OPTION_FILE
+from basics import HALF_APPLIED, OPTION_FILE, locked
 from bucket import Bucket, BucketError
 
 CONFIG = Path(__file__).resolve().with_suffix(".json")
@@ -250,10 +249,8 @@ class Backups:
         """Hold a lock that ends with this process; make the folder where it is missing."""
         self.config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.config.folder / ".lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BackupError("another backup or restore runs on this host; try again when it has ended") from None
+            if not locked(stream):
+                raise BackupError("another backup or restore runs on this host; try again when it has ended")
             # With the lock held, a partial file belongs to nobody: its writer was killed.
             for leftover in self.config.folder.glob(".*.partial"):
                 leftover.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -32,6 +33,15 @@ def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.
         output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
         raise ReleaseError(f"`{' '.join(words)}` ended with {done.returncode}:\n{output}")
     return done
+
+
+def locked(stream: IO[str]) -> bool:
+    """Take the lock of a file, unless another process has it; tell whether it was taken. It ends with this process."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import contextlib
-import fcntl
 import http.client
 import json
 import math
@@ -15,10 +14,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from activation import Abandoned, Course, Order, Run
-from basics import OPTION_FILE, ReleaseError, digest_of, parsed, read_json, replace_link, run, set_aside, write_whole
+from basics import (
+    OPTION_FILE,
+    ReleaseError,
+    digest_of,
+    locked,
+    parsed,
+    read_json,
+    replace_link,
+    run,
+    set_aside,
+    write_whole,
+)
 from connections import Pool, Server, fit
 from integrity import Integrity, exchange, in_words, unknown
 from parcel import Parcel
@@ -39,15 +49,6 @@ WORKER_DIED = "a worker died soon after it had started"
 
 class Busy(ReleaseError):
     """Another run is at work on this host; neither of the two releases is to blame."""
-
-
-def locked(stream: IO[str]) -> bool:
-    """Take the lock of a file, unless another process has it; tell whether it was taken."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,12 @@ class Host:
         except OSError:
             return None
         return next((slot for slot in map(self.slot, SLOTS) if slot.folder == target), None)
+
+    @property
+    def live_release(self) -> str:
+        """Return the id of the release that gets the public requests; empty where none does."""
+        live = self.live
+        return live.release if live else ""
 
     @property
     def idle(self) -> Slot:
@@ -236,7 +243,7 @@ class Host:
 
     def listing(self) -> list[str]:
         """Return a line for each release: id, state, when (UTC), schema, seconds, who, commit and its subject."""
-        live = self.live.release if self.live else ""
+        live = self.live_release
         lines = []
         for name in self.releases():
             known = self.state(name)
@@ -265,7 +272,7 @@ class Host:
         Raises:
             ReleaseError: there is none, it never was good, or its schema is another one and neither was asked for.
         """
-        live = self.live.release if self.live else ""
+        live = self.live_release
         good = [name for name in self.good() if name != live]
         if not wanted and (unheard := self.activation.unheard("rollback")):
             # The same command again after an interruption: what it was for, not what it has just left.

@@ -252,7 +252,7 @@ def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
             return {"changed": False, "running": host.activation.holder()}
         host.activation.abandon("a host of this environment refused the release")
         ended = outcome(host.activation.follow(known["token"]))
-    live = host.live.release if host.live else ""
+    live = host.live_release
     if not options.release or live != options.refused:
         return {**ended, "changed": True, "release": live}
     return begin(host, options, "activate")
@@ -292,10 +292,9 @@ def prepare_and_activate(host: Host, options: argparse.Namespace) -> dict[str, A
 
 def roll_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Choose the release to go back to, and make it live, for a host that need not agree with others."""
-    live = host.live
+    options.before = host.live_release
     chosen = host.rollback_target(options.release, options.schema)
     options.release, options.downgrade = chosen["release"], chosen["downgrade"]
-    options.before = live.release if live else ""
     return activate(host, options)
 
 
@@ -317,7 +316,7 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "log": lambda: "\n".join(json.dumps(entry) for entry in host.records.entries()),
         "proven": lambda: host.records.proof(options.digest, [(name, host.state(name)) for name in host.releases()]),
         "rollback-target": lambda: {
-            "live": host.live.release if host.live else "",
+            "live": host.live_release,
             "unheard": bool(host.activation.unheard("rollback")),
             **host.rollback_target(options.release, options.schema),
         },
