@@ -844,19 +844,24 @@ def test_a_release_that_dies_while_it_is_watched_switches_back(
         assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
 
 
-def test_what_cannot_be_asked_who_is_to_blame_is_undone_all_the_same(
-    host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("what", "whose", "words"),
+    [(program.Slot, "main", "Too many open files"), (program.Host, "state", r"http.* answered 502")],
+)
+def test_what_cannot_be_asked_who_is_to_blame_is_undone_all_the_same(  # noqa: PLR0917
+    host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch, what: Any, whose: str, words: str
 ) -> None:
-    main = program.Slot.main
+    ask = getattr(what, whose)
 
-    def refuse_once_switched(slot: Any) -> str:
-        if host.live.name == slot.name == "green":
+    def refuse_once_switched(*arguments: Any) -> Any:
+        if host.live.name == "green":
             raise OSError("Too many open files")
-        return str(main(slot))
+        return ask(*arguments)
 
-    monkeypatch.setattr(program.Slot, "main", refuse_once_switched)
+    public[:] = [(502, "Bad Gateway")]
+    monkeypatch.setattr(what, whose, refuse_once_switched)
     host.remember("new", state="good", turn=0)
-    with pytest.raises(program.ReleaseError, match="switched back to old: Too many open files"):
+    with pytest.raises(program.ReleaseError, match=f"switched back to old: {words}"):
         deploy(host, "new")
     assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "good")
 

@@ -556,14 +556,9 @@ class Host:
         live = self.live
         return not self.was_good(release) or not live or live.ask(self.config.ready_path)[0] == 200
 
-    def excuses(self, slot: Slot, release: str) -> bool:
-        """Tell whether a release is not to blame for a failed switch: a good one that still answers on its socket.
-
-        It is nginx then, or a full disk. So it is where not even that can be asked, which keeps nothing from being
-        undone.
-        """
-        if not self.was_good(release):
-            return False
+    @staticmethod
+    def still_answers(slot: Slot, release: str) -> bool:
+        """Tell whether a release answers on its socket; where that cannot be asked, it is the host that has failed."""
         try:
             return alive(slot.main()) and slot.answering() == release
         except (OSError, ReleaseError):
@@ -578,7 +573,7 @@ class Host:
 
     def switch(self, old: Slot | None, new: Slot, release: str, course: Course) -> None:
         """Give the public requests to a started release, watch it, and stop the old one; on failure switch back."""
-        link = self.config.root / "live"
+        link, good = self.config.root / "live", self.was_good(release)
         try:
             with self.step("switch"):
                 # Enabled before it gets a request: a host that goes down in the middle comes back with it.
@@ -590,7 +585,8 @@ class Host:
             course.reached("switched", patient=True)
         except (ReleaseError, OSError) as error:
             refused = not isinstance(error, Abandoned)
-            blamed = refused and not self.excuses(new, release)
+            # A good one that answers on its own socket is not to blame: it is nginx, or a full disk.
+            blamed = refused and not (good and self.still_answers(new, release))
             log = self.last_words(new, release) if refused else ""
             self.undo(link, old, new)
             if blamed:
