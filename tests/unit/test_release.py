@@ -1755,10 +1755,11 @@ def test_the_preparation_is_a_step_of_the_first_run_after_it(  # noqa: PLR0917
     monkeypatch.setattr(runtimes.Venv, "make", lambda *_: clock.sleep(40))
     monkeypatch.setattr(runtimes.Venv, "changes", lambda *_: [])
     host.prepare("r1", brought(host, "r1"))
-    for kind in ("deploy", "deploy"):
+    for kind in ("migrate", "deploy", "deploy"):
         deploy(host, "r1")
         host.keep_records({"kind": kind, "release": "r1", "before": "", "by": "me", "began": time.time() - 5})
-    first, second = kept
+    before, first, second = kept
+    assert "prepare" not in {step["step"] for step in before["steps"]}, "it was not this run's"
     assert first["steps"][0] == {"step": "prepare", "seconds": 40}
     assert 45 <= first["seconds"] < 50 and host.state("r1")["seconds"] == second["seconds"] < 10
     assert "prepare" not in {step["step"] for step in second["steps"]}

@@ -700,7 +700,8 @@ class Host:
             seconds=round(time.time() - receipt["began"] + preparation, 2),
         )
         if self.state(release):
-            self.remember(release, by=receipt["by"], seconds=receipt["seconds"], preparation=0)
+            counted = {"preparation": 0} if made else {}
+            self.remember(release, by=receipt["by"], seconds=receipt["seconds"], **counted)
         self.records.keep(receipt)
 
     def await_ready(self, slot: Slot, release: str) -> None:
