@@ -393,7 +393,8 @@ def test_who_comes_while_another_prepares_is_told_who(
     ("holder", "wait", "ends"),
     [
         pytest.param("deploy of r2 by bob", 30, 25, id="if that is wanted"),
-        pytest.param("", 0, 8, id="what is over soon"),
+        pytest.param("deploy of r2 by bob", 0, 8, id="what is over soon"),
+        pytest.param("", 0, 60, id="a clean-up"),
         pytest.param("deploy of r1 by alice", 0, 60, id="the same order, which has lost its control node"),
     ],
 )

@@ -42,7 +42,7 @@ RECENT_SECONDS = 3600
 SAMPLES_KEPT = 40
 # The live one, and the good one before it.
 WAY_BACK = 2
-# Longer than old releases take to be removed, and shorter than a person waits without a word.
+# Longer than a release takes whose dependencies are there, and shorter than a person waits without a word.
 SOON_SECONDS = 10.0
 WORKER_DIED = "a worker died soon after it had started"
 
@@ -358,7 +358,7 @@ class Host:
             parcel: what was brought.
             workers: worker processes of all hosts of the environment.
         """
-        with self.only_one_prepares(f"preview of {release}"), contextlib.ExitStack() as stack:
+        with self.only_one_prepares(), contextlib.ExitStack() as stack:
             if self.folder(release).is_dir():
                 return self.outlook(release, workers)
             for runtime in self.runtimes.values():
@@ -388,17 +388,21 @@ class Host:
 
     @contextlib.contextmanager
     def only_one_prepares(self, words: str = "", wait_seconds: float = math.inf) -> Iterator[None]:
-        """Hold a lock that ends with this process; its file says what for, and since when.
+        """Hold a lock that ends with this process.
+
+        Args:
+            words: the order that a release is prepared for, which the file of the lock then tells, and since when.
+            wait_seconds: how long to wait for another order; whoever holds the lock without one is waited for.
 
         Raises:
-            Busy: another one held it for all of ``wait_seconds``, and for what is over soon.
+            Busy: another order held it for all of that time, and for what is over soon.
         """
         deadline = time.monotonic() + wait_seconds + SOON_SECONDS
         with (self.config.root / "state" / ".prepare.lock").open("a+") as stream:
             while not locked(stream):
                 stream.seek(0)
-                holder = stream.read() or "it cleans up"
-                if time.monotonic() > deadline and holder.partition(", since ")[0] != words:
+                holder = stream.read()
+                if time.monotonic() > deadline and holder.partition(", since ")[0] not in ("", words):
                     raise Busy(
                         f"another run prepares a release on this host: {holder}.\n"
                         "Wait for it (-e app_lock_wait_seconds=120 does), and run the same command again"
@@ -414,8 +418,7 @@ class Host:
     def renew_runtime(self, release: str) -> None:
         """Make anew what a release runs in, for all that share it."""
         folder = self.folder(release)
-        words = f"make the {self.runtime(folder).title} anew"
-        with self.only_one_prepares(words), self.step(words):
+        with self.only_one_prepares(), self.step(f"make the {self.runtime(folder).title} anew"):
             others = [self.folder(name) for name in self.releases() if name != release]
             self.runtime(folder).renew(folder, [path for path in others if runtime_of(path) == runtime_of(folder)])
 
