@@ -177,6 +177,13 @@ def test_up_again_is_quick_and_changes_nothing(up: dict[str, str]) -> None:
     assert traces() == before
 
 
+def test_asking_for_the_state_shuts_nobody_out(up: dict[str, str]) -> None:
+    del up
+    for _ in range(20):  # OpenSSH 9.8 and later turn an address away after 15 connections without a login
+        assert {row["state"] for row in status().values()} == {"answers"}
+    assert ssh("dev1", "hostname") == "dev1"
+
+
 def test_database_has_tls_and_master_accounts(up: dict[str, str]) -> None:
     del up
     password = "p@$$w\"o'rd #1 \\ ${HOME} %d é"
