@@ -852,10 +852,12 @@ def test_a_release_that_dies_while_it_is_watched_switches_back(
 def test_what_cannot_be_asked_who_is_to_blame_is_undone_all_the_same(  # noqa: PLR0917
     host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch, what: Any, whose: str, words: str
 ) -> None:
-    ask = getattr(what, whose)
+    ask, was_switched = getattr(what, whose), False
 
     def refuse_once_switched(*arguments: Any) -> Any:
-        if host.live.name == "green":
+        nonlocal was_switched
+        was_switched = was_switched or host.live.name == "green"
+        if was_switched:
             raise OSError("Too many open files")
         return ask(*arguments)
 
@@ -865,6 +867,24 @@ def test_what_cannot_be_asked_who_is_to_blame_is_undone_all_the_same(  # noqa: P
     with pytest.raises(program.ReleaseError, match=f"switched back to old: {words}"):
         deploy(host, "new")
     assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "good")
+
+
+def test_requests_go_back_before_a_release_is_asked_whether_it_is_to_blame(
+    host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives: list[str] = []
+
+    def hang(slot: Any) -> str:
+        lives.append(host.live.release)
+        return ""
+
+    monkeypatch.setattr(program.Host, "await_ready", lambda *_: None)
+    monkeypatch.setattr(program.Slot, "answering", hang)
+    public[:] = [(502, "Bad Gateway")]
+    host.remember("new", state="good", turn=0)
+    with pytest.raises(program.ReleaseError, match="switched back to old"):
+        deploy(host, "new")
+    assert (lives, host.state("new")["state"]) == (["old"], "failed")
 
 
 @pytest.mark.parametrize(("answers", "left"), [("new", "blue"), ("old", "green")])

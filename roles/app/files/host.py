@@ -588,10 +588,10 @@ class Host:
             course.reached("switched", patient=True)
         except (ReleaseError, OSError) as error:
             refused = not isinstance(error, Abandoned)
-            # A good one that answers on its own socket is not to blame: it is nginx, or a full disk.
-            blamed = refused and not (good and self.still_answers(new, release))
-            log = self.last_words(new, release) if refused else ""
-            self.undo(link, old, new)
+            with self.switched_back(link, old, new):
+                # A good one that answers on its own socket is not to blame: it is nginx, or a full disk.
+                blamed = refused and not (good and self.still_answers(new, release))
+                log = self.last_words(new, release) if refused else ""
             if blamed:
                 self.judge(release, "failed")
             kind = type(error) if isinstance(error, ReleaseError) else ReleaseError
@@ -621,15 +621,19 @@ class Host:
         schema = self.state(slot.release).get("schema") or slot.version().get("schema")
         self.judge(slot.release, "good", schema=schema)
 
-    def undo(self, link: Path, old: Slot | None, new: Slot) -> None:
-        """Give the public requests back to the slot that had them, which still runs."""
+    @contextlib.contextmanager
+    def switched_back(self, link: Path, old: Slot | None, new: Slot) -> Iterator[None]:
+        """Give the public requests back to the slot that had them, and, after the block, stop the one that is left."""
         with self.step("switch back"):
-            if old and link.readlink() != old.folder:
-                replace_link(link, old.folder)
-                time.sleep(self.config.drain_seconds)
-            elif not old:
+            has_moved = bool(old) and link.readlink() != old.folder
+            if not old:
                 # A first release that does not answer must not look like a good one to the next run.
                 link.unlink(missing_ok=True)
+            elif has_moved:
+                replace_link(link, old.folder)
+            yield
+            if has_moved:
+                time.sleep(self.config.drain_seconds)
             new.stop()
 
     def meet_database(self, release: str, change: SchemaChange) -> None:
