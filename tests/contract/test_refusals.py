@@ -49,6 +49,14 @@ class ActionModule(ActionBase):
 """
 MARK = "- name: Mark\n  ansible.builtin.debug: {{msg: '{0} on {{{{ inventory_hostname }}}}'}}\n"
 OBJECT = "- name: Object\n  ansible.builtin.fail: {msg: not today}\n  when: inventory_hostname == 'two'\n"
+LOOK = "- name: Ask\n  release:\n    command: [look]\n"
+LOST: dict[str, object] = {"lost": "no route to host"}
+GONE: dict[str, object] = {"refused": "could not be reached", "gone": True}
+
+
+def text_of(said: str) -> str:
+    """Return what a run says with the words of its results as they are."""
+    return said.replace("\\n", "\n")
 
 
 def refused(folder: Path, answers: dict[str, dict[str, dict[str, object]]], **hooks: str) -> tuple[str, set[str]]:
@@ -85,24 +93,61 @@ def test_a_release_that_one_host_cannot_prepare_is_refused_by_all(tmp_path: Path
     assert "after_switch on" not in said
 
 
-def test_what_fails_before_the_migration_ends_the_run(tmp_path: Path) -> None:
-    said, asked = refused(tmp_path, {}, before_migrate=OBJECT)
-    assert asked == {"one prepare", "two prepare"}
-    assert "not today" in said and "after_switch on" not in said
+@pytest.mark.parametrize("hook", ["before_migrate", "before_switch"])
+def test_a_hook_that_fails_on_one_host_is_a_refusal_of_all(tmp_path: Path, hook: str) -> None:
+    said, asked = refused(tmp_path, {}, **{hook: OBJECT})
+    steps = ("prepare", "go-back") if hook == "before_migrate" else ("prepare", "ready", "go-back")
+    assert asked == {f"{name} {step}" for name in HOSTS for step in steps}
+    assert "r2 is live on no host; what was live before still is" in said
+    assert f"two: {hook}.yml failed: not today" in said
+    assert "after_failure on one" in said and "after_failure on two" in said
+    assert "after_switch on" not in said
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_nobody_goes_on_without_a_host_that_is_lost_before_the_migration(tmp_path: Path, host: str) -> None:
-    hook = "- name: Ask\n  release:\n    command: [look]\n"
-    said, asked = refused(tmp_path, {host: {"look": {"lost": "no route to host"}}}, before_migrate=hook)
-    assert asked == {f"{name} {step}" for name in HOSTS for step in ("prepare", "look")}
-    assert "no route to host" in said and "after_switch on" not in said
+@pytest.mark.parametrize("hook", ["before_migrate", "before_switch"])
+def test_nobody_goes_on_without_a_host_that_is_lost_in_a_hook(tmp_path: Path, host: str, hook: str) -> None:
+    said, asked = refused(tmp_path, {host: {"look": LOST}}, **{hook: LOOK})
+    (other,) = set(HOSTS) - {host}
+    steps = {"prepare", "look"} if hook == "before_migrate" else {"prepare", "look", "ready"}
+    assert asked == {f"{name} {step}" for name in HOSTS for step in steps} | {f"{other} go-back"}
+    assert "no route to host" in said and f"{host}: left the run on the way, see above" in said
+    assert f"It may have come to\n{host}, which could not" in text_of(said)
+    assert f"after_failure on {other}" in said and "after_switch on" not in said
 
 
-@pytest.mark.parametrize("phase", ["ready", "switched"])
-def test_a_host_that_does_not_answer_may_have_the_release(tmp_path: Path, phase: str) -> None:
-    said, asked = refused(tmp_path, {"two": {phase: {"refused": "could not be reached", "gone": True}}})
+def test_a_host_that_is_lost_after_all_have_switched_refused_nothing(tmp_path: Path) -> None:
+    said, asked = refused(tmp_path, {"two": {"look": LOST}}, after_switch=LOOK + MARK.format("after_switch"))
+    assert {"one done", "two done"} <= asked and "one go-back" not in asked
+    assert "no route to host" in said and "live on no host" not in said
+    assert "after_failure on" not in said
+
+
+@pytest.mark.parametrize("where", HOSTS)
+def test_a_hook_that_fails_hides_no_refusal(tmp_path: Path, where: str) -> None:
+    objects = OBJECT.replace("two", where)
+    said, _ = refused(tmp_path, {}, before_switch=objects, after_failure=objects.replace("today", "tomorrow"))
+    assert "r2 is live on no host; what was live before still is" in said
+    words = f"{where}: before_switch.yml failed: not today\nafter_failure.yml failed: not tomorrow"
+    assert words in text_of(said)
+
+
+@pytest.mark.parametrize(
+    ("answers", "unknown"),
+    [
+        pytest.param({"ready": GONE, "go-back": GONE}, True, id="not when it starts"),
+        pytest.param({"switched": GONE, "go-back": GONE}, True, id="not when it switches"),
+        pytest.param({"ready": {"refused": "no"}, "go-back": GONE}, True, id="not when it is to go back"),
+        pytest.param({"switched": GONE}, False, id="again when it is to go back"),
+        pytest.param({"prepare": GONE, "go-back": GONE}, False, id="not before it began"),
+    ],
+)
+def test_a_host_that_does_not_answer_may_have_the_release(
+    tmp_path: Path, answers: dict[str, dict[str, object]], unknown: bool
+) -> None:
+    said, asked = refused(tmp_path, {"two": answers})
     assert {"one go-back", "two go-back"} <= asked
-    assert "is live on no host that could be asked" in said and "may have come to" in said and "two, which" in said
-    assert "run the same command again when that answers" in said
-    assert "after_failure on one" in said
+    assert ("is live on no host that could be asked" in said) == unknown
+    assert ("It may have come to\ntwo, which could not" in text_of(said)) == unknown
+    assert ("run the same command again when that answers" in said) == unknown
+    assert "r2 is live on no host" in said and "after_failure on one" in said

@@ -218,9 +218,7 @@ def test_a_backup_comes_before_the_migration_and_brings_everything_back(prod: Wo
 
 def test_what_must_come_before_another_schema_comes_only_there(prod: World, tmp_path: Path) -> None:
     """As a snapshot on RDS does: tests/aws has that."""
-    guard = tmp_path / "guard.yml"
-    guard.write_text("- name: Guard the database\n  ansible.builtin.fail: {msg: no snapshot today}\n")
-    option = ("-e", json.dumps({"app_before_schema_change": str(guard)}))
+    option = guarded(tmp_path)
     live, before = prod.status("prod1")["live"], backups(prod)
     prod.ansible("playbooks/migrate.yml", "-l", "prod", *UNPROVEN, *option).succeeded()
     with revision(prod, "0002", [ADD_NICK]):
@@ -230,8 +228,15 @@ def test_what_must_come_before_another_schema_comes_only_there(prod: World, tmp_
             assert (version(prod), prod.status("prod1")["live"], backups(prod)) == ("0001", live, before)
 
 
+def guarded(folder: Path) -> tuple[str, str]:
+    """Return the option that lets nothing come before another schema."""
+    guard = folder / "guard.yml"
+    guard.write_text("- name: Guard the database\n  ansible.builtin.fail: {msg: no snapshot today}\n")
+    return ("-e", json.dumps({"app_before_schema_change": str(guard)}))
+
+
 @pytest.mark.long
-def test_a_rollback_over_a_migration_keeps_the_schema_or_takes_it_back(prod: World) -> None:
+def test_a_rollback_over_a_migration_keeps_the_schema_or_takes_it_back(prod: World, tmp_path: Path) -> None:
     prod.ansible(*DEPLOY).succeeded()
     before = prod.status("prod1")["live"]
     with revision(prod, "0002", [ADD_NICK], back=(DROP_NICK,), compatible=True):
@@ -246,6 +251,11 @@ def test_a_rollback_over_a_migration_keeps_the_schema_or_takes_it_back(prod: Wor
         prod.ansible(*ROLLBACK, "-e", f"release={newer}").succeeded()
 
         count = len(backups(prod))
+        refused = prod.ansible(*ROLLBACK, "-e", "schema=downgrade", *guarded(tmp_path))
+        assert refused.code != 0 and "no snapshot today" in refused.output
+        assert [prod.status(host)["live"] for host in PROD] == [newer, newer]
+        assert (version(prod), len(backups(prod))) == ("0002", count)
+
         prod.ansible(*ROLLBACK, "-e", "schema=downgrade").succeeded()
         assert [prod.status(host)["live"] for host in PROD] == [before, before]
         assert (version(prod), columns(prod)[-1]) == ("0001", "email")

@@ -625,14 +625,14 @@ class Host:
     def switched_back(self, link: Path, old: Slot | None, new: Slot) -> Iterator[None]:
         """Give the public requests back to the slot that had them, and, after the block, stop the one that is left."""
         with self.step("switch back"):
-            has_moved = bool(old) and link.readlink() != old.folder
-            if not old:
+            back = old if old and link.readlink() != old.folder else None
+            if back:
+                replace_link(link, back.folder)
+            elif not old:
                 # A first release that does not answer must not look like a good one to the next run.
                 link.unlink(missing_ok=True)
-            elif has_moved:
-                replace_link(link, old.folder)
             yield
-            if has_moved:
+            if back:
                 time.sleep(self.config.drain_seconds)
             new.stop()
 
