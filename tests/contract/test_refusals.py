@@ -41,7 +41,7 @@ class ActionModule(ActionBase):
         words, host = [str(word) for word in self._task.args["command"]], task_vars["inventory_hostname"]
         key = words[words.index("--until") + 1] if "--until" in words else words[0]
         with Path("asked").open("a") as file:
-            file.write(f"{host} {key}\\n")
+            file.write(f"{host} {key}{' to ' + words[1] if key == 'go-back' else ''}\\n")
         answer = task_vars["answers"].get(host, {}).get(key, {})
         if "lost" in answer:
             raise AnsibleConnectionFailure(answer["lost"])
@@ -87,16 +87,23 @@ def refused(folder: Path, answers: dict[str, dict[str, dict[str, object]]], **ho
 def test_a_release_that_one_host_cannot_prepare_is_refused_by_all(tmp_path: Path) -> None:
     said, asked = refused(tmp_path, {"two": {"prepare": {"refused": "no space left"}}})
     # One that a torn run had left on the release goes back with the others.
-    assert asked == {f"{name} {step}" for name in HOSTS for step in ("prepare", "go-back")}
+    assert asked == {f"{name} {step}" for name in HOSTS for step in ("prepare", "go-back to r1")}
     assert "r2 is live on no host; what was live before still is" in said and "two: no space left" in said
     assert "after_failure on one" in said and "after_failure on two" in said
     assert "after_switch on" not in said
 
 
+def test_a_host_goes_back_to_what_was_live_when_its_run_began(tmp_path: Path) -> None:
+    """It may have waited for another one's end, and `before` is what the program says of it then."""
+    ready = {"ready": {"before": "r1b"}}
+    _, asked = refused(tmp_path, {"one": ready, "two": {**ready, "switched": {"refused": "it does not answer"}}})
+    assert {"one go-back to r1b", "two go-back to r1b"} <= asked
+
+
 @pytest.mark.parametrize("hook", ["before_migrate", "before_switch"])
 def test_a_hook_that_fails_on_one_host_is_a_refusal_of_all(tmp_path: Path, hook: str) -> None:
     said, asked = refused(tmp_path, {}, **{hook: OBJECT})
-    steps = ("prepare", "go-back") if hook == "before_migrate" else ("prepare", "ready", "go-back")
+    steps = ("prepare", "go-back to r1") if hook == "before_migrate" else ("prepare", "ready", "go-back to r1")
     assert asked == {f"{name} {step}" for name in HOSTS for step in steps}
     assert "r2 is live on no host; what was live before still is" in said
     assert f"two: {hook}.yml failed: not today" in said
@@ -110,7 +117,7 @@ def test_nobody_goes_on_without_a_host_that_is_lost_in_a_hook(tmp_path: Path, ho
     said, asked = refused(tmp_path, {host: {"look": LOST}}, **{hook: LOOK})
     (other,) = set(HOSTS) - {host}
     steps = {"prepare", "look"} if hook == "before_migrate" else {"prepare", "look", "ready"}
-    assert asked == {f"{name} {step}" for name in HOSTS for step in steps} | {f"{other} go-back"}
+    assert asked == {f"{name} {step}" for name in HOSTS for step in steps} | {f"{other} go-back to r1"}
     assert "no route to host" in said and f"{host}: left the run on the way, see above" in said
     assert f"It may have come to\n{host}, which could not" in text_of(said)
     assert f"after_failure on {other}" in said and "after_switch on" not in said
@@ -118,7 +125,7 @@ def test_nobody_goes_on_without_a_host_that_is_lost_in_a_hook(tmp_path: Path, ho
 
 def test_a_host_that_is_lost_after_all_have_switched_refused_nothing(tmp_path: Path) -> None:
     said, asked = refused(tmp_path, {"two": {"look": LOST}}, after_switch=LOOK + MARK.format("after_switch"))
-    assert {"one done", "two done"} <= asked and "one go-back" not in asked
+    assert {"one done", "two done"} <= asked and "one go-back to r1" not in asked
     assert "no route to host" in said and "live on no host" not in said
     assert "after_failure on" not in said
 
@@ -146,7 +153,7 @@ def test_a_host_that_does_not_answer_may_have_the_release(
     tmp_path: Path, answers: dict[str, dict[str, object]], unknown: bool
 ) -> None:
     said, asked = refused(tmp_path, {"two": answers})
-    assert {"one go-back", "two go-back"} <= asked
+    assert {"one go-back to r1", "two go-back to r1"} <= asked
     assert ("is live on no host that could be asked" in said) == unknown
     assert ("It may have come to\ntwo, which could not" in text_of(said)) == unknown
     assert ("run the same command again when that answers" in said) == unknown

@@ -1882,6 +1882,18 @@ def test_a_host_that_had_switched_in_an_earlier_run_goes_back(
     assert lead.said == ["rollback of old by alice", "follow"]
 
 
+def test_a_run_says_what_was_live_when_it_began(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(host, "old")
+    deploy(host, "old")
+    monkeypatch.setattr(program.Records, "keep", lambda *_: None)
+    monkeypatch.setattr(program.Run, "folder", property(lambda _: host.config.root / "run"))
+    for name, before in (("new", "old"), ("newer", "new")):
+        put(host, name)
+        command = ["--in-unit", "activate", name, "--by", "me", "--token", "t1"]
+        assert release.in_unit(host, release.parser().parse_args(command)) == 0
+        assert release.finished(host.activation.progress())["before"] == before
+
+
 def test_what_is_live_already_needs_no_run(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "r1")
     deploy(host, "r1")

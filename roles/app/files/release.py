@@ -77,8 +77,9 @@ class RunFailed(ReleaseError):
 
 
 def outcome(progress: dict[str, Any]) -> dict[str, Any]:
-    """Return how far a run came and, where it has ended, its receipt."""
-    return {"changed": True, **{key: progress[key] for key in ("release", "phase", "receipt") if key in progress}}
+    """Return how far a run came, what was live before it and, where it has ended, its receipt."""
+    told = ("release", "phase", "before", "receipt")
+    return {"changed": True, **{key: progress[key] for key in told if key in progress}}
 
 
 def finished(progress: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +146,7 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
     order = Order(options.kind, options.release, options.by, options.before)
     course = Course(host.activation.folder, options.token, order, options.until, options.hold)
     receipt = begun(host, order, options.override)
+    course.say(before=receipt["before"])
     change = SchemaChange(options.migrate, options.downgrade, not options.no_backup, options.workers)
     actions: dict[str, Callable[[], None]] = {
         "activate": lambda: host.activate(order, course, change),
