@@ -1158,6 +1158,8 @@ def test_a_schema_that_was_taken_back_comes_forward_again_where_the_switch_fails
     with pytest.raises(program.ReleaseError, match=words[again]) as refusal:
         host.activate(order, course, change_back)
     assert isinstance(refusal.value, program.Abandoned) == (again == "works")
+    noted = "the schema was brought forward again; what only that held is in the backup b1.sql"
+    assert [note.partition(".gz")[0] for note in host.notes] == ([noted] if again == "works" else [])
     # Every host is ready, and none has switched.
     assert seen == [["migrated", "ready"], ("new", ["upgrade"], False)]
     assert (host.live.release, host.problems(), host.state("old")["state"]) == ("new", [], "good")
@@ -1805,15 +1807,21 @@ class Lead:
 
     def __init__(self, host: Any, monkeypatch: pytest.MonkeyPatch, **progress: Any) -> None:
         self.said: list[str] = []
+        self.commands: list[str] = []
+        self.followed: dict[str, Any] = {"phase": "done", "receipt": {"outcome": "?"}}
         self.at_work = bool(progress)
         run = program.Run
         monkeypatch.setattr(run, "active", lambda _: self.at_work)
         monkeypatch.setattr(run, "progress", lambda _: progress)
         monkeypatch.setattr(run, "abandon", lambda _, reason: self.say("abandon", None))
-        followed = {"phase": "done", "receipt": {"outcome": "?"}}
-        monkeypatch.setattr(run, "follow", lambda *_: self.say("follow", followed))
-        monkeypatch.setattr(run, "begin", lambda _, order, *rest: self.say(str(order), "t2"))
+        monkeypatch.setattr(run, "follow", lambda *_: self.say("follow", self.followed))
+        monkeypatch.setattr(run, "begin", self.begin)
         self.host = host
+
+    def begin(self, order: Any, arguments: list[str], *rest: Any) -> str:
+        self.commands.append(arguments[1])
+        self.said.append(str(order))
+        return "t2"
 
     def say(self, words: str, answer: Any) -> Any:
         self.said.append(words)
@@ -1867,8 +1875,25 @@ def test_ones_own_run_is_taken_back(host: Any, systemd: Systemd, monkeypatch: py
     deploy(host, "old")
     lead = Lead(host, monkeypatch, token="t1", release="ours", by="alice")
     answer = lead.run("go-back", "old", "--refused", "ours", "--by", "alice")
-    assert (answer["release"], answer["receipt"]) == ("old", {"outcome": "?"})
+    assert (answer["live"], answer["receipt"]) == ("old", {"outcome": "?"})
     assert lead.said == ["abandon", "follow"]
+
+
+@pytest.mark.parametrize("had_ended", [False, True])
+def test_what_could_not_be_taken_back_is_said(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, had_ended: bool
+) -> None:
+    put(host, "old")
+    deploy(host, "old")
+    lead = Lead(host, monkeypatch, token="t1", release="ours", by="alice", ended=had_ended)
+    lead.followed.update(receipt={"outcome": "failed"}, error="the schema is at 0001")
+    command = ("go-back", "old", "--refused", "ours", "--by", "alice")
+    if had_ended:
+        assert lead.run(*command)["live"] == "old", "its own refusal was told when it ended"
+        return
+    with pytest.raises(program.ReleaseError, match="the schema is at 0001") as caught:
+        lead.run(*command)
+    assert caught.value.answer["live"] == "old"
 
 
 def test_a_host_that_had_switched_in_an_earlier_run_goes_back(
@@ -1878,8 +1903,26 @@ def test_a_host_that_had_switched_in_an_earlier_run_goes_back(
         put(host, name)
         deploy(host, name)
     lead = Lead(host, monkeypatch)
-    lead.run("go-back", "old", "--refused", "ours", "--by", "alice")
+    assert lead.run("go-back", "old", "--refused", "ours", "--by", "alice")["live"] == "ours", "the run is played"
     assert lead.said == ["rollback of old by alice", "follow"]
+    lead.followed.update(error="it does not start")
+    with pytest.raises(program.ReleaseError, match="it does not start") as caught:
+        lead.run("go-back", "old", "--refused", "ours", "--by", "alice")
+    assert caught.value.answer["live"] == "ours"
+
+
+@pytest.mark.parametrize(("until", "said"), [("done", ["deploy of r1 by alice", "follow"]), ("switched", [])])
+def test_what_went_down_after_its_switch_is_brought_to_an_end(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, until: str, said: list[str]
+) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    host.remember("r1", state="prepared")
+    assert host.problems() == ["the live release r1 is not recorded as a good one"]
+    lead = Lead(host, monkeypatch)
+    lead.run("activate", "r1", "--by", "alice", "--until", until)
+    assert lead.said == said
+    assert lead.commands == (["repair"] if said else [])
 
 
 def test_a_run_says_what_was_live_when_it_began(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:

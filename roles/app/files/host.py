@@ -509,6 +509,9 @@ class Host:
                     f"{error}\nThe schema is at {change.downgrade}, which is not that of {old.release}, and could not "
                     f"be brought forward again: {second}\nWhen that is mended: playbooks/migrate.yml{held}"
                 ) from None
+            if isinstance(error, Abandoned):
+                # Whoever takes it back hears no reason of this host.
+                self.notes.append(f"the schema was brought forward again{held}")
             kind = type(error) if isinstance(error, ReleaseError) else ReleaseError
             raise kind(f"{error}\nThe schema was brought forward again{held}") from None
 

@@ -247,17 +247,27 @@ def parser(hold: float = 0) -> argparse.ArgumentParser:
 
 
 def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
-    """Undo one's own run on this host, if it is at work, and make an earlier release live if it is not."""
+    """Undo one's own run on this host, if it is at work, and make an earlier release live if it is not.
+
+    Returns, as `RunFailed` does: with ``live``, the release that is live afterwards.
+    """
     known, ended = host.activation.progress(), dict[str, Any]()
     if host.activation.active():
         if (known.get("release"), known.get("by")) != (options.refused, options.by):
-            return {"changed": False, "running": host.activation.holder()}
+            return {"changed": False, "running": host.activation.holder(), "live": host.live_release}
         host.activation.abandon("a host of this environment refused the release")
-        ended = outcome(host.activation.follow(known["token"]))
-    live = host.live_release
-    if not options.release or live != options.refused:
-        return {**ended, "changed": True, "release": live}
-    return begin(host, options, "activate")
+        ended = host.activation.follow(known["token"])
+    try:
+        answer = outcome(ended)
+        if options.release and host.live_release == options.refused:
+            answer = begin(host, options, "activate")
+        # What it could not undo is not said anywhere else; what had failed before was told by then.
+        if ended.get("receipt", {}).get("outcome") == "failed" and not known.get("ended"):
+            raise RunFailed(ended)
+    except RunFailed as error:
+        error.answer["live"] = host.live_release
+        raise
+    return {**answer, "live": host.live_release}
 
 
 def awaited() -> bool:
@@ -278,6 +288,9 @@ def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Make a release live, unless it is and nobody is about to change that."""
     live = host.live
     if live and live.release == options.release and not host.activation.active():
+        # A host that went down after its switch, and is asked once more when it is up again, has an end to make.
+        if options.until == PHASES[-1] and host.problems():
+            return begin(host, options, "repair")
         host.activation.hear()
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
     return begin(host, options, "activate")
