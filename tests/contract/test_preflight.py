@@ -315,3 +315,19 @@ def test_what_a_release_cannot_run_in(project: Project, runtime: str, words: str
     assert done.returncode == 2, done.stdout
     assert words in done.stdout and "group_vars/all/vars.yml" in done.stdout
     assert not project.called
+
+
+def test_hooks_that_are_no_tasks(project: Project) -> None:
+    folder = project.root / "hooks"
+    folder.mkdir()
+    for name, text in {
+        "after_failure": "- name: Tell\n  ansible.builtin.debug: {msg: it failed}\n",
+        "after_switch": "- name: Tell\n  ansible.builtin.debug: {msg: it is live\n",
+        "before_migrate": "- name: Tell\n  ansible.builtin.debugg: {msg: it begins}\n",
+        "before_switch": "name: Tell\n",
+    }.items():
+        (folder / f"{name}.yml").write_text(text)
+    switch, migrate, ready = refused(project, "-l", "dev")
+    assert switch.startswith("hooks/after_switch.yml: YAML parsing failed")
+    assert migrate.startswith("hooks/before_migrate.yml: couldn't resolve module/action 'ansible.builtin.debugg'")
+    assert ready == "hooks/before_switch.yml: included task files must contain a list of tasks"
