@@ -11,7 +11,6 @@ import yaml
 from ansible import context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.playbook.play import Play
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
 
@@ -206,7 +205,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             findings += vault or list(environment.value_findings(contract))
             findings += [] if vault else environment.promotion_findings(self._groups)
             findings += [] if vault else environment.index_findings()
-            findings += [] if vault else self._hook_findings(environment)
         notes: list[str] = []
         if not findings:
             secrets = [name for name, form in contract.items() if form.endswith("secret")]
@@ -226,16 +224,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except (AnsibleError, KeyError):
             # Not set, or it refers to something that is not: the same finding for both.
             return False, None
-
-    def _hook_findings(self, environment: Environment) -> Iterator[str]:
-        """Yield a finding for each hook that is no list of tasks: met half-way, it would end the run at once."""
-        known, folder = self._read(environment.host, "app_hooks")
-        for path in sorted(Path(folder).glob("*.yml")) if known and folder else ():
-            play = {"name": "Hook", "hosts": "all", "tasks": [{"ansible.builtin.import_tasks": str(path)}]}
-            try:
-                Play.load(play, variable_manager=self._task.get_variable_manager(), loader=self._loader)
-            except AnsibleError as error:
-                yield f"hooks/{path.name}: {str(error).splitlines()[0]}"
 
     def _environments(self, hosts: list[str], root: Path) -> tuple[dict[str, Environment], list[str]]:
         environments: dict[str, Environment] = {}

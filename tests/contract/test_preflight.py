@@ -321,13 +321,17 @@ def test_hooks_that_are_no_tasks(project: Project) -> None:
     folder = project.root / "hooks"
     folder.mkdir()
     for name, text in {
-        "after_failure": "- name: Tell\n  ansible.builtin.debug: {msg: it failed}\n",
+        "after_failure": "- name: Tell\n  ansible.builtin.import_tasks: '{{ app_runtime }}.yml'\n",
         "after_switch": "- name: Tell\n  ansible.builtin.debug: {msg: it is live\n",
         "before_migrate": "- name: Tell\n  ansible.builtin.debugg: {msg: it begins}\n",
         "before_switch": "name: Tell\n",
+        "values": "name: whatever a hook reads\n",
     }.items():
         (folder / f"{name}.yml").write_text(text)
-    switch, migrate, ready = refused(project, "-l", "dev")
+    migrate, ready, switch = refused(project, "-l", "dev")
     assert switch.startswith("hooks/after_switch.yml: YAML parsing failed")
     assert migrate.startswith("hooks/before_migrate.yml: couldn't resolve module/action 'ansible.builtin.debugg'")
     assert ready == "hooks/before_switch.yml: included task files must contain a list of tasks"
+    # A way back must not depend on what is checked out.
+    project.run("ansible-playbook", "playbooks/rollback.yml", "-i", "inventory/test", "-l", "dev")
+    assert project.called
