@@ -1807,7 +1807,6 @@ class Lead:
 
     def __init__(self, host: Any, monkeypatch: pytest.MonkeyPatch, **progress: Any) -> None:
         self.said: list[str] = []
-        self.commands: list[str] = []
         self.followed: dict[str, Any] = {"phase": "done", "receipt": {"outcome": "?"}}
         self.at_work = bool(progress)
         run = program.Run
@@ -1819,7 +1818,6 @@ class Lead:
         self.host = host
 
     def begin(self, order: Any, arguments: list[str], *rest: Any) -> str:
-        self.commands.append(arguments[1])
         self.said.append(str(order))
         return "t2"
 
@@ -1912,17 +1910,52 @@ def test_a_host_that_had_switched_in_an_earlier_run_goes_back(
 
 
 @pytest.mark.parametrize(("until", "said"), [("done", ["deploy of r1 by alice", "follow"]), ("switched", [])])
-def test_what_went_down_after_its_switch_is_brought_to_an_end(
+def test_what_went_down_after_its_switch_is_asked_to_come_to_its_end(
     host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, until: str, said: list[str]
 ) -> None:
     put(host, "r1")
     deploy(host, "r1")
     host.remember("r1", state="prepared")
-    assert host.problems() == ["the live release r1 is not recorded as a good one"]
     lead = Lead(host, monkeypatch)
-    lead.run("activate", "r1", "--by", "alice", "--until", until)
+    assert "unfinished" not in lead.run("activate", "r1", "--by", "alice", "--until", until)
     assert lead.said == said
-    assert lead.commands == (["repair"] if said else [])
+    lead.followed.update(error="it is not ready")
+    if said:
+        assert lead.run("activate", "r1", "--by", "alice")["unfinished"] == "it is not ready"
+
+
+def test_what_was_torn_after_its_switch_is_brought_to_its_end(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "new"):
+        put(host, name)
+        deploy(host, name)
+    host.idle.enable()
+    host.remember("new", state="prepared")
+    ends = host.loose_ends(host.live)
+    assert ends == [
+        "nba@blue.service still runs or is enabled, though it is not live",
+        "the live release new is not recorded as a good one",
+        "the release old was made live last, and new is live",
+    ]
+    with pytest.raises(program.Abandoned):
+        deploy(host, "new", "switched")
+    assert host.loose_ends(host.live) == ends, "who is told to go back ends nothing"
+    deploy(host, "new")
+    assert (host.live.release, host.loose_ends(host.live), host.good()[0]) == ("new", [], "new")
+
+
+def test_what_was_torn_and_is_not_ready_is_not_called_good(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    host.remember("r1", state="prepared")
+    systemd.active.clear()
+    systemd.broken.add("r1")
+    with pytest.raises(program.ReleaseError, match="its main process ended"):
+        deploy(host, "r1")
+    assert (host.live.release, host.state("r1")["state"]) == ("r1", "prepared")
 
 
 def test_a_run_says_what_was_live_when_it_began(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,11 @@ class Host:
         found += self.changes_by_hand(live.release)
         if at_work:
             return found
+        return found + self.loose_ends(live)
+
+    def loose_ends(self, live: Slot) -> list[str]:
+        """Return what a run leaves that was torn after its switch, in words."""
+        found = []
         if self.idle.show("ActiveState").get("ActiveState") == "active" or "enabled" in self.idle.at_boot().values():
             found.append(f"{self.idle.service} still runs or is enabled, though it is not live")
         if self.state(live.release).get("state") != "good":
@@ -458,6 +463,7 @@ class Host:
         """
         release, old, new = order.release, self.live, self.idle
         if old and old.release == release:
+            self.tie_up(old, course)
             return
         if order.before and (not old or old.release != order.before):
             raise Abandoned(
@@ -599,16 +605,27 @@ class Host:
                 self.judge(release, "failed")
             kind = type(error) if isinstance(error, ReleaseError) else ReleaseError
             raise kind(f"switched back to {old.release if old else 'nothing'}: {error}\n{log}") from None
+        self.finish(new, switched if old else None)
+
+    def finish(self, live: Slot, switched: float | None = None) -> None:
+        """Call the release good that was switched to, stop the other slot, and clean up.
+
+        What fails here is no fault of the release, which serves: nobody is to go back for it.
+
+        Args:
+            live: the slot that was switched to.
+            switched: when requests went from one slot to the other, by the monotonic clock; None for long ago.
+        """
+        release = live.release
         # Also where nothing was live: if somebody removed the link, the release that it led to still runs.
         left = self.idle
-        # What fails from here on is no fault of the release, which serves: nobody is to go back for it.
         try:
-            self.call_good(new)
+            self.call_good(live)
         except OSError as error:
             self.notes.append(f"{release} is live, but that could not be kept: {error}. site.yml does it")
         try:
             with self.step(f"drain and stop {left.name}"):
-                if old:
+                if switched is not None:
                     time.sleep(max(0.0, switched + self.config.drain_seconds - time.monotonic()))
                 left.stop()
         except (ReleaseError, OSError) as error:
@@ -618,6 +635,21 @@ class Host:
         except (ReleaseError, OSError) as error:
             note = f"{release} is live, but old releases could not be removed: {error}. The next deploy removes them"
             self.notes.append(note)
+
+    def tie_up(self, live: Slot, course: Course) -> None:
+        """Bring to its end what a run left that was torn after its switch, as by a reboot of the host.
+
+        Raises:
+            ReleaseError: what is live is not ready.
+            Abandoned: another host refused.
+        """
+        if self.loose_ends(live):
+            course.reached("switched", patient=True)
+            with self.step("wait until it is ready"):
+                # After a reboot it may still be about to start.
+                run("systemctl", "start", live.socket_unit, live.service)
+                self.await_ready(live, live.release)
+            self.finish(live)
 
     def call_good(self, slot: Slot) -> None:
         """Remember that a slot's release was live and well, and the schema that it brought when it first was."""
