@@ -47,7 +47,6 @@ NOT_DAMAGED = {
     "Install podman": "only where releases are containers; tests/hosts/test_container.py",
     "Send it no more requests": "a part of the switch; tests/hosts/test_balancer.py",
     "Send it requests again": "a part of the switch; tests/hosts/test_balancer.py",
-    "Send requests to every host that went back": "a part of the switch; tests/hosts/test_balancer.py",
     "Set whether the target group names the host": "a preview cannot ask; tests/aws/test_provision.py",
     "Wait until it is out, where it is leaving": "it waits",
     "Wait until the ALB finds it healthy": "it waits",
