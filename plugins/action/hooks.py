@@ -10,9 +10,6 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.playbook.play import Play
 from ansible.plugins.action import ActionBase
 
-# What a static import is called by may be known in the role alone; Ansible has no type for that error.
-NOT_KNOWN_YET = "Error when evaluating variable in import path"
-
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Has Ansible read each hook as it would a part of a playbook.
@@ -46,6 +43,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             try:
                 Play.load(play, variable_manager=self._task.get_variable_manager(), loader=self._loader)
             except AnsibleError as error:
-                words = str(error).splitlines()[0]
-                if not words.startswith(NOT_KNOWN_YET):
-                    yield f"{path.parent.name}/{path.name}: {words}"
+                yield f"{path.parent.name}/{path.name}: {str(error).splitlines()[0]}"

@@ -321,7 +321,7 @@ def test_hooks_that_are_no_tasks(project: Project) -> None:
     folder = project.root / "hooks"
     folder.mkdir()
     for name, text in {
-        "after_failure": "- name: Tell\n  ansible.builtin.import_tasks: '{{ app_runtime }}.yml'\n",
+        "after_failure": "- name: Tell\n  ansible.builtin.debug: {msg: it failed}\n",
         "after_switch": "- name: Tell\n  ansible.builtin.debug: {msg: it is live\n",
         "before_migrate": "- name: Tell\n  ansible.builtin.debugg: {msg: it begins}\n",
         "before_switch": "name: Tell\n",

@@ -1919,9 +1919,38 @@ def test_what_went_down_after_its_switch_is_asked_to_come_to_its_end(
     lead = Lead(host, monkeypatch)
     assert "unfinished" not in lead.run("activate", "r1", "--by", "alice", "--until", until)
     assert lead.said == said
+
+
+@pytest.mark.parametrize(
+    ("release", "until", "at_work", "is_told"),
+    [
+        pytest.param("r1", "done", False, True, id="what is live"),
+        pytest.param("r2", "done", False, False, id="what is not"),
+        pytest.param("r1", "ready", False, False, id="what does not end yet"),
+        pytest.param("r1", "done", True, False, id="what another run may change"),
+    ],
+)
+def test_an_end_that_fails_refuses_nothing_that_is_live(  # noqa: PLR0917
+    host: Any,
+    systemd: Systemd,
+    monkeypatch: pytest.MonkeyPatch,
+    release: str,
+    until: str,
+    at_work: bool,
+    is_told: bool,
+) -> None:
+    put(host, "r1")
+    deploy(host, "r1")
+    lead = Lead(host, monkeypatch, order="deploy of r1 by alice")
     lead.followed.update(error="it is not ready")
-    if said:
-        assert lead.run("activate", "r1", "--by", "alice")["unfinished"] == "it is not ready"
+    looks = iter([True, at_work])
+    monkeypatch.setattr(program.Run, "active", lambda _: next(looks))
+    command = ("activate", release, "--by", "alice", "--until", until)
+    if is_told:
+        assert lead.run(*command)["unfinished"] == "it is not ready"
+        return
+    with pytest.raises(program.ReleaseError, match="it is not ready"):
+        lead.run(*command)
 
 
 def test_what_was_torn_after_its_switch_is_brought_to_its_end(

@@ -285,23 +285,22 @@ def awaited() -> bool:
 
 
 def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
-    """Make a release live, unless it is and nobody is about to change that."""
-    live = host.live
-    if live and live.release == options.release and not host.activation.active():
-        # A host that went down after its switch, and is asked once more when it is up again.
-        if options.until == PHASES[-1] and host.loose_ends(live):
-            return tie_up(host, options)
+    """Make a release live, unless it is and nobody is about to change that.
+
+    Where it is live and its run did not come to its end, the answer says so as ``unfinished``: that refuses nothing.
+    """
+    live, to_the_end = host.live, options.until == PHASES[-1]
+    is_live = live and live.release == options.release and not host.activation.active()
+    # A host that went down after its switch, and is asked once more when it is up again, has an end to make.
+    if live and is_live and not (to_the_end and host.loose_ends(live)):
         host.activation.hear()
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
-    return begin(host, options, "activate")
-
-
-def tie_up(host: Host, options: argparse.Namespace) -> dict[str, Any]:
-    """Bring a torn run to its end; where that fails, the release is live all the same, and ``unfinished`` says why."""
     try:
         return begin(host, options, "activate")
     except ReleaseError as error:
-        told = error.answer if isinstance(error, RunFailed) else {"changed": False}
+        if not to_the_end or host.live_release != options.release or host.activation.active():
+            raise
+        told = error.answer if isinstance(error, RunFailed) else {"changed": True}
         return {**told, "unfinished": str(error)}
 
 
