@@ -290,9 +290,13 @@ def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     Where it is live and its run did not come to its end, the answer says so as ``unfinished``: that refuses nothing.
     """
     live, to_the_end = host.live, options.until == PHASES[-1]
-    is_live = live and live.release == options.release and not host.activation.active()
     # A host that went down after its switch, and is asked once more when it is up again, has an end to make.
-    if live and is_live and not (to_the_end and host.loose_ends(live)):
+    if (
+        live
+        and live.release == options.release
+        and not host.activation.active()
+        and not (to_the_end and host.loose_ends(live))
+    ):
         host.activation.hear()
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
     try:
