@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,13 +21,22 @@ FACTS = "release.json"
 SPARE_BYTES = 64 << 20
 
 
+def stays_inside(path: PurePosixPath, links: set[str]) -> bool:
+    """Return True if a path below the release stays there, and passes no link on its way."""
+    at = PurePosixPath()
+    for part in path.parts:
+        if path.is_absolute() or str(at) in links or (part == ".." and at == PurePosixPath()):
+            return False
+        at = at.parent if part == ".." else at / part
+    return True
+
+
 def has_place(member: tarfile.TarInfo, links: set[str]) -> bool:
-    """Tell whether a member of an artefact is a file or a link that stays inside the release."""
+    """Return True if a member of an artefact is a file or a link that stays inside the release."""
     place = PurePosixPath(member.name)
-    if place.is_absolute() or ".." in place.parts or any(str(parent) in links for parent in place.parents):
+    if ".." in place.parts or not stays_inside(place, links):
         return False
-    target = os.path.normpath(place.parent / member.linkname)
-    return member.isfile() or (member.issym() and target.split("/")[0] not in ("", ".."))
+    return member.isfile() or (member.issym() and stays_inside(place.parent / member.linkname, links))
 
 
 def write_secret(path: Path, text: str, group: str) -> None:
@@ -108,13 +118,19 @@ class Parcel:
         self.archive.seek(0)
         with tarfile.open(fileobj=self.archive) as tar:
             members = tar.getmembers()
-            links = {str(PurePosixPath(member.name)) for member in members if member.issym()}
-            for member in members:
-                if not has_place(member, links):
+            names = [str(PurePosixPath(member.name)) for member in members]
+            links = {name for name, member in zip(names, members, strict=True) if member.issym()}
+            count = Counter(names)
+            for name, member in zip(names, members, strict=True):
+                # Extracted twice, the second would be written through the first where that is a link.
+                if not has_place(member, links) or count[name] > 1:
                     raise ReleaseError(f"the artefact holds {member.name!r}, which has no place in a release")
                 # The archive has no times, so that it is the same everywhere; nginx makes its ETag of time and size,
                 # and a changed file of the same size must not look unchanged to a browser.
                 member.mtime = int(time.time())
-            # The names were checked above; Python 3.10 and 3.11 have the filter only in their later releases.
+                # Whatever the archive says, all of it is root's, and at no moment setuid.
+                member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
+                member.mode = 0o755 if member.mode & 0o100 else 0o644
+            # The Python 3.11.2 of Debian 12 has no filters, so all is checked above; where there is one, it checks again.
             options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             tar.extractall(folder, members, **options)  # type: ignore[arg-type]  # noqa: S202
