@@ -369,6 +369,7 @@ def dispatch(backups: Backups, options: argparse.Namespace) -> dict[str, Any] | 
 
 def main() -> int:
     """Parse, run, and turn a failure into one message."""
+    os.umask(0o077)
     options = parser().parse_args()
     try:
         result = dispatch(Backups(Config.load()), options)

@@ -362,6 +362,7 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
 
 def main() -> int:
     """Parse, run, and turn a failure into one message."""
+    os.umask(0o022)  # root's own may be 077, and releases are read by other accounts
     host = Host(Config.load())
     options = parser(host.config.hold_seconds).parse_args()
     try:

@@ -9,7 +9,9 @@ import abc
 import contextlib
 import hashlib
 import os
+import platform
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,13 +19,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from basics import OPTION_FILE, ReleaseError, read_json, replace_link, run
+from basics import OPTION_FILE, ReleaseError, digest_of, read_json, replace_link, run
+from builder import NETRC, Builder
 from integrity import Integrity
 from serve import as_root
 from slots import Config, Slot
 
 CERTIFICATES = Path("/etc/ssl/certs")
-NETRC = Path("/root/.netrc")  # credentials of an index of packages
+# In a lock file, a package that is in the artefact.
+LOCAL_PACKAGE = re.compile(r'^type = "(directory|file)"$', re.MULTILINE)
 # What the server is told to take its worker from.
 WORKERS = Path(__file__).resolve().with_name("server")
 
@@ -108,48 +112,44 @@ class Venv(Runtime):
         """Make the one for the release's lock file, unless there is one, and link it."""
         venv = self.venv_for(folder)
         (folder / ".venv").symlink_to(venv)
-        run(venv / "bin" / "python", "-m", "compileall", "-q", "-x", r"/\.venv/", folder)
+        # The system's Python, isolated, reads the release's code and runs none of it, nor of its packages.
+        run(self.config.python, "-I", "-m", "compileall", "-q", "-x", r"/\.venv/", folder)
 
     def venv_for(self, folder: Path) -> Path:
         """Return the one for a release's lock file, made where there is none that is as it was made.
 
         One that somebody changed stays beside the new one for those who still run from it; `clean` removes it.
         """
-        version = run(self.config.python, "-VV").stdout
-        key = hashlib.sha256((folder / "poetry.lock").read_bytes() + version.encode()).hexdigest()[:16]
+        key = self.key(folder)
         number, venv = 0, self.folder / key
         while (venv / ".complete").is_file() and self.integrity.changes(venv):
             number += 1
             venv = venv.with_name(f"{key}.{number}")
         if not (venv / ".complete").is_file():
-            shutil.rmtree(venv, ignore_errors=True)
+            builder = Builder(self.config)
             try:
-                run(self.config.python, "-m", "venv", "--without-pip", venv)
-                self.install(folder, venv)
+                builder.build(folder, BESIDE, venv)
                 (venv / ".complete").touch()
                 self.integrity.remember(venv)
             except BaseException:
                 # On a full disk the room is needed by what goes on serving.
-                shutil.rmtree(venv, ignore_errors=True)
+                builder.discard(venv)
                 raise
         return venv
 
-    def install(self, folder: Path, venv: Path) -> None:
-        """Install exactly what poetry.lock names into ``venv``."""
-        environment = {
-            **os.environ,
-            "VIRTUAL_ENV": str(venv),
-            "PATH": f"{venv}/bin:{os.environ.get('PATH', os.defpath)}",
-            "POETRY_CACHE_DIR": "/var/cache/poetry",
-            # Poetry brings its own list of authorities; the system's may know more.
-            "REQUESTS_CA_BUNDLE": f"{CERTIFICATES}/ca-certificates.crt",
-        }
-        if self.config.index_url:
-            environment["POETRY_PYPI_MIRROR_URL"] = self.config.index_url
-        run(
-            self.config.poetry, "sync", "--only=main", "--no-root", "--no-interaction", "--compile",
-            cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+    def key(self, folder: Path) -> str:
+        """Return a digest of all that determines what is in the one for a release."""
+        poetry = Path(os.path.realpath(self.config.poetry))
+        # Poetry and what it needs, by version, in the virtual environment that it is installed in.
+        installer = [path.name for path in poetry.parent.parent.glob("lib/python*/site-packages/*.dist-info")]
+        version = run(self.config.python, "-VV").stdout
+        parts = [self.config.python, version, platform.machine(), str(poetry), *sorted(installer)]
+        files = [folder / name for name in ("poetry.lock", "pyproject.toml", "poetry.toml")]
+        parts += [f"{path.name} {digest_of(path)}" for path in files if path.is_file()]
+        if LOCAL_PACKAGE.search((folder / "poetry.lock").read_text()):
+            # It may be built from any file of the artefact.
+            parts.append(str(read_json(folder / "release.json")["artefact"]))
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
     def changes(self, folder: Path) -> list[str]:
         """Return what somebody changed in the one that a release has."""

@@ -49,6 +49,7 @@ def serve(config: dict[str, Any], slot: str) -> str:
 
 def main() -> str:
     """Read the configuration beside this program, and serve the slot that is named."""
+    os.umask(0o027)
     return serve(json.loads(CONFIG.read_text()), sys.argv[1])
 
 

@@ -27,6 +27,7 @@ class Config:
     root: Path
     user: str
     migration_user: str
+    build_user: str
     poetry: str
     python: str
     index_url: str

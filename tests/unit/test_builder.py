@@ -1,0 +1,253 @@
+"""The build of a virtual environment, with systemd and the accounts played: who runs it, what it may, what is refused."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit.test_release import host, program, root, runtimes
+
+__all__ = ["host", "root"]  # fixtures
+
+builder = sys.modules["builder"]
+
+
+class Unit:
+    """Plays systemd-run: the build leaves a file, or what a test has it leave."""
+
+    def __init__(self) -> None:
+        self.told: list[list[str]] = []
+        self.owned: dict[str, tuple[int, int]] = {}
+        self.leaves: Callable[[Path], object] = lambda venv: None
+        self.codes = {"nba-build.service": 0, "nba-build-check.service": 0}
+        self.venv = Path()
+
+    def run(self, *command: object, **_: Any) -> subprocess.CompletedProcess[str]:
+        words = [str(word) for word in command]
+        self.told.append(words)
+        if words[0] != "systemd-run":
+            assert words == ["systemctl", "stop", "nba-build.service"]
+            return subprocess.CompletedProcess(words, 5, "", "")
+        unit = self.option("--unit")
+        if unit == "nba-build.service":
+            self.venv = Path(words[-2])
+            self.sources = sorted(path.name for path in (self.venv / ".build/source").iterdir())
+            (self.venv / "lib").mkdir()
+            (self.venv / "lib/module.py").write_text("VALUE = 1\n")
+            (self.venv / "bin").mkdir()
+            (self.venv / "bin/python").symlink_to("/usr/bin/python3")
+            (self.venv / "bin/tool").write_text("#!/bin/sh\n")
+            (self.venv / "bin/tool").chmod(0o700)
+            self.leaves(self.venv)
+        return subprocess.CompletedProcess(words, self.codes[unit], "what Poetry says\n", "")
+
+    def option(self, name: str) -> str:
+        """Return the value of an option of the last command."""
+        return next(word.partition("=")[2] for word in self.told[-1] if word.startswith(f"{name}="))
+
+    def of(self, unit: str) -> set[str]:
+        """Return the command line of a unit."""
+        return next(set(words) for words in self.told if f"--unit={unit}" in words)
+
+    def chown(self, path: str | Path, user: int, group: int, *, follow_symlinks: bool) -> None:
+        assert not follow_symlinks
+        self.owned[str(path)] = (user, group)
+
+
+@pytest.fixture
+def unit(monkeypatch: pytest.MonkeyPatch) -> Unit:
+    unit = Unit()
+    monkeypatch.setattr(builder, "run", unit.run)
+    monkeypatch.setattr(builder.os, "chown", unit.chown)
+    monkeypatch.setattr(builder.pwd, "getpwnam", {"nba-build": SimpleNamespace(pw_uid=903, pw_gid=904)}.__getitem__)
+    monkeypatch.setattr(runtimes, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "Python 3.13.5", ""))
+    return unit
+
+
+def release(host: Any, name: str, **files: str) -> Path:
+    """Unpack a release: its lock file, its secrets and, by name without dots, what else is in it."""
+    folder: Path = host.folder(name)
+    folder.mkdir()
+    known = {"poetry.lock": "# lock\n", "pyproject.toml": "[project]\n", "release.json": '{"artefact": "0123"}'}
+    secrets = dict.fromkeys((".env", ".env.migrate", ".mysql.cnf"), "secret\n")
+    for file, text in {**known, **secrets, **{key.replace("_", "."): text for key, text in files.items()}}.items():
+        (folder / file).write_text(text)
+    return folder
+
+
+def made(host: Any, folder: Path) -> Path:
+    """Return the virtual environment of a release."""
+    found: Path = host.runtime(folder).venv_for(folder)
+    return found
+
+
+def test_packages_are_installed_by_an_account_that_can_do_nothing_else(host: Any, unit: Unit) -> None:
+    venv = made(host, release(host, "r1"))
+    words = unit.of("nba-build.service")
+    assert "--uid=nba-build" in words
+    properties = {word.partition("=")[2] for word in words if word.startswith("--property=")}
+    assert {"NoNewPrivileges=yes", "CapabilityBoundingSet=", "ProtectSystem=strict", "ProtectHome=yes"} <= properties
+    assert [each for each in properties if each.startswith("ReadWritePaths=")] == [f"ReadWritePaths={venv}"]
+    assert not any(each.startswith("LoadCredential=") for each in properties)
+    root = host.config.root
+    assert f"InaccessiblePaths=-{root}/state -{root}/releases -{root}/slots -{root}/images" in properties
+    assert unit.sources == ["poetry.lock", "pyproject.toml"], "no secret comes near it"
+    assert unit.owned[str(venv / ".build/source/poetry.lock")] == (903, 904)
+
+
+def test_root_runs_no_python_of_a_virtual_environment(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[list[str]]()
+
+    def run(*command: object, **_: Any) -> subprocess.CompletedProcess[str]:
+        told.append([str(word) for word in command])
+        return subprocess.CompletedProcess([], 0, "Python 3.13.5", "")
+
+    monkeypatch.setattr(runtimes, "run", run)
+    host.runtime(folder := release(host, "r1")).make(folder)
+    assert [words[:4] for words in told] == [["/usr/bin/python3", "-VV"], ["/usr/bin/python3", "-I", "-m", "compileall"]]
+    assert {words[0] for words in unit.told} == {"systemctl", "systemd-run"}
+
+
+def test_what_was_built_is_root_s_whatever_the_umask_was(host: Any, unit: Unit) -> None:
+    def leave(venv: Path) -> None:
+        for path in (venv / "lib", venv / "lib/module.py"):
+            path.chmod(path.stat().st_mode & 0o700)
+
+    unit.leaves = leave
+    umask = os.umask(0o077)
+    try:
+        venv = made(host, release(host, "r1"))
+    finally:
+        os.umask(umask)
+    modes = {path.name: oct(path.lstat().st_mode & 0o7777) for path in (venv, *venv.rglob("*"))}
+    assert {modes[name] for name in (venv.name, "lib", "bin", "tool")} == {"0o755"} and modes["module.py"] == "0o644"
+    assert {unit.owned[str(path)] for path in (venv, *venv.rglob("*")) if path.name != ".complete"} == {(0, 0)}
+    assert not (venv / ".build").exists()
+
+
+def test_a_build_is_tried_by_the_service_account_without_a_network(host: Any, unit: Unit) -> None:
+    unit.codes["nba-build-check.service"] = 1
+    with pytest.raises(program.ReleaseError, match="(?s)nba cannot use the virtual environment.*what Poetry says.*Fix: "):
+        made(host, release(host, "r1"))
+    assert {"--uid=nba", "--property=PrivateNetwork=yes"} <= unit.of("nba-build-check.service")
+    assert list((host.config.root / "venvs").iterdir()) == [], "it is not taken by the next run"
+
+
+def outside(venv: Path) -> None:
+    (venv / "lib/elsewhere").symlink_to("/etc/shadow")
+
+
+def listening(venv: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as each:
+        os.chdir(venv)  # a socket's path is short
+        each.bind("socket")
+
+
+@pytest.mark.parametrize(
+    ("leaves", "words"),
+    [
+        (outside, r"lib/elsewhere is a link to /etc/shadow"),
+        (lambda venv: (venv / "bin/tool").chmod(0o4755), "bin/tool is setuid or setgid"),
+        (lambda venv: (venv / "lib").chmod(0o2755), "lib is setuid or setgid"),
+        (lambda venv: os.mkfifo(venv / "lib/fifo"), "lib/fifo is a special file"),
+        (listening, "socket is a special file"),
+        (lambda venv: os.link(venv / "lib/module.py", venv / "lib/again.py"), "is a hard link"),
+    ],
+)
+def test_what_no_package_needs_is_refused(
+    host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch, leaves: Callable[[Path], None], words: str
+) -> None:
+    monkeypatch.chdir(host.config.root)
+    unit.leaves = leaves
+    with pytest.raises(program.ReleaseError, match=f"refused: .*{words}, which root will not own.*Fix: "):
+        made(host, release(host, "r1"))
+    assert (0, 0) not in unit.owned.values()
+    assert list((host.config.root / "venvs").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["security.capability", "system.posix_acl_access", "system.posix_acl_default"])
+def test_more_than_a_mode_says_is_refused(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    found = {"module.py": ["user.any", name]}
+    monkeypatch.setattr(builder.os, "listxattr", lambda path, follow_symlinks: found.get(Path(path).name, []))
+    with pytest.raises(program.ReleaseError, match=f"module.py is marked with {name}"):
+        made(host, release(host, "r1"))
+
+
+def test_packages_that_cannot_be_installed_say_why(host: Any, unit: Unit) -> None:
+    unit.codes["nba-build.service"] = 1
+    with pytest.raises(program.ReleaseError, match="(?s)^the packages of poetry.lock could not.*status 1:\nwhat Poetry"):
+        made(host, release(host, "r1"))
+    assert unit.told[-1][:2] == ["systemctl", "stop"], "nothing writes any more where it was"
+
+
+def test_the_index_and_its_credentials_are_for_the_fetch_alone(
+    host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine index.example.org login user password hunter2")
+    monkeypatch.setattr(builder, "NETRC", netrc)
+    private = program.Host(program.Config(**{**host.config.__dict__, "index_url": "https://index.example.org/simple"}))
+    made(private, release(host, "r1"))
+    words = unit.of("nba-build.service")
+    assert f"--property=LoadCredential=netrc:{netrc}" in words
+    assert "--setenv=NETRC=/run/credentials/nba-build.service/netrc" in words
+    assert "--setenv=POETRY_PYPI_MIRROR_URL=https://index.example.org/simple" in words
+    assert "netrc" not in str(unit.of("nba-build-check.service")) and "hunter2" not in str(unit.told)
+
+
+def test_a_host_without_the_account_says_who_makes_it(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builder.pwd, "getpwnam", {}.__getitem__)
+    with pytest.raises(program.ReleaseError, match="nba-build, the account .* is not on this host. Fix: .*app.yml"):
+        made(host, release(host, "r1"))
+
+
+# --- which one a release gets ---
+
+
+def key(host: Any, name: str, **files: str) -> str:
+    """Return the name of the virtual environment of a release with these files."""
+    folder = release(host, name, **files)
+    found: str = host.runtime(folder).key(folder)
+    return found
+
+
+LOCAL = '[[package]]\nname = "own"\n\n[package.source]\ntype = "directory"\nurl = "packages/own"\n'
+
+
+def test_another_content_is_another_environment(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = key(host, "r1")
+    assert key(host, "r2", main_py="code\n", release_json='{"artefact": "4567"}') == same
+    others = {
+        key(host, "r3", poetry_lock="# another\n"),
+        key(host, "r4", pyproject_toml="[project]\nname = 'another'\n"),
+        key(host, "r5", poetry_toml="[installer]\nno-binary = true\n"),
+    }
+    own = key(host, "r6", poetry_lock=LOCAL)
+    others |= {own, key(host, "r7", poetry_lock=LOCAL, release_json='{"artefact": "4567"}')}
+    assert key(host, "r8", poetry_lock=LOCAL) == own
+    with monkeypatch.context() as patch:
+        patch.setattr(runtimes.platform, "machine", lambda: "riscv64")
+        others.add(key(host, "r9"))
+    monkeypatch.setattr(runtimes, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, "Python 3.13.9", ""))
+    others.add(key(host, "r10"))
+    assert len(others - {same}) == 7
+
+
+def test_another_installer_is_another_environment(host: Any, unit: Unit, tmp_path: Path) -> None:
+    installed = tmp_path / "poetry/lib/python3.13/site-packages/poetry-2.4.0.dist-info"
+    installed.mkdir(parents=True)
+    (tmp_path / "poetry/bin").mkdir()
+    (tmp_path / "poetry/bin/poetry").touch()
+    (tmp_path / "command").symlink_to(tmp_path / "poetry/bin/poetry")
+    here = program.Host(program.Config(**{**host.config.__dict__, "poetry": str(tmp_path / "command")}))
+    before = key(here, "r1")
+    installed.rename(installed.with_name("poetry-2.4.1.dist-info"))
+    assert len({before, key(here, "r2"), key(host, "r3")}) == 3
