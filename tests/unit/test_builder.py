@@ -1,4 +1,4 @@
-"""The build of a virtual environment, with systemd and the accounts played: who runs it, what it may, what is refused."""
+"""The build of a virtual environment, with systemd and the accounts played: who runs it, and what is refused."""
 
 from __future__ import annotations
 
@@ -112,7 +112,10 @@ def test_root_runs_no_python_of_a_virtual_environment(host: Any, unit: Unit, mon
 
     monkeypatch.setattr(runtimes, "run", run)
     host.runtime(folder := release(host, "r1")).make(folder)
-    assert [words[:4] for words in told] == [["/usr/bin/python3", "-VV"], ["/usr/bin/python3", "-I", "-m", "compileall"]]
+    assert [words[:4] for words in told] == [
+        ["/usr/bin/python3", "-VV"],
+        ["/usr/bin/python3", "-I", "-m", "compileall"],
+    ]
     assert {words[0] for words in unit.told} == {"systemctl", "systemd-run"}
 
 
@@ -135,7 +138,9 @@ def test_what_was_built_is_root_s_whatever_the_umask_was(host: Any, unit: Unit) 
 
 def test_a_build_is_tried_by_the_service_account_without_a_network(host: Any, unit: Unit) -> None:
     unit.codes["nba-build-check.service"] = 1
-    with pytest.raises(program.ReleaseError, match="(?s)nba cannot use the virtual environment.*what Poetry says.*Fix: "):
+    with pytest.raises(
+        program.ReleaseError, match=r"(?s)nba cannot use the virtual environment.*what Poetry says.*Fix"
+    ):
         made(host, release(host, "r1"))
     assert {"--uid=nba", "--property=PrivateNetwork=yes"} <= unit.of("nba-build-check.service")
     assert list((host.config.root / "venvs").iterdir()) == [], "it is not taken by the next run"
@@ -183,7 +188,7 @@ def test_more_than_a_mode_says_is_refused(host: Any, unit: Unit, monkeypatch: py
 
 def test_packages_that_cannot_be_installed_say_why(host: Any, unit: Unit) -> None:
     unit.codes["nba-build.service"] = 1
-    with pytest.raises(program.ReleaseError, match="(?s)^the packages of poetry.lock could not.*status 1:\nwhat Poetry"):
+    with pytest.raises(program.ReleaseError, match=r"(?s)^the packages of poetry\.lock .*status 1:\nwhat"):
         made(host, release(host, "r1"))
     assert unit.told[-1][:2] == ["systemctl", "stop"], "nothing writes any more where it was"
 
@@ -205,7 +210,7 @@ def test_the_index_and_its_credentials_are_for_the_fetch_alone(
 
 def test_a_host_without_the_account_says_who_makes_it(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder.pwd, "getpwnam", {}.__getitem__)
-    with pytest.raises(program.ReleaseError, match="nba-build, the account .* is not on this host. Fix: .*app.yml"):
+    with pytest.raises(program.ReleaseError, match=r"nba-build, the account .* is not on this host\. Fix: .*app"):
         made(host, release(host, "r1"))
 
 

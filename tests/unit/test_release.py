@@ -429,9 +429,8 @@ def filters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delattr(tarfile, "data_filter")
 
 
-def test_what_is_unpacked_is_root_s_whatever_the_archive_says(
-    host: Any, accounts: dict[str, int], installed: list[str], filters: None
-) -> None:
+@pytest.mark.usefixtures("filters", "installed")
+def test_what_is_unpacked_is_root_s_whatever_the_archive_says(host: Any, accounts: dict[str, int]) -> None:
     hostile = member("run", b"#!/bin/sh\n", mode=0o6777)
     hostile[0].uid, hostile[0].gid, hostile[0].uname, hostile[0].gname = 1001, 1001, "ada", "ada"
     parcel = brought(host, "r1", member("poetry.lock", b"# lock\n"), hostile)
@@ -450,6 +449,7 @@ def test_what_is_unpacked_is_root_s_whatever_the_archive_says(
     assert oct((host.folder("r1") / "run").stat().st_mode & 0o7777) == "0o755"
 
 
+@pytest.mark.usefixtures("filters", "installed")
 @pytest.mark.parametrize(
     "hostile",
     [
@@ -468,7 +468,7 @@ def test_what_is_unpacked_is_root_s_whatever_the_archive_says(
     ids=lambda members: " ".join(f"{info.name}>{info.linkname}" for info, _ in members),
 )
 def test_refuses_what_has_no_place_in_a_release(
-    host: Any, root: Path, accounts: dict[str, int], installed: list[str], filters: None, hostile: list[Any]
+    host: Any, root: Path, accounts: dict[str, int], hostile: list[Any]
 ) -> None:
     parcel = brought(host, "r1", member("poetry.lock", b"# lock\n"), *hostile)
     with pytest.raises(program.ReleaseError, match="has no place in a release"):

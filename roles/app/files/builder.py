@@ -1,7 +1,7 @@
 """Builds a virtual environment as an account of its own, in a sandbox, and gives the result to root.
 
-Packages bring code that runs while they are installed (the build of an sdist) and whenever the environment's Python starts
-(a `.pth` file). Root runs nothing of either.
+Packages bring code that runs while they are installed (the build of an sdist) and whenever the environment's Python
+starts (a `.pth` file). Root runs nothing of either.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from slots import Config
 
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 NETRC = Path("/root/.netrc")  # credentials of an index of packages
-# Of a virtual environment that is being built: the sources, a home and Poetry's cache. Nothing of it outlives the build.
+# In a virtual environment that is being built: sources, a home and Poetry's cache. Nothing of it outlives the build.
 WORKSHOP = ".build"
 # What gives an account more than the mode says.
 EXTENDED = {"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
@@ -97,7 +97,10 @@ class Builder:
         workshop = venv / WORKSHOP
         left_out = (*secrets, ".venv")
         shutil.copytree(
-            release, workshop / "source", symlinks=True, ignore=lambda place, _: left_out if Path(place) == release else ()
+            release,
+            workshop / "source",
+            symlinks=True,
+            ignore=lambda place, _: left_out if Path(place) == release else (),
         )
         (workshop / "home").mkdir()
         # Nobody else can write there yet.
@@ -137,7 +140,7 @@ class Builder:
         if done.returncode != 0:
             raise ReleaseError(
                 f"the packages of poetry.lock could not be installed: `poetry sync` exited with status "
-                f"{done.returncode}:\n{tail(done)}\nNothing was switched. Fix what it names, and run the same command again"
+                f"{done.returncode}:\n{tail(done)}\nNothing was switched. Fix what it names, and run the same command"
             )
 
     def check(self, venv: Path) -> None:
@@ -152,9 +155,7 @@ class Builder:
                 f"Fix: let everybody enter the folders above {venv}, and run the same command again"
             )
 
-    def run(
-        self, unit: str, user: str, options: list[str], words: tuple[str, ...]
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, unit: str, user: str, options: list[str], words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
         """Run a command in the sandbox as an account of this host, and wait for the end of all its processes."""
         root = self.config.root
         hidden = f"InaccessiblePaths=-{root}/state -{root}/releases -{root}/slots -{root}/images"

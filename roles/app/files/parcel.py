@@ -131,6 +131,6 @@ class Parcel:
                 # Whatever the archive says, all of it is root's, and at no moment setuid.
                 member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
                 member.mode = 0o755 if member.mode & 0o100 else 0o644
-            # The Python 3.11.2 of Debian 12 has no filters, so all is checked above; where there is one, it checks again.
+            # The Python 3.11.2 of Debian 12 has no filters: all is checked above. Where there is one, it checks again.
             options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
             tar.extractall(folder, members, **options)  # type: ignore[arg-type]  # noqa: S202
