@@ -15,6 +15,7 @@ import re
 import subprocess
 import tarfile
 import tempfile
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,14 +333,60 @@ def archive(source: Path, tree: str, front_end: FrontEnd | None = None) -> bytes
     return buffer.getvalue()
 
 
-def member_digest(content: bytes, name: str) -> str:
-    """Return the SHA-256 of one file in an archive, or an empty text where there is none."""
+def member(content: bytes, name: str) -> bytes | None:
+    """Return the content of one file in an archive; None if there is no such file."""
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         try:
             stream = tar.extractfile(name)
         except KeyError:
-            return ""
-        return hashlib.sha256(stream.read()).hexdigest() if stream else ""
+            return None
+        return stream.read() if stream else None
+
+
+def member_digest(content: bytes, name: str) -> str:
+    """Return the SHA-256 of one file in an archive, or an empty text where there is none."""
+    found = member(content, name)
+    return "" if found is None else hashlib.sha256(found).hexdigest()
+
+
+def lock_finding(content: bytes, place: str) -> str:
+    """Return what is wrong with a poetry.lock for an archive that comes from a place; nothing if all is well."""
+    again = "run `poetry lock` there and commit it"
+    try:
+        project, lock = (
+            tomllib.loads((member(content, name) or b"").decode()) for name in ("pyproject.toml", "poetry.lock")
+        )
+    except ValueError as error:
+        return f"{place}: pyproject.toml or poetry.lock is no TOML: {error}. Correct it, {again}"
+    if project and lock.get("metadata", {}).get("content-hash") not in content_hashes(project):
+        return f"{place}: poetry.lock is older than pyproject.toml, and no host could install from it: {again}"
+    for package in lock.get("package", []):
+        if package.get("develop"):
+            return (
+                f"{place}: {package['name']} is installed from a folder with `develop = true`, which is not there when "
+                f"the release runs: set it to false in pyproject.toml, {again}"
+            )
+    return ""
+
+
+def content_hashes(project: Mapping[str, Any]) -> set[str]:
+    """Return what Poetry writes as content-hash (its packages/locker.py) for a pyproject.toml, now and before 2.3."""
+    part, groups = project.get("project", {}), project.get("dependency-groups", {})
+    poetry = project.get("tool", {}).get("poetry", {})
+    legacy = ("dependencies", "source", "extras", "dev-dependencies")
+    found = set()
+    for known in (groups, {}):
+        relevant: dict[str, Any] = {}
+        if wanted := {
+            key: part[key] for key in ("requires-python", "dependencies", "optional-dependencies") if key in part
+        }:
+            relevant["project"] = wanted
+        if known:
+            relevant["dependency-groups"] = known
+        tool = {key: poetry.get(key) for key in (*legacy, "group") if key in poetry or (key in legacy and not relevant)}
+        text = json.dumps({**relevant, "tool": {"poetry": tool}} if relevant else tool, sort_keys=True)
+        found.add(hashlib.sha256(text.encode()).hexdigest())
+    return found
 
 
 def runtime_finding(content: bytes, runtime: str, place: str) -> str:
@@ -566,7 +613,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not lock:
             version = str(arguments.get("version", "HEAD"))
             raise AnsibleActionFail(f"{place}: poetry.lock is not in {version}: run `poetry lock` there and commit it")
-        if finding := runtime_finding(content, str(arguments.get("runtime", "venv")), place):
+        if finding := lock_finding(content, place) or runtime_finding(
+            content, str(arguments.get("runtime", "venv")), place
+        ):
             raise AnsibleActionFail(finding)
         path = Kept.keep(cache, content, facts).path
         if since := str(arguments.get("since", "")):

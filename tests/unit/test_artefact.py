@@ -8,6 +8,7 @@ import io
 import os
 import subprocess
 import tarfile
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 
-from tests.support import module_at
+from tests.support import ROOT, module_at
 
 artefact = module_at("plugins/action/artefact.py")
 
@@ -213,6 +214,47 @@ def test_the_lock_is_found_by_its_content(app: Path) -> None:
     content = build(app)
     assert artefact.member_digest(content, "poetry.lock") == hashlib.sha256(b"# lock\n").hexdigest()
     assert artefact.member_digest(content, "no.lock") == ""
+
+
+PROJECT = '[project]\nname = "own"\ndependencies = ["requests"]\n[dependency-groups]\ndev = ["ruff"]\n'
+LOCK = '[[package]]\nname = "own"\ndevelop = {develop}\n\n[metadata]\ncontent-hash = "{hash}"\n'
+
+
+def finding(tmp_path: Path, lock: str, project: str = PROJECT) -> str:
+    """Return what is wrong with the lock file of an archive."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, text in (("pyproject.toml", project), ("poetry.lock", lock)):
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+    found: str = artefact.lock_finding(stream.getvalue(), "app")
+    return found
+
+
+def test_a_lock_that_is_older_than_the_project_is_refused(tmp_path: Path) -> None:
+    for hashed in artefact.content_hashes(tomllib.loads(PROJECT)):
+        lock = LOCK.format(hash=hashed, develop="false")
+        assert finding(tmp_path, lock) == ""
+        assert finding(tmp_path, lock, PROJECT + "[tool.ruff]\nline-length = 100\n") == ""
+        changed = finding(tmp_path, lock, PROJECT.replace('["requests"]', '["requests", "rich"]'))
+        assert changed.startswith("app: poetry.lock is older than pyproject.toml")
+        assert "run `poetry lock` there and commit it" in changed
+    assert "is older than" in finding(tmp_path, "# lock\n")
+    assert "is no TOML" in finding(tmp_path, "<<<<<<< HEAD\n")
+
+
+def test_a_package_that_stays_in_its_folder_is_refused(tmp_path: Path) -> None:
+    hashed = max(artefact.content_hashes(tomllib.loads(PROJECT)))
+    assert "own is installed from a folder with `develop = true`" in finding(
+        tmp_path, LOCK.format(hash=hashed, develop="true")
+    )
+
+
+@pytest.mark.parametrize("folder", [ROOT, ROOT / "app"], ids=["the control node's", "the application's"])
+def test_poetry_computes_the_same_hash(folder: Path) -> None:
+    project, lock = (tomllib.loads((folder / name).read_text()) for name in ("pyproject.toml", "poetry.lock"))
+    assert lock["metadata"]["content-hash"] in artefact.content_hashes(project)
 
 
 # --- another repository ---
