@@ -135,16 +135,18 @@ class Environment:
             found: dict[str, Any] | None = self.preview["migrations"]
             return found
         pending = revisions_in(Path(str(self.artefact["path"])))
-        return {"current": None, "head": None, "pending": pending, "bare": True} if pending else None
+        known = {"current": None, "head": None, "bare": True, "unproven": self.unproven}
+        return {**known, "pending": pending} if pending else None
+
+    @property
+    def unproven(self) -> bool:
+        """Return True if code of the artefact may not run here."""
+        known = self.proof
+        return bool(known) and not (known.get("skipped") or known.get("proven") or "override" in known)
 
     def stops(self) -> Iterator[str]:
         """Yield each reason for which the run would stop."""
-        if (
-            self.proof
-            and not self.proof.get("skipped")
-            and not self.proof.get("proven")
-            and "override" not in self.proof
-        ):
+        if self.unproven:
             yield "its artefact was not proven where it must have been live before (promote_from)"
         if problem := (self.preview.get("connections") or {}).get("problem"):
             yield str(problem)
@@ -297,7 +299,14 @@ class Text:
         migrations = self.plan["migrations"]
         if migrations is None:
             return ["The application has none.", ""]
-        if migrations.get("bare"):
+        if migrations.get("unproven"):
+            lines = [
+                "None of the artefact's code was run, since it was not proven: its SQL, which revisions are pending",
+                "and the connections need the proof, or a reason (`-e 'promotion_override=\"the reason\"'`).",
+                "The artefact has:",
+                "",
+            ]
+        elif migrations.get("bare"):
             lines = ["This host has no release yet, so the database was not asked. The release brings:", ""]
         else:
             lines = [
@@ -327,6 +336,8 @@ class Text:
         release = self.plan["release"]
         warnings = sum(len(revision["warnings"]) for revision in self.revisions())
         pending = [f"{revision['revision']}: {revision['message']}" for revision in self.revisions()]
+        if pending and (self.plan["migrations"] or {}).get("unproven"):
+            pending.append("which of them are pending needs the proof, or promotion_override")
         others = self.changes("services", "accounts", "database", "other")
         sections = {
             "WOULD STOP": self.plan["stops"],

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.contract.conftest import AUTHOR, Project
+from tests.contract.test_structure import tasks_in
+from tests.support import ROOT, yaml_at
 
 INVENTORY = """
 all:
@@ -114,6 +118,40 @@ def test_a_reason_must_say_something(asking: Project, reason: str) -> None:
     done = ask(asking, {}, "-e", json.dumps({"promotion_override": reason.replace("\\n", "\n")}))
     assert done.returncode == 2, done.stdout
     assert "promotion_override: must be one line of at least 8 characters that say why" in done.stdout
+
+
+# --- what runs code of an artefact asks first ---
+
+# Commands of the release program, and the variables that hold them, that run code of a release.
+RUNS_CODE = re.compile(r"__app_(preparation|activate|by_itself)|\b(preview|plan|migrate)\b")
+
+
+def steps(name: str, when: str = "") -> Iterator[tuple[str, str]]:
+    """Yield what a task file of the role does, with the conditions, and with those of the files that it takes in."""
+    for task in tasks_in(yaml_at(f"roles/app/tasks/{name}")):
+        held = f"{when} {task.get('when', '')}"
+        yield from ((kind, held) for kind in ("promotion",) if kind in task)
+        if "release" in task and RUNS_CODE.search(str(task["release"]["command"])):
+            yield "code", held
+        for key in ("ansible.builtin.import_tasks", "ansible.builtin.include_tasks"):
+            # What is named by a variable is a hook, or a file that has the attempt beside it.
+            for file in {task.get(key), task.get("vars", {}).get("__app_attempt")} & {path.name for path in TASKS}:
+                yield from steps(str(file), held)
+
+
+TASKS = sorted((ROOT / "roles/app/tasks").glob("*.yml"))
+
+
+@pytest.mark.parametrize("entry", ["deploy.yml", "plan.yml", "migrate.yml"])
+def test_the_proof_comes_before_any_code(entry: str) -> None:
+    done = [kind for kind, _ in steps(entry)]
+    assert "code" in done and done[0] == "promotion"
+
+
+def test_a_plan_runs_no_code_without_proof() -> None:
+    """It asks, and goes on with what needs no code."""
+    (preview,) = steps("preview.yml")
+    assert preview[0] == "code" and "__app_proven" in preview[1]
 
 
 # --- code from another repository ---

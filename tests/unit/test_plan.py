@@ -148,6 +148,18 @@ def test_a_bare_host(tmp_path: Path) -> None:
     assert "not in this repository" not in full
 
 
+def test_code_without_proof_is_not_run_and_the_plan_says_what_that_leaves_out(tmp_path: Path) -> None:
+    known = {**ARTEFACT, "path": str(artefact(tmp_path))}
+    unproven = environment(preview={}, artefact=known, proof={"proven": False, "proof": {}})
+    full, short = words(unproven.plan([]))
+    assert "None of the artefact's code was run, since it was not proven" in full
+    assert "the reason" in full and "This host has no release yet" not in full
+    assert "### 0002: Add a nickname" in full
+    assert "which of them are pending needs the proof" in short and "WOULD STOP" in short
+    for taken in ({"proven": True}, {"proven": False, "override": "dev is down"}, {"skipped": True}, {}):
+        assert not environment(preview={}, artefact=known, proof=taken).unproven
+
+
 def test_a_program_that_is_older_than_the_checkout() -> None:
     old = {key: value for key, value in LIVE.items() if key != "settings"}
     full, _ = words(environment(status={"prod1": old}).plan([]))
