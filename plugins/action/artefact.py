@@ -375,14 +375,14 @@ def content_hashes(project: Mapping[str, Any]) -> set[str]:
     poetry = project.get("tool", {}).get("poetry", {})
     legacy = ("dependencies", "source", "extras", "dev-dependencies")
     found = set()
-    for known in (groups, {}):
+    for has_groups in (True, False):
         relevant: dict[str, Any] = {}
         if wanted := {
             key: part[key] for key in ("requires-python", "dependencies", "optional-dependencies") if key in part
         }:
             relevant["project"] = wanted
-        if known:
-            relevant["dependency-groups"] = known
+        if groups and has_groups:
+            relevant["dependency-groups"] = groups
         tool = {key: poetry.get(key) for key in (*legacy, "group") if key in poetry or (key in legacy and not relevant)}
         text = json.dumps({**relevant, "tool": {"poetry": tool}} if relevant else tool, sort_keys=True)
         found.add(hashlib.sha256(text.encode()).hexdigest())
