@@ -33,6 +33,10 @@ ansible_facts:
   description: C(installed_packages), the names of all installed packages, without an architecture.
   type: dict
   returned: always
+first:
+  description: Whether nothing was remembered of this host yet.
+  type: bool
+  returned: always
 changed_paths:
   description: Each package that was older, with both versions.
   type: list
@@ -96,7 +100,8 @@ def main() -> None:
     if not module.check_mode and (found := installed()) != known:
         write(module.params["record"], found)
     names = sorted({name.partition(":")[0] for name in now})
-    module.exit_json(changed=bool(older), changed_paths=words, ansible_facts={"installed_packages": names})
+    facts = {"installed_packages": names}
+    module.exit_json(changed=bool(older), changed_paths=words, first=not known, ansible_facts=facts)
 
 
 if __name__ == "__main__":

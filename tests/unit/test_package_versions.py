@@ -91,6 +91,12 @@ def test_versions_are_compared_as_dpkg_does() -> None:
     assert not package_versions.is_older("1:1.0", "2.0")
 
 
+def test_a_host_is_known_after_its_first_run(packages: Packages, capsys: pytest.CaptureFixture[str]) -> None:
+    assert packages.run(capsys, check=True)["first"] is True
+    assert packages.run(capsys)["first"] is True
+    assert packages.run(capsys)["first"] is False
+
+
 def test_what_is_installed_is_a_fact_without_architectures(
     packages: Packages, capsys: pytest.CaptureFixture[str]
 ) -> None:
