@@ -4,7 +4,7 @@
 The configuration is the file `release.json` beside this program. One folder holds everything:
 
     <root>/releases/<id>/   a release: code, `.env` and a link to its virtual environment; never changed afterwards
-    <root>/venvs/<key>/     a virtual environment, named by poetry.lock and Python, shared by releases with that lock
+    <root>/venvs/<key>/     a virtual environment, named by what determines its content, shared by releases
     <root>/slots/<slot>/    blue or green: `release` -> a release, `socket` -> the slot's socket
     <root>/live             -> the slot that gets the public requests; replaced by rename
     <root>/state/<id>.json  what became of a release: prepared, good, failed

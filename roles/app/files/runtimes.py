@@ -99,7 +99,7 @@ class Runtime(abc.ABC):
 
 
 class Venv(Runtime):
-    """A virtual environment for each lock file, shared by the releases that have it and linked as their `.venv`."""
+    """A virtual environment for each set of packages, shared by the releases that have it and linked as `.venv`."""
 
     title = "virtual environment"
 
