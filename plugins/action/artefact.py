@@ -369,12 +369,12 @@ def lock_finding(content: bytes, place: str) -> str:
     return ""
 
 
-def content_hashes(project: Mapping[str, Any]) -> set[str]:
+def content_hashes(project: Mapping[str, Any]) -> list[str]:
     """Return what Poetry writes as content-hash (its packages/locker.py) for a pyproject.toml, now and before 2.3."""
     part, groups = project.get("project", {}), project.get("dependency-groups", {})
     poetry = project.get("tool", {}).get("poetry", {})
     legacy = ("dependencies", "source", "extras", "dev-dependencies")
-    found = set()
+    found = []
     for has_groups in (True, False):
         relevant: dict[str, Any] = {}
         if wanted := {
@@ -385,7 +385,7 @@ def content_hashes(project: Mapping[str, Any]) -> set[str]:
             relevant["dependency-groups"] = groups
         tool = {key: poetry.get(key) for key in (*legacy, "group") if key in poetry or (key in legacy and not relevant)}
         text = json.dumps({**relevant, "tool": {"poetry": tool}} if relevant else tool, sort_keys=True)
-        found.add(hashlib.sha256(text.encode()).hexdigest())
+        found.append(hashlib.sha256(text.encode()).hexdigest())
     return found
 
 

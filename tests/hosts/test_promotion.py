@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tomllib
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
@@ -10,6 +13,7 @@ import pytest
 
 from tests.hosts.conftest import PROD, Converged
 from tests.hosts.world import UNPROVEN, World
+from tests.support import module_at
 
 pytestmark = pytest.mark.lab
 DEPLOY = "playbooks/deploy.yml"
@@ -62,6 +66,57 @@ def test_what_dev_never_had_is_refused(both: World) -> None:
     assert before_migration == before
     assert both.status("prod1")["live"] == before["live"]
     assert live(both, "dev1") == on_dev
+
+
+# Python runs it at each start of the virtual environment that the wheel is installed in.
+PTH = "import os; open(f'/var/tmp/wheel-{os.geteuid()}', 'w')\n"
+WHEEL = "own-1.0-py3-none-any.whl"
+LOCKED = """[[package]]
+name = "own"
+version = "1.0"
+description = ""
+optional = false
+python-versions = "*"
+groups = ["main"]
+files = [{{file = "{wheel}", hash = "sha256:{digest}"}}]
+
+[package.source]
+type = "file"
+url = "{wheel}"
+
+[metadata]
+"""
+
+
+def with_a_wheel(here: World) -> str:
+    """Return a commit whose dependencies have a wheel that runs code; it is taken back in the commit after it."""
+    app = here.root / "app"
+    with zipfile.ZipFile(app / WHEEL, "w") as wheel:
+        wheel.writestr("own.pth", PTH)
+        wheel.writestr("own-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+        wheel.writestr("own-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        names = ("own.pth", "own-1.0.dist-info/METADATA", "own-1.0.dist-info/WHEEL", "own-1.0.dist-info/RECORD")
+        wheel.writestr("own-1.0.dist-info/RECORD", "".join(f"{name},,\n" for name in names))
+    project, lock = app / "pyproject.toml", app / "poetry.lock"
+    project.write_text(project.read_text().replace("dependencies = [", 'dependencies = ["own (>=1)",', 1))
+    hashes = module_at("plugins/action/artefact.py").content_hashes(tomllib.loads(project.read_text()))
+    before = tomllib.loads(lock.read_text())["metadata"]["content-hash"]
+    locked = LOCKED.format(wheel=WHEEL, digest=hashlib.sha256((app / WHEEL).read_bytes()).hexdigest())
+    lock.write_text(lock.read_text().replace("[metadata]\n", locked).replace(before, hashes[0]))
+    here.git("add", "--all", "app")
+    here.git("commit", "--quiet", "--message", "Add a wheel")
+    here.git("revert", "--no-edit", "HEAD")
+    return here.git("rev-parse", "HEAD~1").strip()
+
+
+def test_code_of_a_package_never_runs_as_root_and_without_proof_not_at_all(both: World) -> None:
+    version = ("-e", f"app_version={with_a_wheel(both)}")
+    shown = both.ansible("playbooks/plan.yml", "-l", "prod", *version).succeeded()
+    assert "was not proven where it must have been live before" in shown.output
+    assert both.shell("prod1", "ls /var/tmp/wheel-* 2>/dev/null || :") == ""
+    both.ansible("playbooks/plan.yml", "-l", "dev1", *version).succeeded()
+    who = both.shell("dev1", "stat -c %U /var/tmp/wheel-*; rm /var/tmp/wheel-*").split()
+    assert sorted(who) == ["nba", "nba-migrate"]
 
 
 def test_what_dev_had_is_taken_also_after_dev_went_on(both: World) -> None:

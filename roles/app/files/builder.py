@@ -161,6 +161,7 @@ class Builder:
         hidden = f"InaccessiblePaths=-{root}/state -{root}/releases -{root}/slots -{root}/images"
         return run(
             *("systemd-run", "--quiet", "--collect", "--wait", "--pipe", f"--unit={unit}", f"--uid={user}"),
+            f"--description=Packages of {self.config.name}",
             *(f"--property={each}" for each in (*SANDBOX, hidden)),
             *options,
             "--",
