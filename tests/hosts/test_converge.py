@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -334,6 +336,46 @@ def test_a_role_works_alone_in_somebody_elses_playbook(here: World, converged: C
         here.ansible("somebody.yml", "--check", "--diff").succeeded()
     finally:
         playbook.unlink()
+
+
+# No connection begins but to the database, and the package lists are older than a run takes them for.
+CUT_OFF = """
+nft -f - <<END
+table inet cut_off {
+    chain output {
+        type filter hook output priority filter;
+        oifname != lo tcp flags & (syn | ack) == syn tcp dport != 3306 reject with tcp reset
+    }
+}
+END
+touch -d '2 days ago' /var/lib/apt/lists /var/lib/apt/periodic/update-success-stamp
+"""
+
+
+@contextmanager
+def no_mirror(here: World, host: str) -> Iterator[None]:
+    """Keep a host from every mirror of packages for a while."""
+    here.shell(host, CUT_OFF)
+    try:
+        yield
+    finally:
+        here.shell(host, "nft delete table inet cut_off")
+
+
+def test_no_mirror_is_needed_when_nothing_is_missing(here: World, converged: Converged) -> None:
+    with no_mirror(here, "dev1"):
+        assert here.ansible("site.yml", "-l", "dev1").succeeded().changed() == {"dev1": 0}
+
+
+@pytest.mark.long
+def test_a_mirror_that_is_down_is_named_when_something_is_missing(here: World, converged: Converged) -> None:
+    with no_mirror(here, "dev1"):
+        packages = here.ansible("playbooks/base.yml", "-l", "dev1", "-e", '{"base_extra_packages": ["hello"]}')
+        here.shell("dev1", "rm /opt/poetry-*/.complete")
+        poetry = here.ansible("playbooks/base.yml", "-l", "dev1", "--tags", "python")
+    here.ansible("site.yml", "-l", "dev1").succeeded()
+    for run in (packages, poetry):
+        assert run.code == 2 and "onnection refused" in run.output, run.output
 
 
 @pytest.mark.long
