@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -35,3 +37,16 @@ def test_what_a_program_says_need_not_be_text() -> None:
 @pytest.mark.parametrize("body", ["", "[]", "null", "<html>", '"text"', "{"])
 def test_an_answer_that_is_no_object_says_nothing(body: str) -> None:
     assert program.parsed(body) == {}
+
+
+@pytest.mark.parametrize(("name", "umask"), [("release", 0o022), ("backup", 0o077), ("serve", 0o027)])
+def test_a_program_takes_no_umask_of_the_host(monkeypatch: pytest.MonkeyPatch, name: str, umask: int) -> None:
+    program = module_at(f"roles/app/files/{name}.py")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    before = os.umask(0o777)
+    try:
+        with contextlib.suppress(SystemExit, OSError):
+            program.main()
+        assert os.umask(before) == umask
+    finally:
+        os.umask(before)
