@@ -197,6 +197,16 @@ def test_what_is_wrong_with_another_repository_is_said_first(
     assert words in done.stdout
 
 
+def test_a_stale_lock_is_refused_before_any_host(project: Project, elsewhere: Path) -> None:
+    (elsewhere / "service/pyproject.toml").write_text('[project]\nname = "own"\ndependencies = ["rich"]\n')
+    committed(project, elsewhere)
+    named = ("-e", f"app_repository={elsewhere}", "-e", "app_repository_folder=service")
+    done = project.playbook("-l", "dev", *named)
+    assert (done.returncode, project.called) == (2, False), done.stdout
+    assert "poetry.lock is older than pyproject.toml" in done.stdout
+    assert "run `poetry lock` there and commit it" in done.stdout
+
+
 @pytest.fixture
 def site(project: Project, tmp_path: Path) -> Path:
     """Return a repository with a built front end in a folder."""
