@@ -111,7 +111,7 @@ def with_a_wheel(here: World) -> str:
 
 def test_code_of_a_package_never_runs_as_root_and_without_proof_not_at_all(both: World) -> None:
     version = ("-e", f"app_version={with_a_wheel(both)}")
-    shown = both.ansible("playbooks/plan.yml", "-l", "prod", *version).succeeded()
+    shown = both.ansible("playbooks/plan.yml", "-l", "prod1", *version).succeeded()
     assert "was not proven where it must have been live before" in shown.output
     assert both.shell("prod1", "ls /var/tmp/wheel-* 2>/dev/null || :") == ""
     both.ansible("playbooks/plan.yml", "-l", "dev1", *version).succeeded()
