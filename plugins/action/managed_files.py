@@ -8,15 +8,22 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 from ansible import constants
 from ansible.plugins.action import ActionBase
 
 MODULE = Path(__file__).resolve().parents[1] / "modules/managed_files.py"
-# It reads one line of JSON, as not every connection ends its input: the module's source, what is wanted, and whether
+# What the module imports, here as well, where its options are read.
+LIBRARY = MODULE.parents[1] / "module_utils/attributes.py"
+ansible.module_utils.__path__.append(str(LIBRARY.parent))
+# It reads one line of JSON, as not every connection ends its input: the sources of both, what is wanted, and whether
 # that is only a preview.
 PROGRAM = """
-import json, sys
-source, given, check_mode = json.loads(sys.stdin.readline())
+import json, sys, types
+library, source, given, check_mode = json.loads(sys.stdin.readline())
+attributes = types.ModuleType("attributes")
+exec(library, attributes.__dict__)
+sys.modules["ansible.module_utils.attributes"] = attributes
 names = {"__name__": "managed_files"}
 exec(source, names)
 print(json.dumps(names["bring"](given, check_mode)))
@@ -39,7 +46,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if isinstance(entries := self._task.args.get("entries"), list):
             self._task.args["entries"] = [self._read(entry) for entry in entries]
         _, given = self.validate_argument_spec(runpy.run_path(str(MODULE))["ARGUMENTS"])
-        data = json.dumps([MODULE.read_text(), given, bool(self._task.check_mode)]).encode() + b"\n"
+        sources = [LIBRARY.read_text(), MODULE.read_text()]
+        data = json.dumps([*sources, given, bool(self._task.check_mode)]).encode() + b"\n"
         done = self._low_level_execute_command(shlex.join([self._python(task_vars), "-I", "-c", PROGRAM]), in_data=data)
         if done["rc"] != 0:
             return {**result, "failed": True, "rc": done["rc"], "msg": (done["stderr"] or done["stdout"]).strip()}

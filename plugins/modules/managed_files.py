@@ -1,15 +1,13 @@
 #!/usr/bin/python
 """Brings a set of files, directories and links to the wanted state in one call.
 
-plugins/action/managed_files.py sends this very file to a host and calls `bring`: all but `main` needs the standard
-library alone.
+plugins/action/managed_files.py sends this very file and plugins/module_utils/attributes.py to a host, and calls
+`bring`: all but `main` needs the standard library alone.
 """
 
 from __future__ import annotations
 
-import array
 import errno
-import fcntl
 import fnmatch
 import grp
 import os
@@ -20,6 +18,8 @@ import subprocess
 import tempfile
 import time
 from typing import Any
+
+from ansible.module_utils.attributes import attributes_of, clear, clear_tree, in_tree, thaw
 
 DOCUMENTATION = r"""
 module: managed_files
@@ -32,7 +32,9 @@ description:
   - A file is written aside and renamed, so it is whole or not there. When C(validate) fails, everything that this call
     changed is put back.
   - Whatever stands in the way (a directory where a file belongs, a foreign entry in a purged directory) is moved
-    to C(/var/backups/waffle-iron), never deleted. Immutable bits and access control lists are taken off.
+    to C(/var/backups/waffle-iron), never deleted.
+  - Immutable bits, access control lists, file capabilities and other extended attributes count as a change, and are
+    removed.
   - Pass secrets under C(no_log), as in any other module.
 options:
   entries:
@@ -49,6 +51,7 @@ options:
       owner: {type: str, default: root, description: Name or number of the owner.}
       group: {type: str, default: root, description: Name or number of the group.}
       mode: {type: str, description: "Octal, quoted; default 0644 for files and 0755 for directories."}
+      recurse: {type: bool, default: false, description: "Of a directory: nothing in it may have such attributes."}
   purge:
     description: Directories that hold nothing but what C(entries) name in them, or below.
     type: list
@@ -95,9 +98,6 @@ changed_paths:
 """
 
 BACKUP_ROOT = "/var/backups/waffle-iron"
-# From linux/fs.h: to read and set a file's flags, and the two that keep root from changing it.
-FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FROZEN = 0x80086601, 0x40086602, 0x10 | 0x20
-ACCESS_LISTS = ("system.posix_acl_access", "system.posix_acl_default")
 DEFAULT_MODE = {"file": "0644", "directory": "0755"}
 
 
@@ -120,8 +120,8 @@ def kind_of(path: str) -> str:
     return "directory" if stat.S_ISDIR(mode) else "other"
 
 
-def describe(path: str) -> dict[str, Any]:
-    """Return what stands at ``path``: kind, and owner, group, mode, content or target where they apply."""
+def describe(path: str, recurse: bool = False) -> dict[str, Any]:
+    """Return what stands at ``path``: kind, and owner, group, mode, attributes, content or target where they apply."""
     kind = kind_of(path)
     state: dict[str, Any] = {"kind": kind}
     if kind == "link":
@@ -129,47 +129,21 @@ def describe(path: str) -> dict[str, Any]:
     if kind in ("file", "directory"):
         status = os.lstat(path)
         state.update(uid=status.st_uid, gid=status.st_gid, mode=stat.S_IMODE(status.st_mode))
-        state.update(frozen=bool(flags_of(path) & FROZEN), lists=access_lists(path))
+        found = in_tree(path) if recurse and kind == "directory" else {path: attributes_of(path)}
+        state["attributes"] = [
+            name + ("" if place == path else f" of {place}") for place, names in found.items() for name in names
+        ]
     if kind == "file":
         with open(path, "rb") as stream:
             state["content"] = stream.read()
     return state
 
 
-def flags_of(path: str, wanted: int | None = None) -> int:
-    """Return the flags of a file (``lsattr`` shows them), after setting them where ``wanted`` is given."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    try:
-        flags = array.array("l", [0])
-        fcntl.ioctl(descriptor, FS_IOC_GETFLAGS, flags)
-        if wanted is not None:
-            flags[0] = wanted
-            fcntl.ioctl(descriptor, FS_IOC_SETFLAGS, flags)
-        return int(flags[0])
-    except OSError as error:
-        if wanted is None and error.errno in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-            return 0  # a filesystem without flags
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def thaw(path: str) -> None:
-    """Take off what keeps root from changing a file or directory; that which is not there needs nothing."""
-    if kind_of(path) in ("file", "directory"):
-        flags = flags_of(path)
-        if flags & FROZEN:
-            flags_of(path, flags & ~FROZEN)
-
-
-def access_lists(path: str) -> list[str]:
-    """Return the access control lists that a file has beside its mode."""
-    try:
-        return [name for name in ACCESS_LISTS if name in os.listxattr(path, follow_symlinks=False)]
-    except OSError as error:
-        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
-            return []
-        raise
+def thaw_existing(*paths: str) -> None:
+    """Remove what keeps root from changing files and directories; a path that is not there needs nothing."""
+    for path in paths:
+        if kind_of(path) in ("file", "directory"):
+            thaw(path)
 
 
 def packaged(paths: list[str]) -> set[str]:
@@ -235,7 +209,7 @@ class Tree:
     def apply(self, entry: dict[str, Any]) -> None:
         """Bring one entry to its wanted state."""
         path, wanted = entry["path"], self._wanted(entry)
-        before = describe(path)
+        before = describe(path, entry.get("recurse", False))
         if all(before.get(key) == value for key, value in wanted.items()):
             return
         self._note(path, before, wanted)
@@ -245,12 +219,17 @@ class Tree:
         if before["kind"] not in ("absent", wanted["kind"]):
             aside = self._set_aside(path)
         self._undo.append((path, before, aside))
-        self._write(path, wanted)
+        self._write(path, wanted, entry.get("recurse", False))
 
     def purge(self, directory: str, kept: set[str], patterns: list[str], keep_packaged: bool) -> None:
         """Move away what ``directory`` holds beside ``kept`` (absolute paths), those above them, and ``patterns``."""
         if kind_of(directory) != "directory":
             return
+        before = describe(directory)
+        if before["attributes"] and directory not in self.changed:
+            self._note(directory, before, {**before, "attributes": []})
+            if not self.check_mode:
+                clear(directory)
         places = [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
         foreign = [
             path
@@ -295,7 +274,7 @@ class Tree:
             wanted["mode"] = int(entry["mode"] or DEFAULT_MODE[kind], 8)
             wanted["uid"] = self._id(entry, "owner", lambda name: pwd.getpwnam(name).pw_uid)
             wanted["gid"] = self._id(entry, "group", lambda name: grp.getgrnam(name).gr_gid)
-            wanted.update(frozen=False, lists=[])
+            wanted["attributes"] = []
         if kind == "file":
             wanted["content"] = entry["content"].encode()
         return wanted
@@ -319,22 +298,19 @@ class Tree:
         while kind_of(aside) != "absent":
             number += 1
             aside = f"{aside.rsplit('~', 1)[0]}~{number}"
-        thaw(os.path.dirname(path))
-        thaw(path)
+        thaw_existing(os.path.dirname(path), path)
         shutil.move(path, aside)
         return aside
 
-    def _write(self, path: str, wanted: dict[str, Any]) -> None:
+    def _write(self, path: str, wanted: dict[str, Any], recurse: bool = False) -> None:
         kind = wanted["kind"]
         if kind != "absent":
             os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-            thaw(os.path.dirname(path))
-            thaw(path)
+            thaw_existing(os.path.dirname(path), path)
         if kind == "directory":
             if kind_of(path) == "absent":
                 os.mkdir(path, 0o700)
-            for name in access_lists(path):
-                os.removexattr(path, name)
+            clear_tree(path) if recurse else clear(path)
             os.chown(path, wanted["uid"], wanted["gid"])
             os.chmod(path, wanted["mode"])
         elif kind == "absent":
@@ -354,6 +330,7 @@ class Tree:
                     stream.write(wanted["content"])
                     stream.flush()
                     os.fsync(stream.fileno())
+                clear(temporary)  # a directory may hand an access list down
                 os.chown(temporary, wanted["uid"], wanted["gid"])
                 os.chmod(temporary, wanted["mode"])
             os.rename(temporary, path)
@@ -379,9 +356,9 @@ def render(state: dict[str, Any]) -> str:
     if state["kind"] == "link":
         return f"link to {state.get('target')}\n"
     mode: int | None = state.get("mode")
-    extras = (" immutable" if state.get("frozen") else "") + "".join(f" {name}" for name in state.get("lists", ()))
+    extras = ", ".join(state.get("attributes", ()))
     head: str = (
-        f"{state['kind']} mode={mode:04o} uid={state.get('uid')} gid={state.get('gid')}{extras}\n"
+        f"{state['kind']} mode={mode:04o} uid={state.get('uid')} gid={state.get('gid')}{extras and ' ' + extras}\n"
         if mode is not None
         else ""
     )
@@ -397,6 +374,7 @@ ENTRY = {
     "owner": {"default": "root"},
     "group": {"default": "root"},
     "mode": {"type": "str"},
+    "recurse": {"type": "bool", "default": False},
 }
 ARGUMENTS = {
     "entries": {

@@ -9,7 +9,6 @@ import json
 import os
 import pwd
 import shutil
-import struct
 import subprocess
 import sys
 import time
@@ -18,9 +17,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible.module_utils import attributes
 from ansible.module_utils.testing import patch_module_args
 
 from tests.support import ROOT, module_at
+from tests.unit.test_attributes import OF_DIRECTORIES, OF_FILES, give
 
 managed_files = module_at("plugins/modules/managed_files.py")
 USER = pwd.getpwuid(os.getuid()).pw_name
@@ -270,38 +271,64 @@ def test_a_new_file_has_an_empty_before(root: Path, capsys: pytest.CaptureFixtur
     assert diff["after"].endswith("\nnew\n")
 
 
-def test_an_immutable_file_is_found_and_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", OF_FILES)
+def test_an_attribute_of_a_file_is_found_and_removed(root: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     (root / "file").write_text("text")
     (root / "file").chmod(0o644)
-    try:
-        managed_files.flags_of(str(root / "file"), managed_files.flags_of(str(root / "file")) | 0x10)
-        managed_files.flags_of(str(root), managed_files.flags_of(str(root)) | 0x10)
-    except OSError as error:
-        pytest.skip(f"this filesystem, or this account, has no such bit: {error}")
-    try:
-        found = call(capsys, entry(root / "file", "text"), check=True)
-        assert found["changed"] and "immutable" in found["diff"][0]["before"]
-        assert call(capsys, entry(root / "file", "other"))["changed"]
-        assert (root / "file").read_text() == "other"
-        assert not call(capsys, entry(root / "file", "other"))["changed"]
-    finally:
-        for path in (root / "file", root):
-            managed_files.thaw(str(path))
+    give(root / "file", name)
+    found = call(capsys, entry(root / "file", "text"), check=True)
+    assert found["changed"] and name in found["diff"][0]["before"] and name not in found["diff"][0]["after"]
+    assert attributes.attributes_of(str(root / "file")) == [name]
+    assert call(capsys, entry(root / "file", "other"))["changed"]
+    assert (root / "file").read_text() == "other"
+    assert (attributes.in_tree(str(root)), (root / "file").stat().st_mode & 0o777) == ({}, 0o644)
+    assert not call(capsys, entry(root / "file", "other"))["changed"]
 
 
-def test_an_access_list_is_found_and_removed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", OF_DIRECTORIES)
+def test_an_attribute_of_a_directory_is_found_and_removed(
+    root: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     (root / "d").mkdir(mode=0o755)
-    entries = ((1, 7, -1), (2, 7, 4711), (4, 5, -1), (16, 7, -1), (32, 5, -1))
-    listed = struct.pack("<I", 2) + b"".join(
-        struct.pack("<HHI", tag, mode, who & 0xFFFFFFFF) for tag, mode, who in entries
-    )
-    try:
-        os.setxattr(root / "d", "system.posix_acl_access", listed)
-    except OSError as error:
-        pytest.skip(f"this filesystem has no access lists: {error}")
+    give(root / "d", name)
+    assert call(capsys, entry(root / "d", state="directory"), check=True)["changed"]
     assert call(capsys, entry(root / "d", state="directory"))["changed"]
-    assert os.listxattr(root / "d") == []
+    assert (attributes.in_tree(str(root)), (root / "d").stat().st_mode & 0o777) == ({}, 0o755)
     assert not call(capsys, entry(root / "d", state="directory"))["changed"]
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_what_is_in_a_directory_loses_its_attributes_if_asked(
+    root: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (root / "d/e").mkdir(parents=True)
+    (root / "d/e/file").write_text("text")
+    give(root / "d/e/file", name)
+    try:
+        assert not call(capsys, entry(root / "d", state="directory"))["changed"]
+        found = call(capsys, entry(root / "d", state="directory", recurse=True))
+        assert found["changed_paths"] == [str(root / "d")]
+        assert f"{name} of {root}/d/e/file" in found["diff"][0]["before"]
+        assert attributes.in_tree(str(root)) == {} and (root / "d/e/file").read_text() == "text"
+        assert not call(capsys, entry(root / "d", state="directory", recurse=True))["changed"]
+    finally:
+        attributes.clear_tree(str(root))
+
+
+def test_a_purged_directory_loses_its_attributes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    give(root, "system.posix_acl_access")
+    assert call(capsys, entry(root / "new", "text"), purge=[str(root)])["changed_paths"] == [
+        str(root / "new"), str(root),
+    ]  # fmt: skip
+    assert attributes.attributes_of(str(root)) == []
+    assert not call(capsys, entry(root / "new", "text"), purge=[str(root)])["changed"]
+
+
+def test_a_new_file_does_not_inherit_an_access_list(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    give(root, "system.posix_acl_default")
+    assert call(capsys, entry(root / "file", "text"), entry(root / "d", state="directory"))["changed"]
+    assert [attributes.attributes_of(str(root / name)) for name in ("file", "d")] == [[], []]
+    assert not call(capsys, entry(root / "file", "text"), entry(root / "d", state="directory"))["changed"]
 
 
 def test_missing_folders_above_are_made(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
