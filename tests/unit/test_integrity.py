@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from tests.unit.test_attributes import OF_DIRECTORIES, OF_FILES, give
 from tests.unit.test_release import Course, Systemd, deploy, host, put, root, systemd
 
 __all__ = ["host", "root", "systemd"]  # fixtures
 
 # The ones that the program itself imported.
-basics, integrity = sys.modules["basics"], sys.modules["integrity"]
+attributes, basics, integrity = (sys.modules[name] for name in ("attributes", "basics", "integrity"))
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,32 @@ def test_what_was_changed_is_told(folder: Path, change: Any, words: list[str]) -
     assert integrity.compare(folder, known) == words
 
 
+@pytest.fixture
+def thawed(tmp_path: Path) -> Iterator[None]:
+    yield
+    attributes.clear_tree(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+@pytest.mark.parametrize("where", ["a.py", "sub/b.py", "sub/b.pyc"])
+def test_an_attribute_of_a_file_is_told(folder: Path, thawed: None, name: str, where: str) -> None:
+    known = integrity.take(folder)
+    (folder / where).touch()
+    (folder / where).chmod(0o660)  # an access list shows in the mode
+    if where in known:
+        known[where][0] = (folder / where).stat().st_mode
+    give(folder / where, name)
+    assert integrity.compare(folder, known) == [f"{where} has the attribute {name}"]
+
+
+@pytest.mark.parametrize("name", OF_DIRECTORIES)
+@pytest.mark.parametrize("where", [".", "sub"])
+def test_an_attribute_of_a_directory_is_told(folder: Path, thawed: None, name: str, where: str) -> None:
+    known = integrity.take(folder)
+    give(folder / where, name)
+    assert integrity.compare(folder, known) == [f"{where} has the attribute {name}"]
+
+
 def test_many_changes_are_counted() -> None:
     assert integrity.in_words(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
     assert integrity.in_words(["a"]) == "a"
@@ -98,6 +125,42 @@ def test_an_edited_release_is_damaged(host: Any, systemd: Systemd) -> None:
     (folder / ".env").write_text("A=2\n")
     assert host.status()["damaged"]
     assert host.problems() == ["release r1: .env was changed"]
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_what_was_given_an_attribute_loses_it_and_stays(
+    host: Any, systemd: Systemd, thawed: None, backups: Path, name: str
+) -> None:
+    folder, other = live(host), put(host, "r0", state="good")
+    host.integrity.remember(other)
+    venv = (folder / ".venv").resolve()
+    for path in (folder / ".env", other / ".env", venv / ".complete"):
+        path.chmod(0o640)
+        host.integrity.remember(path.parent)
+        give(path, name)
+    first, second, third = host.problems()
+    assert first.startswith("release r1: .env ") and second.startswith("the virtual environment of r1: .complete ")
+    assert third.startswith(f"{other} is no release that could be gone back to: .env ")
+    host.repair(Course())
+    assert host.problems() == [] and set(host.releases()) == {"r1", "r0"}
+    assert attributes.in_tree(str(host.config.root)) == {} and not backups.exists()
+
+
+def test_a_release_is_finished_without_what_its_folder_hands_down(host: Any, thawed: None) -> None:
+    folder = put(host, "r1")
+    give(folder, "system.posix_acl_default")
+    (folder / "new").touch()
+    host.integrity.remember(folder)
+    assert attributes.in_tree(str(folder)) == {}
+
+
+def test_an_immutable_release_can_be_removed(host: Any, systemd: Systemd, thawed: None) -> None:
+    live(host)
+    old = put(host, "r0", state="failed")
+    give(old / ".env", "immutable")
+    give(old, "immutable")
+    host.clean_up()
+    assert not old.exists()
 
 
 def test_a_release_that_is_a_link_is_damaged(host: Any, systemd: Systemd) -> None:
@@ -136,7 +199,8 @@ def test_what_is_no_release_is_moved_away(host: Any, systemd: Systemd, backups: 
     edited = put(host, "r0", state="good")
     host.integrity.remember(edited)
     (edited / "more").touch()
-    assert host.problems() == [f"{path} is no release that could be gone back to" for path in (copy, edited)]
+    words = "is no release that could be gone back to"
+    assert host.problems() == [f"{copy} {words}", f"{edited} {words}: more was added"]
     host.repair(Course())
     assert host.problems() == [] and host.releases() == ["r1"]
     assert len(list(backups.glob("*/*"))) == 2

@@ -216,7 +216,10 @@ class Host:
         runtime = self.runtime(self.folder(live))
         if changes := runtime.changes(self.folder(live)):
             found.append(f"the {runtime.title} of {live}: {in_words(changes)}")
-        return found + [f"{path} is no release that could be gone back to" for path in self.unusable(live)]
+        for path in self.unusable(live):
+            why = f": {in_words(changes)}" if (changes := self.integrity.changes(path)) else ""
+            found.append(f"{path} is no release that could be gone back to{why}")
+        return found
 
     def unusable(self, live: str) -> list[Path]:
         """Return what is no release, and those that somebody changed and nobody may go back to; never the live one."""
@@ -226,7 +229,9 @@ class Host:
         return unknown(folder, made - changed | {live})
 
     def set_unusable_aside(self, live: str) -> None:
-        """Move away what nobody may go back to."""
+        """Move away what nobody may go back to; a release that only has attributes loses them and stays."""
+        for path in self.unusable(live):
+            self.integrity.clear(path)
         for path in self.unusable(live):
             set_aside(path)
             self.forget(path.name)
@@ -326,8 +331,10 @@ class Host:
         target = self.folder(release)
         with self.only_one_prepares(order, wait_seconds):
             # Looked at inside the lock: another run may have made it while this one waited.
-            if target.is_dir() and not self.integrity.changes(target):
-                return
+            if target.is_dir():
+                self.integrity.clear(target)  # what is immutable could not be replaced
+                if not self.integrity.changes(target):
+                    return
             begin = time.monotonic()
             with self.made_aside(release, parcel) as partial:
                 if os.path.lexists(target):
@@ -845,6 +852,7 @@ class Host:
         live = self.live
         if live is None:
             raise ReleaseError("no release is live; deploy one")
+        self.integrity.clear(self.config.root)
         self.integrity.mend_accounts([self.folder(name) for name in self.releases()])
         with self.only_one_prepares():
             self.set_unusable_aside(live.release)
@@ -887,6 +895,7 @@ class Host:
             kept = pointed | prepared | set(self.good()[: max(self.config.keep_releases, WAY_BACK)])
             for name in names:
                 if name not in kept:
+                    self.integrity.clear(self.folder(name))
                     shutil.rmtree(self.folder(name))
                     self.forget(name)
             folders = [self.folder(name) for name in kept if name]

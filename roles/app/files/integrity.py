@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attributes import attributes_of, clear_tree
 from basics import run, write_whole
 from slots import Slot, server
 
@@ -23,14 +24,14 @@ RENAME_EXCHANGE, AT_FDCWD = 2, -100
 
 
 def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield each file and link in a folder with what `lstat` says; a virtual environment in it is not its own."""
+    """Yield a folder (".") and all that is in it, with what `lstat` says; the link to a virtual environment is not."""
+    yield ".", os.lstat(folder)
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = f"{place}/{name}"
-            status = os.lstat(path)
             relative = path[len(str(folder)) + 1 :]
-            if relative != ".venv" and not stat.S_ISDIR(status.st_mode):
-                yield relative, status
+            if relative != ".venv":
+                yield relative, os.lstat(path)
 
 
 def digest(path: Path) -> str:
@@ -43,22 +44,30 @@ def take(folder: Path) -> dict[str, list[Any]]:
     return {
         name: [status.st_mode, status.st_uid, status.st_ctime_ns, digest(folder / name)]
         for name, status in walk(folder)
+        if not stat.S_ISDIR(status.st_mode)
     }
 
 
 def compare(folder: Path, known: dict[str, list[Any]]) -> list[str]:
-    """Return the files that are not what they were, in words. Only those are read whose time of change is another."""
+    """Return the files that are not what they were, in words. Only those are read whose time of change is another.
+
+    A directory's time of change tells of what is in it, so no directory has one in ``known``.
+    """
     left, found = dict(known), []
     for name, status in walk(folder):
-        if name not in left:
-            # Python keeps what it compiled; root may have run something.
-            found += [] if name.endswith(".pyc") else [f"{name} was added"]
+        # Python keeps what it compiled; root may have run something.
+        if name not in left and not stat.S_ISDIR(status.st_mode) and not name.endswith(".pyc"):
+            found.append(f"{name} was added")
             continue
-        mode, owner, changed, content = left.pop(name)
+        mode, owner, changed, content = left.pop(name, (status.st_mode, status.st_uid, None, None))
         if status.st_ctime_ns == changed:
             continue
-        if (status.st_mode, status.st_uid) != (mode, owner) or digest(folder / name) != content:
-            found.append(f"{name} was changed")
+        words = []
+        if (status.st_mode, status.st_uid) != (mode, owner) or (content and digest(folder / name) != content):
+            words.append("was changed")
+        if attributes := attributes_of(f"{folder}/{name}"):
+            words.append(f"has the attribute {', '.join(attributes)}")
+        found += [f"{name} {' and '.join(words)}"] if words else []
     return sorted(found + [f"{name} is gone" for name in left])
 
 
@@ -92,8 +101,14 @@ class Integrity:
         return self.root / "state" / f"{folder.parent.name}-{folder.name}.files"
 
     def remember(self, folder: Path) -> None:
-        """Keep what a folder is now, that it was just finished."""
+        """Keep what a folder is now, that it was just finished; it has nothing that the folder above hands down."""
+        self.clear(folder)
         write_whole(self.manifest(folder), json.dumps(take(folder)))
+
+    def clear(self, folder: Path) -> None:
+        """Remove access lists, capabilities, other attributes and immutable bits from a folder and what is in it."""
+        if not folder.is_symlink():
+            clear_tree(str(folder))
 
     def forget(self, folder: Path) -> None:
         """Keep nothing of a folder that is gone."""

@@ -199,6 +199,7 @@ class Venv(Runtime):
     def remove(self, name: str) -> None:
         """Remove one, and what is known of its files."""
         venv = self.folder / name
+        self.integrity.clear(venv)
         shutil.rmtree(venv) if venv.is_dir() and not venv.is_symlink() else venv.unlink()
         self.integrity.forget(venv)
 
