@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ansible.module_utils.attributes import attributes_of, in_tree
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.host_state.handshakes import certificate_of, handshakes
 from ansible.module_utils.host_state.parsing import (
@@ -239,6 +240,14 @@ class Host:
                 place = os.path.join(folder, name)
                 parts.append(f"{os.path.relpath(place, path)} {self.content(place)}")
         return self.veil.content("\n".join(parts)) if os.path.isdir(path) else self.content(path)
+
+    @staticmethod
+    def attributes(folder: str) -> str:
+        """Return what the files in a folder have beside content, mode and owner; a line for each that has something."""
+        found = in_tree(folder)
+        return (
+            "\n".join(sorted(f"{os.path.relpath(path, folder)}: {', '.join(found[path])}" for path in found)) or "none"
+        )
 
     def content(self, path: str) -> str:
         """Return a digest of a file's content, or a link's target; of a very large one the size stands for it."""
@@ -545,7 +554,7 @@ class Host:
         return {key: "\n".join(sorted(values)) for key, values in found.items()}
 
     def files(self) -> Facts:
-        """Read kind, mode, owner and content of what is below the folders that roles and people write to."""
+        """Read kind, mode, owner, attributes and content of what is in folders that roles and people write to."""
         found: Facts = {}
         for tree in ("/etc", "/usr/local", "/opt"):
             for folder, folders, names in os.walk(tree):
@@ -565,6 +574,10 @@ class Host:
                 path = f"{folder}/{name}"
                 self.add_file(found, path, f"{self.root}/releases/<release>{path.removeprefix(self.release)}")
             folders[:] = [name for name in folders if name != "__pycache__"]
+        poetry = os.path.dirname(os.path.dirname(os.path.realpath("/usr/local/bin/poetry")))
+        for folder in (self.root, f"/var/backups/{self.name}", f"/var/log/{self.name}", poetry):
+            if os.path.isdir(folder):
+                found[f"{folder}: attributes"] = self.attributes(folder)
         return found
 
     def other_slot(self) -> str:
@@ -586,6 +599,7 @@ class Host:
             return
         kind = "directory" if stat.S_ISDIR(status.st_mode) else "file" if stat.S_ISREG(status.st_mode) else "special"
         words = [kind, f"{stat.S_IMODE(status.st_mode):04o}", f"{owner(status.st_uid)}:{group(status.st_gid)}"]
+        words += attributes_of(path)
         if kind == "file" and not any(fnmatch.fnmatchcase(shown, pattern) for pattern, _ in CONTENT_ELSEWHERE):
             words.append(self.content(path))
         found[shown] = " ".join(words)

@@ -6,29 +6,38 @@ damage written down in `BY_HAND`; tests/contract/test_drift.py holds that the ta
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.support import ROOT, host_roles, yaml_at
+from tests.unit.test_attributes import CAPABILITY, access_list
 
-ENTRY_KEYS = {"path", "state", "mode", "content", "source", "target", "owner", "group"}
+ENTRY_KEYS = {"path", "state", "mode", "content", "source", "target", "owner", "group", "recurse"}
 # How the variables of the paths read on a host of prod; the digest of Poetry's pins is looked up there.
 NAMES = {
     "__app_root": "/srv/nba",
     "__app_library": "/usr/local/lib/nba",
     "__app_command": "/usr/local/sbin/nba-release",
     "__app_backup_command": "/usr/local/sbin/nba-backup",
+    "__app_backup_config.folder": "/var/backups/nba",
     "app_name": "nba",
     "nginx_site": "nba",
     "item.home": "/home/ada",
 }
-FILE_KINDS = ("content", "mode", "owner", "deleted", "link", "directory")
+ATTRIBUTES = {
+    "access list": "system.posix_acl_access",
+    "inherited access list": "system.posix_acl_default",
+    "capability": "security.capability",
+    "attribute": "user.note",
+}
+FILE_KINDS = ("content", "mode", "owner", "deleted", "link", "directory", "access list", "capability")
 # The program that answers what is live: what would keep it from answering is damaged in the last round alone.
-ANSWERING_KINDS = ("content", "mode", "owner", "immutable")
+ANSWERING_KINDS = ("content", "mode", "owner", "immutable", "attribute")
 LINK_KINDS = ("target", "deleted", "file", "directory")
-DIRECTORY_KINDS = ("mode", "owner", "immutable")
+DIRECTORY_KINDS = ("mode", "owner", "immutable", "access list", "inherited access list")
 ROUNDS = 3
 
 
@@ -82,7 +91,8 @@ def managed(poetry: str) -> list[tuple[str, str]]:
     return sorted(found.items())
 
 
-# Prints all that a damage may change of the paths in its arguments: kind and mode, owner, content or target, flags.
+# Prints all that a damage may change of the paths in its arguments: kind and mode, owner, content or target, flags and
+# extended attributes.
 STATES = """
 import array, fcntl, hashlib, json, os, stat, sys
 def state(path):
@@ -90,13 +100,13 @@ def state(path):
         status = os.lstat(path)
     except OSError:
         return None
-    flags = array.array("l", [0])
+    flags, extended = array.array("l", [0]), sorted(os.listxattr(path, follow_symlinks=False))
     if stat.S_ISLNK(status.st_mode):
         content = os.readlink(path)
     else:
         fcntl.ioctl(os.open(path, os.O_RDONLY), 0x80086601, flags)
         content = hashlib.sha256(open(path, "rb").read()).hexdigest() if stat.S_ISREG(status.st_mode) else ""
-    return [oct(status.st_mode), status.st_uid, status.st_gid, content, flags[0] & 0x30]
+    return [oct(status.st_mode), status.st_uid, status.st_gid, content, flags[0] & 0x30, extended]
 print(json.dumps({path: state(path) for path in sys.argv[1:]}))
 """
 # As `chattr +i`, which a small image does not have.
@@ -106,8 +116,17 @@ FREEZE = (
 )
 
 
+def give(path: str, kind: str) -> str:
+    """Return a shell command that gives a file an attribute as `setfacl` and `setcap` do: a small image has neither."""
+    value = {"capability": repr(CAPABILITY), "attribute": 'b"by hand"'}.get(kind, "access_list(os.stat(path).st_mode)")
+    program = f'{inspect.getsource(access_list)}os.setxattr(path, "{ATTRIBUTES[kind]}", {value})'.replace("'", '"')
+    return f"python3 -c 'import os, struct, sys\npath = sys.argv[1]\n{program}' {path}"
+
+
 def damage(path: str, kind: str) -> str:
     """Return a shell script that damages a file, link or directory in a way."""
+    if kind in ATTRIBUTES:
+        return give(f"'{path}'", kind)
     aside = f"mv '{path}' '/root/aside-'$(echo '{path}' | tr / _)"
     return {
         "content": f"printf '\\n' >>'{path}'",
@@ -154,6 +173,8 @@ LIVE = "$(readlink -f /srv/nba/live)"
 SLOT = "$(basename $(readlink /srv/nba/live))"
 OTHER = "$(readlink /srv/nba/live | grep -q blue && echo green || echo blue)"
 RUNS = f"systemctl is-active --quiet nba@{SLOT}.service && systemctl is-enabled --quiet nba@{SLOT}.service"
+# Prints the extended attributes of its arguments.
+LISTED = "python3 -c 'import os, sys; print(*(name for path in sys.argv[1:] for name in os.listxattr(path)), end=\"\")'"
 WELL = "nba-release status | python3 -c 'import json,sys; sys.exit(bool(json.load(sys.stdin)[\"problems\"]))'"
 RULES = "nft list table inet waffle_iron"
 REDIRECTS = "net.ipv4.conf.all.accept_redirects"
@@ -217,7 +238,13 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
                  "systemctl is-enabled --quiet systemd-timesyncd", "Synchronise the clock"),
         Mutation("service is disabled", "disabled", f"systemctl disable nba@{SLOT}.service", RUNS),
         Mutation("the virtual environment of", "venv edited",
-                 f"echo >>$(ls {LIVE}/release/.venv/lib/python3*/site-packages/sqlalchemy/__init__.py)", WELL),
+                 f"cd $(dirname {LIVE}/release/.venv/lib/python3*/site-packages/sqlalchemy/__init__.py); "
+                 f"echo >>__init__.py; {FREEZE} __init__.py", WELL),
+        Mutation("has the attribute system.posix_acl_access", "access list",
+                 give(f"{LIVE}/release/.env", "access list"),
+                 f"{WELL} && test -z \"$({LISTED} {LIVE}/release/.env)\""),
+        Mutation("/srv/nba/state", "access list", give("$(ls -d /srv/nba/state/*.json | head -n 1)", "access list"),
+                 f"test -z \"$({LISTED} /srv/nba/state/*.json)\""),
         Mutation("nba", "groups", "usermod -aG adm nba", "! id -nG nba | grep -qw adm", "service account"),
         Mutation("the group nba has members", "member added", "usermod -aG nba games", "! id -nG games | grep -qw nba"),
         Mutation("ada", "groups", "usermod -aG adm ada", "! id -nG ada | grep -qw adm", "login accounts"),
@@ -259,6 +286,8 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         Mutation(REDIRECTS, "value at boot changed", f"sed -i s/0$/1/ {PARAMETERS}",
                  f"grep -qx {REDIRECTS}=0 {PARAMETERS}", "Set the kernel's parameters"),
         Mutation(".socket is ", "disabled", f"systemctl disable nba@{SLOT}.socket", RUNS),
+        Mutation("gunicorn has the attribute security.capability", "capability",
+                 give(f"{LIVE}/release/.venv/bin/gunicorn", "capability"), WELL),
         Mutation("runs as the account", "uid changed",
                  "sed -i \"s/^nba:x:[0-9]*:/nba:x:$((6000 + $$ % 1000)):/\" /etc/passwd",
                  f"grep -q \"^Uid:.$(id -u nba)\" /proc/$(systemctl show -P MainPID nba@{SLOT}.service)/status"),

@@ -12,11 +12,19 @@ from typing import Any
 import pytest
 
 from tests.hosts.conftest import Converged
+from tests.hosts.mutations import ATTRIBUTES, give
 from tests.hosts.world import UNPROVEN, Run, World
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
 # bare1 has another release of Debian on purpose.
 ALIKE = "dev1:prod1:prod2"
+
+
+def taken_back(path: str, kind: str) -> str:
+    """Return a shell command that removes from a file what `give` gave it."""
+    return f"python3 -c 'import os, sys; os.removexattr(sys.argv[1], \"{ATTRIBUTES[kind]}\")' {path}"
+
+
 # What a person may do to a host by hand, how it is taken back, and the fact that must be named.
 BY_HAND = (
     (
@@ -52,6 +60,16 @@ BY_HAND = (
         "cp -a click/core.py /root; echo '# edited' >>click/core.py",
         "cd /srv/nba/live/release/.venv/lib/python3*/site-packages; cp -a /root/core.py click; rm /root/core.py",
         "environment/content of click",
+    ),
+    (
+        give("/usr/local/lib/nba/release.py", "attribute"),
+        taken_back("/usr/local/lib/nba/release.py", "attribute"),
+        "files/usr/local/lib/nba/release.py",
+    ),
+    (
+        give("/srv/nba/live/release/.venv/bin/gunicorn", "capability"),
+        taken_back("/srv/nba/live/release/.venv/bin/gunicorn", "capability"),
+        "files/srv/nba: attributes",
     ),
     ("useradd --no-create-home mallory", "userdel mallory", "users/user mallory"),
     (

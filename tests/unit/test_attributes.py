@@ -11,18 +11,26 @@ import pytest
 from ansible.module_utils import attributes
 
 FLAGS = {name: bit for bit, name in attributes.FROZEN.items()}
-# As `setfacl -m u:4711:rw` leaves it on a file of mode 0640: tag, bits, id. The mask then shows as the group's bits.
-ENTRIES = ((1, 6, -1), (2, 6, 4711), (4, 4, -1), (16, 6, -1), (32, 0, -1))
-ACCESS_LIST = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, bits, who % 2**32) for tag, bits, who in ENTRIES)
-VALUES = {
-    "system.posix_acl_access": ACCESS_LIST,
-    "system.posix_acl_default": ACCESS_LIST,
-    "security.capability": struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0),  # cap_net_bind_service=ep
-    "user.note": b"by hand",
-    "trusted.note": b"by hand",
-}
-OF_FILES = (*FLAGS, *(name for name in VALUES if name != "system.posix_acl_default"))
-OF_DIRECTORIES = (*FLAGS, *(name for name in VALUES if name != "security.capability"))
+CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service=ep
+EXTENDED = (
+    "system.posix_acl_access", "system.posix_acl_default", "security.capability", "user.note", "trusted.note",
+)  # fmt: skip
+OF_FILES = (*FLAGS, *(name for name in EXTENDED if name != "system.posix_acl_default"))
+OF_DIRECTORIES = (*FLAGS, *(name for name in EXTENDED if name != "security.capability"))
+
+
+def access_list(mode: int) -> bytes:
+    """Return the list that `setfacl -m u:4711:rw` makes of a mode; its mask then shows as the group's bits."""
+    user, group, other = mode >> 6 & 7, mode >> 3 & 7, mode & 7
+    entries = ((1, user, -1), (2, 6, 4711), (4, group, -1), (16, group | 6, -1), (32, other, -1))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, bits, who % 2**32) for tag, bits, who in entries)
+
+
+def value_of(name: str, mode: int) -> bytes:
+    """Return a value for an extended attribute of a file."""
+    if "acl" in name:
+        return access_list(mode)
+    return CAPABILITY if "capability" in name else b"by hand"
 
 
 def give(path: Path, name: str) -> None:
@@ -31,7 +39,7 @@ def give(path: Path, name: str) -> None:
         if name in FLAGS:
             attributes.flags_of(str(path), attributes.flags_of(str(path)) | FLAGS[name])
         else:
-            os.setxattr(path, name, VALUES[name])
+            os.setxattr(path, name, value_of(name, path.stat().st_mode))
     except OSError as error:
         pytest.skip(f"{name}: {error}")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils import attributes
 from ansible.module_utils.host_state import handshakes, parsing, reading
 from ansible.module_utils.host_state.veil import Veil
 from cryptography import x509
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from parity.compare import secret_digest
 
 from tests.support import AWKWARD, module_at
+from tests.unit.test_attributes import OF_FILES, give
 
 host_state = module_at("plugins/modules/host_state.py")
 filters = module_at("plugins/filter/waffle.py")
@@ -272,6 +274,22 @@ def test_files_have_mode_owner_and_content(tmp_path: Path, veil: Any) -> None:
     assert found["b"] == "link to a"
     host.add_file(found, str(path), "/srv/nba/releases/<release>/.env")
     assert "<content" not in found["/srv/nba/releases/<release>/.env"]
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_files_have_attributes(tmp_path: Path, veil: Any, name: str) -> None:
+    host, found = host_state.Host("nba", veil, ""), dict[str, str]()
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / "sub/a"
+    path.touch(mode=0o640)
+    assert host.attributes(str(tmp_path)) == "none"
+    give(path, name)
+    try:
+        host.add_file(found, str(path), "a")
+        assert found["a"].split()[3] == name
+        assert host.attributes(str(tmp_path)) == f"sub/a: {name}"
+    finally:
+        attributes.clear_tree(str(tmp_path))
 
 
 def test_a_changed_file_changes_the_digest_of_its_folder(tmp_path: Path, veil: Any) -> None:
