@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,10 +38,11 @@ def backups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "root"
     folder.mkdir()
-    return folder
+    yield folder
+    attributes.clear_tree(str(folder))
 
 
 def entry(path: Path, content: str | None = None, **options: Any) -> dict[str, Any]:
@@ -304,15 +306,12 @@ def test_what_is_in_a_directory_loses_its_attributes_if_asked(
     (root / "d/e").mkdir(parents=True)
     (root / "d/e/file").write_text("text")
     give(root / "d/e/file", name)
-    try:
-        assert not call(capsys, entry(root / "d", state="directory"))["changed"]
-        found = call(capsys, entry(root / "d", state="directory", recurse=True))
-        assert found["changed_paths"] == [str(root / "d")]
-        assert f"{name} of {root}/d/e/file" in found["diff"][0]["before"]
-        assert attributes.in_tree(str(root)) == {} and (root / "d/e/file").read_text() == "text"
-        assert not call(capsys, entry(root / "d", state="directory", recurse=True))["changed"]
-    finally:
-        attributes.clear_tree(str(root))
+    assert not call(capsys, entry(root / "d", state="directory"))["changed"]
+    found = call(capsys, entry(root / "d", state="directory", recurse=True))
+    assert found["changed_paths"] == [str(root / "d")]
+    assert f"{name} of {root}/d/e/file" in found["diff"][0]["before"]
+    assert attributes.in_tree(str(root)) == {} and (root / "d/e/file").read_text() == "text"
+    assert not call(capsys, entry(root / "d", state="directory", recurse=True))["changed"]
 
 
 def test_a_purged_directory_loses_its_attributes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
