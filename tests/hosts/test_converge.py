@@ -7,6 +7,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.hosts.world import AWKWARD, UNPROVEN, World, await_true
 pytestmark = pytest.mark.lab
 HOSTS = {"dev1": "dev", "bare1": "dev", "prod1": "prod", "prod2": "prod"}
 UNCHANGED = {"prod1": 0, "prod2": 0}
+OWNER = "/etc/waffle-iron/environment"
 LISTENS = "ss -Hltn 'sport = :9000'"
 
 
@@ -41,6 +43,32 @@ def test_both_environments_answer(here: World, converged: Converged) -> None:
         assert version["schema"]
         assert here.get(host, "/api/health/ready").status == 200
         assert "<html" in here.get(host, "/").text
+
+
+def in_prod_as_well(here: World, tmp_path: Path, host: str) -> tuple[str, ...]:
+    """Return options that have a host of dev in prod, under another name."""
+    known = json.loads((here.root / ".lab" / here.name / "inventory.json").read_text())["_meta"]["hostvars"]
+    (tmp_path / "mistake.json").write_text(json.dumps({"prod": {"hosts": {"mistake1": known[host]}}}))
+    return "-i", "inventory/lab", "-i", str(tmp_path / "mistake.json"), "-l", "mistake1"
+
+
+def test_a_host_of_dev_is_refused_by_a_run_for_prod(here: World, converged: Converged, tmp_path: Path) -> None:
+    for host, environment in HOSTS.items():
+        assert here.execute(host, "cat", OWNER) == f"{environment}\n"
+    run = here.ansible("site.yml", *in_prod_as_well(here, tmp_path, "dev1"))
+    assert run.code == 2 and run.changed() == {"mistake1": 0}
+    assert "mistake1 was refused, and no host was changed: its environment is dev" in " ".join(run.output.split())
+
+
+@pytest.mark.long
+def test_a_host_is_taken_over_and_given_back(here: World, converged: Converged, tmp_path: Path) -> None:
+    taken = ("playbooks/base.yml", *in_prod_as_well(here, tmp_path, "dev1"), "-e", "take_over=dev")
+    here.ansible(*taken).succeeded()
+    assert here.execute("dev1", "cat", OWNER) == "prod\n"
+    assert here.ansible(*taken).succeeded().changed() == {"mistake1": 0}
+    assert "-e take_over=prod" in here.ansible("playbooks/deploy.yml", "-l", "dev1").output
+    here.ansible("site.yml", "-l", "dev1", "-e", "take_over=prod").succeeded()
+    assert here.ansible("site.yml", "-l", "dev1").succeeded().changed() == {"dev1": 0}
 
 
 def test_values_make_the_difference(here: World, converged: Converged) -> None:

@@ -34,6 +34,7 @@ CONTENT_ELSEWHERE = (
     ("/etc/hosts", "the host's name and address"),
     ("/etc/machine-id", "the host's own"),
     ("/etc/iscsi/initiatorname.iscsi", "the host's own"),
+    ("/etc/waffle-iron/environment", "the environment's name"),
     ("/etc/resolv.conf", "the network's"),
     ("/etc/network/*", "the network's"),
     ("/etc/netplan/*", "the network's"),
