@@ -1,0 +1,1 @@
+"""The boundary to the hosts: what they say is untrusted, whoever is root there."""
