@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,11 +14,18 @@ from typing import Any
 
 from ansible import constants, context
 from ansible.errors import AnsibleError
-from ansible.plugins.action import ActionBase
+
+# Ansible loads an action by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from answers.host import Diagnosis
+from answers.reading import HostAction, known, of_module
+from answers.text import cleaned
 
 SECONDS_TO_CONNECT = 5
 SECONDS_IN_ALL = 20
 TIMED_OUT = 255
+MOST_SAID = 1 << 20
 # The accounts that the images of Debian, Ubuntu and Amazon bring.
 IMAGE_ACCOUNTS = ("admin", "ubuntu", "debian", "ec2-user", "root")
 # These win over the same options further on, as the first one counts. A shared connection would hide what is wrong now.
@@ -207,7 +215,7 @@ def report(findings: list[dict[str, str]], checked: Mapping[str, str]) -> str:
     return "\n".join([*lines, *(["checked:"] if looked else []), *looked])
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(HostAction):
     """Asks the ssh client first, then runs the module of the same name; nothing is changed anywhere.
 
     Arguments are the module's, without ``ahead`` and ``target``; ``environment`` is the group for the next command.
@@ -237,7 +245,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if found["reached"] and is_ssh:
             found["checked"] = {"ssh": "name, port, host key, login, sudo", **found["checked"]}
         found["report"] = report(found["findings"], found["checked"])
-        return {**result, **found, "changed": False}
+        return {**result, **cleaned(found), "changed": False}
 
     def _named(self, sources: Iterable[str]) -> list[str]:
         """Return the inventories that were named on the command line, as they were."""
@@ -251,11 +259,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Run the module and take its result into ``found``; return a finding where it could not run."""
         try:
             done = self._execute_module("diagnosis", arguments, task_vars=variables)
+            if not done.get("failed"):
+                found.update(known(of_module(done, Diagnosis, "the diagnosis")))
+                return []
         except AnsibleError as error:
             done = {"failed": True, "msg": str(error)}
-        if not done.get("failed"):
-            found.update({key: done[key] for key in ("findings", "checked", "facts")})
-            return []
         # A full disk has no room for the module, either, and was seen from the doorstep.
         if door:
             return []
@@ -305,4 +313,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return TIMED_OUT, "", f"ssh: timed out after {SECONDS_IN_ALL} s"
         except OSError as error:
             return TIMED_OUT, "", f"{program}: {error.strerror}"
-        return done.returncode, done.stdout, done.stderr
+        return done.returncode, done.stdout[:MOST_SAID], done.stderr[:MOST_SAID]

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import runpy
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
 from ansible import constants
-from ansible.plugins.action import ActionBase
+
+# Ansible loads an action by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from answers.host import ManagedFiles
+from answers.reading import HostAction, answer_in, known, words_of
 
 MODULE = Path(__file__).resolve().parents[1] / "modules/managed_files.py"
 # What the module imports, here as well, where its options are read.
@@ -30,7 +36,7 @@ print(json.dumps(names["bring"](given, check_mode)))
 """
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(HostAction):
     """Takes the module's arguments, checks them on the control node, and returns the module's result.
 
     A module comes with a copy of Ansible's own library, packed on the control node, and unpacked and compiled on the
@@ -50,8 +56,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         data = json.dumps([*sources, given, bool(self._task.check_mode)]).encode() + b"\n"
         done = self._low_level_execute_command(shlex.join([self._python(task_vars), "-I", "-c", PROGRAM]), in_data=data)
         if done["rc"] != 0:
-            return {**result, "failed": True, "rc": done["rc"], "msg": (done["stderr"] or done["stdout"]).strip()}
-        return {**result, **json.loads(done["stdout"].strip().splitlines()[-1])}
+            return {**result, "failed": True, "rc": done["rc"], "msg": words_of(done)}
+        return {**result, **known(answer_in(done["stdout"], ManagedFiles, "managed_files"))}
 
     def _read(self, entry: Any) -> Any:
         """Return an entry with the content of its ``source``, which the host knows nothing of.

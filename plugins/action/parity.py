@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
@@ -19,6 +18,9 @@ from ansible.utils.vars import combine_vars
 # Ansible loads an action by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
+from answers.files import write_inside
+from answers.host import HostState
+from answers.reading import converted, known
 from parity.compare import Member, compare, labels, rules_for, secret_digest
 from parity.report import Report
 
@@ -70,14 +72,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self._variables = task_vars or {}
         self._hostvars = self._variables["hostvars"]
         hosts = list(self._variables["ansible_play_hosts_all"])
-        states = {host: state for host in hosts if (state := self._state_of(host))}
+        states = {host: state for host in hosts if (state := self._state_of(host)) is not None}
         if len(hosts) < 2:
             raise AnsibleActionFail(f"{hosts[0]} is alone: leave -l out, or name two hosts")
         report = self._report(hosts, states)
         folder = Path(str(self._task.args["results"]))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "parity.json").write_text(report.as_json() + "\n")
-        (folder / "parity.html").write_text(report.as_html())
+        write_inside(folder, "parity.json", text=report.as_json() + "\n")
+        write_inside(folder, "parity.html", text=report.as_html())
         for line in report.lines():
             self._display.display(line, color=color_of(line))
         if problems := report.problems():
@@ -90,12 +91,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result.update(changed=False, facts=len(report.rows), declared=len(report.of_kind("declared")))
         return result
 
-    def _state_of(self, host: str) -> dict[str, Any]:
+    def _state_of(self, host: str) -> HostState | None:
         result = self._hostvars[host].get(self._task.args["registered"]) or {}
-        found: dict[str, Any] = json.loads(result["state"]) if "state" in result else {}
-        return found
+        return converted(str(result["state"]), HostState, host) if "state" in result else None
 
-    def _report(self, hosts: Iterable[str], states: Mapping[str, dict[str, Any]]) -> Report:
+    def _report(self, hosts: Iterable[str], states: Mapping[str, HostState]) -> Report:
         arguments = self._task.args
         environments = {host: str(self._hostvars[host]["environment_name"]) for host in states}
         values, secrets = self._values(environments)
@@ -104,17 +104,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             environment = environments[host]
             rules = rules_for(environment, values, arguments["places"], arguments["switches"])
             digests = self._digests(host, values[environment], labels(values), secrets)
-            rules = replace(rules, own=dict(state["identity"]), digests=digests)
-            members.append(Member(host, environment, state["facts"], rules))
+            rules = replace(rules, own=dict(state.identity), digests=digests)
+            members.append(Member(host, environment, state.facts, rules))
         rows, unused = compare(members, arguments["accepted"])
         return Report(
             members,
             rows,
-            about={host: state["about"] for host, state in states.items()},
-            gaps={host: state["gaps"] for host, state in states.items() if state["gaps"]},
+            about={host: known(state.about) for host, state in states.items()},
+            gaps={host: state.gaps for host, state in states.items() if state.gaps},
             missing=[host for host in hosts if host not in states],
             unused=unused,
-            left_out=next((state["left_out"] for state in states.values()), []),
+            left_out=next((state.left_out for state in states.values()), []),
             secrets={
                 str(known[name]): f"<{name} of {environment}>"
                 for environment, known in values.items()

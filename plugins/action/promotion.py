@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+import sys
+from pathlib import Path
 from typing import Any
 
 from ansible import constants, context
@@ -11,10 +12,16 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.inventory.helpers import get_group_vars
 from ansible.inventory.manager import InventoryManager
 from ansible.playbook.play_context import PlayContext
-from ansible.plugins.action import ActionBase
 from ansible.plugins.connection import ConnectionBase
 from ansible.plugins.loader import become_loader, connection_loader
 from ansible.utils.vars import combine_vars, load_extra_vars
+
+# Ansible loads an action by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from answers.reading import HostAction, answer_in, known, words_of
+from answers.release import Proof, Status
+from answers.text import printable
 
 REASON_LENGTH = 8
 OVERRIDE = """or say why it must go without: -e 'promotion_override="the reason"'"""
@@ -34,13 +41,13 @@ def checked_reason(reason: str) -> str:
 def live_there(status: dict[str, Any]) -> str:
     """Return what a host says is live on it, in words."""
     live = str(status.get("live") or "")
-    known: dict[str, Any] = next((release for release in status.get("releases", []) if release.get("id") == live), {})
+    there: dict[str, Any] = next((release for release in status.get("releases", []) if release.get("id") == live), {})
     if not live:
         return "no release"
-    return f"{live} (commit {str(known.get('commit', 'unknown'))[:12]}, {known.get('subject', 'no subject')})"
+    return f"{live} (commit {str(there.get('commit') or 'unknown')[:12]}, {there.get('subject') or 'no subject'})"
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(HostAction):
     """Reads on one host of another environment, and changes nothing anywhere.
 
     That host is reached by what the inventory alone says of it. Its group's variables stay closed: they hold the
@@ -77,18 +84,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except AnsibleError as error:
             self._refuse(
                 f"{host} ({group}) could not be asked whether {artefact['commit'][:12]} was live and healthy there: "
-                f"{error}\n"
+                f"{printable(str(error))}\n"
                 f"Mend that and run the same command again (where {group} has no releases yet: {deploy}), {OVERRIDE}"
             )
             proof = {}
         else:
-            if proof.get("proven") is not True:
+            if not proof["proven"]:
                 self._refuse(
                     f"the artefact {artefact['digest']} of commit {artefact['commit'][:12]} ({artefact['subject']}) "
                     f"was never live and healthy on {group}; {host} runs {live_there(proof)}.\n"
                     f"Bring it there first: {deploy}, then run the same command again, {OVERRIDE}"
                 )
-        result.update(changed=False, proven=proof.get("proven") is True, proof=proof)
+        result.update(changed=False, proven=proof.get("proven", False), proof=proof)
         return result
 
     def _refuse(self, message: str) -> None:
@@ -99,20 +106,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _asked(self, host: str, variables: dict[str, Any], command: str, digest: str) -> dict[str, Any]:
         """Return what the host says of the artefact, and of its releases where it was not good there."""
         self._connection = self._connect(host, variables["hostvars"]._inventory)
-        proof = self._read([command, "proven", digest])
-        return proof if proof.get("proven") is True else {**self._read([command, "status"]), **proof}
+        proof = known(self._read([command, "proven", digest], Proof))
+        return proof if proof["proven"] else {**known(self._read([command, "status"], Status)), **proof}
 
-    def _read(self, command: list[str]) -> dict[str, Any]:
-        """Run a command there and return the JSON object that it prints; raise `AnsibleError` with its own words."""
+    def _read[T](self, command: list[str], model: type[T]) -> T:
+        """Run a command there and return its answer; raise `AnsibleError` with its own words."""
         done = self._low_level_execute_command(shlex.join(command))
         if done["rc"] != 0:
-            words = (done["stderr"] or done["stdout"]).strip()
-            raise AnsibleActionFail(f"`{shlex.join(command)}` ended with {done['rc']}: {words}")
-        try:
-            found: dict[str, Any] = json.loads(done["stdout"])
-        except ValueError:
-            raise AnsibleActionFail(f"`{shlex.join(command)}` printed no JSON: {done['stdout'][:200]}") from None
-        return found
+            raise AnsibleActionFail(f"`{shlex.join(command)}` exited with status {done['rc']}: {words_of(done)}")
+        return answer_in(done["stdout"], model, f"`{shlex.join(command)}`")
 
     def _connect(self, host: str, inventory: InventoryManager) -> ConnectionBase:
         """Return a connection to a host as Ansible makes one, from the inventory's variables and the command line's."""

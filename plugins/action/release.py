@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import getpass
+import itertools
 import json
 import os
+import re
 import shlex
 import socket
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible.plugins.action import ActionBase
+
+# Ansible loads an action by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from answers import release as models
+from answers.fields import Answer
+from answers.files import write_inside
+from answers.reading import HostAction, answer_in, known, words_of
+from answers.text import printable
 
 READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
 RECORDED = frozenset(("prepare", "activate", "rollback", "go-back", "repair", "migrate", "restore"))
-# What these answer is text for people.
-SHOWN = frozenset(("list", "plan"))
+ANSWERS: dict[str, type[Answer]] = {
+    "status": models.Status,
+    "rollback-target": models.RollbackTarget,
+    "preview": models.Preview,
+    "plan": models.Migrations,
+    **dict.fromkeys(RECORDED, models.Outcome),
+}
+REQUESTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NO_SUCH_PROGRAM = 127
 
 
@@ -27,7 +45,13 @@ def who() -> str:
     return f"{actor}@{socket.gethostname()}"
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+def subject_of(command: list[str]) -> str:
+    """Return what a command is about: the release or backup that was requested, or else the command itself."""
+    name = dict(itertools.pairwise(command)).get("--refused", "".join(command[1:2]))
+    return name if REQUESTED.fullmatch(name) else command[0]
+
+
+class ActionModule(HostAction):
     """Runs a command of the program that the role installs on the host: one call, without the start of a module.
 
     Arguments:
@@ -42,8 +66,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         together: whether a later task judges all hosts of an environment together. A refusal, or a host that cannot
             be reached (``gone``), is then told by ``refused`` alone and does not end the run.
 
-    Returns the keys of the JSON object that the program printed, or ``stdout`` where it printed text, which is shown
-    where it is for people; a failure has the program's words as ``msg`` and ``refused``.
+    Returns the fields of the program's answer (plugins/lib/answers/release.py), or ``stdout`` where it printed text,
+    which is shown where it is for people; a failure has the program's words as ``msg`` and ``refused``. A wrong answer
+    is a refusal, too.
     """
 
     TRANSFERS_FILES = False
@@ -60,27 +85,32 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if command[0] in RECORDED:
             command += ["--by", who()]
         together = boolean(arguments.get("together", False))
+        host = str((task_vars or {}).get("inventory_hostname", ""))
         try:
             done = self._execute([str(arguments["program"]), *command], arguments)
+            if done["rc"] == NO_SUCH_PROGRAM and "bare" in arguments:
+                return {**result, "changed": False, **arguments["bare"]}
+            if done["rc"] != 0 and self._task.check_mode and "bare" in arguments:
+                # Its files were changed, and the run without --check would mend them first.
+                words = f"cannot be asked: {words_of(done)}"
+                return {**result, **arguments["bare"], "changed": True, "unasked": True, "problems": [words]}
+            answer = self._answer(command, done)
         except AnsibleConnectionFailure as error:
             if not together:
                 raise
-            return {**result, "changed": False, "gone": True, "refused": f"could not be reached: {error}"}
-        if done["rc"] == NO_SUCH_PROGRAM and "bare" in arguments:
-            return {**result, "changed": False, **arguments["bare"]}
-        if done["rc"] != 0 and self._task.check_mode and "bare" in arguments:
-            # Its files were changed, and the run without --check would mend them first.
-            words = f"cannot be asked: {(done['stderr'] or done['stdout']).strip()}"
-            bare = dict(arguments["bare"])
-            return {**result, **bare, "changed": True, "unasked": True, "problems": [words]}
+            words = f"could not be reached: {printable(str(error))}"
+            return {**result, "changed": False, "gone": True, "refused": words}
+        except AnsibleActionFail as error:
+            if not together:
+                raise
+            return {**result, "changed": True, "refused": str(error)}
         if done["rc"] != 0:
-            words = (done["stderr"] or done["stdout"]).strip()
+            words = words_of(done)
             result.update(failed=not together, rc=done["rc"], msg=words, refused=words)
-        answer = self._answer(done["stdout"])
-        host = str((task_vars or {}).get("inventory_hostname", ""))
-        for line in answer.get("stdout", "").splitlines() if command[0] in SHOWN else ():
-            self._display.display(f"{host}: {line}")
-        self._keep(answer, str(arguments.get("receipts", "")), host)
+        if command[0] == "list" or "--text" in command:
+            for line in answer.get("stdout", "").splitlines():
+                self._display.display(f"{host}: {line}")
+        self._keep(answer, str(arguments.get("receipts", "")), host, subject_of(command))
         # What is wrong with what is live would be mended: a preview counts that as a change.
         mended = self._task.check_mode and bool(answer.get("problems"))
         return {"changed": not reads or mended, **answer, **result}
@@ -95,28 +125,31 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         done: dict[str, Any] = self._low_level_execute_command(shlex.join(command), in_data=data)
         return done
 
-    def _answer(self, text: str) -> dict[str, Any]:
-        try:
-            found = json.loads(text or "{}")
-        except ValueError:
-            return {"stdout": text}
-        if not isinstance(found, dict):
-            raise AnsibleActionFail(f"the release program answered with {type(found).__name__}, not with an object")
-        return found
+    def _answer(self, command: list[str], done: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of an answer; nothing where there is none and none is due."""
+        printed, model = str(done["stdout"]), ANSWERS.get(command[0])
+        if model is None or "--text" in command:
+            return {"stdout": printable(printed)} if printed else {}
+        due = done["rc"] == 0 and command[0] not in RECORDED
+        if not due and not any(line.startswith("{") for line in printed.split("\n")):
+            return {}
+        return known(answer_in(printed, model, f"`{shlex.join(command)}`"))
 
-    def _keep(self, answer: dict[str, Any], folder: str, host: str) -> None:
-        receipt = answer.get("receipt")
-        for note in (receipt or {}).get("notes", ()):
+    def _keep(self, answer: dict[str, Any], folder: str, host: str, subject: str) -> None:
+        receipt = answer.get("receipt") or {}
+        for note in receipt.get("notes", ()):
             self._display.warning(f"{host}: {note}")
         # What a migration was going to do, statement by statement, whatever became of it.
-        for line in ((receipt or {}).get("migration") or {}).get("plan", ()):
+        for line in (receipt.get("migration") or {}).get("plan", ()):
             _, warns, warning = line.partition("WARNING: ")
             if warns:
                 self._display.warning(f"{host}: the migration {warning}")
             else:
                 self._display.display(f"{host}: {line}")
         if folder and receipt:
-            path = Path(folder) / host / f"{int(receipt['began'])}-{receipt['release']}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(receipt, indent=1) + "\n")
-            answer["receipt"] = str(path)
+            # Its name is what this machine knows: the time here, and what was requested.
+            name, text = f"{int(time.time())}-{subject}.json", json.dumps(receipt, indent=1) + "\n"
+            try:
+                answer["receipt"] = str(write_inside(Path(folder), host, name, text=text))
+            except (OSError, ValueError) as error:
+                self._display.warning(f"{host}: no receipt was written on this machine: {error}. The host has it")

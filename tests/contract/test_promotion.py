@@ -88,7 +88,7 @@ def test_what_was_not_is_refused_with_what_is_there(asking: Project) -> None:
 @pytest.mark.parametrize("answer", [{}, {"proven": "true"}, {"proven": 1}])
 def test_only_a_plain_yes_counts(asking: Project, answer: dict[str, object]) -> None:
     done = ask(asking, {"proven 0123abcd": answer, "status": STATUS})
-    assert (done.returncode, "was never live" in done.stdout) == (2, True), done.stdout
+    assert (done.returncode, "proven 0123abcd` gave a wrong answer" in done.stdout) == (2, True), done.stdout
 
 
 def test_a_program_that_fails_is_no_proof(asking: Project) -> None:

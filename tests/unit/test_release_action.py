@@ -44,7 +44,7 @@ class Connection:
 
 @pytest.fixture(autouse=True)
 def _without_the_base_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin.ActionBase, "run", lambda self, tmp=None, task_vars=None: {})
+    monkeypatch.setattr(plugin.HostAction, "run", lambda self, tmp=None, task_vars=None: {})
 
 
 def test_the_answer_is_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,8 +69,10 @@ def test_nothing_to_say_is_a_change_like_any_other(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_answer_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AnsibleActionFail, match="answered with list"):
+    with pytest.raises(AnsibleActionFail, match="`status` gave no answer: no line of JSON"):
         Connection(monkeypatch, out="[]").run(command=["status"])
+    with pytest.raises(AnsibleActionFail, match=r"`status` gave a wrong answer: .* got `int` - at `\$.live`"):
+        Connection(monkeypatch, out='{"live": 1}').run(command=["status"])
 
 
 def test_a_refusal_has_the_programs_words(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +145,8 @@ def test_what_is_secret_is_read_and_in_no_command_line(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_the_receipt_is_kept_also_of_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int) -> None:
-    receipt = {"release": "r1", "began": 1_000_000.5, "outcome": "good"}
+    monkeypatch.setattr(plugin.time, "time", lambda: 1_000_000.5)
+    receipt = {"outcome": "good", "release": "r1", "began": 17.5}
     host = Connection(monkeypatch, code, out=json.dumps({"receipt": receipt}), err="refused")
     kept = Path(host.run(command=["activate", "r1"], receipts=str(tmp_path / "receipts"))["receipt"])
     assert kept == tmp_path / "receipts/prod1/1000000-r1.json"
@@ -178,10 +181,10 @@ def test_a_pipeline_names_the_person_who_started_it(monkeypatch: pytest.MonkeyPa
     assert plugin.who() == "bob@runner"
 
 
-@pytest.mark.parametrize("command", ["list", "plan", "exec"])
+@pytest.mark.parametrize("command", ["list", "plan --text", "exec"])
 def test_text_for_people_is_shown(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     told: list[str] = []
     monkeypatch.setattr(plugin.ActionModule, "_display", SimpleNamespace(display=told.append), raising=False)
     host = Connection(monkeypatch, out="r1  live\nr2  good\n")
-    assert host.run(command=[command])["stdout"] == "r1  live\nr2  good\n"
+    assert host.run(command=command.split())["stdout"] == "r1  live\nr2  good\n"
     assert told == ([] if command == "exec" else ["prod1: r1  live", "prod1: r2  good"])

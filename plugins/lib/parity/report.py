@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from answers.text import printable
+
 from parity.compare import VEILED, Member, Row
 
 KINDS = ("undeclared", "accepted", "declared", "equal")
@@ -120,10 +122,10 @@ class Report:
         }
 
     def veiled(self, text: str) -> str:
-        """Return a text in which no known secret stands."""
+        """Return a printable text in which no known secret stands."""
         for secret, name in self.secrets.items():
             text = text.replace(secret, name)
-        return text
+        return printable(text)
 
     # --- forms ---
 
