@@ -19,6 +19,12 @@ from typing import Any
 from ansible import context
 from ansible.plugins.action import ActionBase
 
+# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from answers.files import write_inside
+from answers.text import fence_for, in_markdown, one_line
+
 # What a module acts on; of the others the task's name says it.
 KINDS = {
     **dict.fromkeys(("apt", "package", "dpkg_selections"), "packages"),
@@ -182,7 +188,7 @@ class Environment:
 
 def fenced(text: str, language: str) -> list[str]:
     """Return a text as a block of code, whatever is in it."""
-    fence = "`" * max(3, 1 + max((len(run) for run in text.split() if set(run) == {"`"}), default=0))
+    fence = fence_for(text)
     lines = text.splitlines()
     left = len(lines) - LINES_OF_DIFF
     shown = lines[:LINES_OF_DIFF] + ([f"... and {left} more lines, which the JSON file has"] if left > 0 else [])
@@ -191,7 +197,7 @@ def fenced(text: str, language: str) -> list[str]:
 
 def listed(items: Iterable[str], nothing: str = "none") -> list[str]:
     """Return a list's lines."""
-    return [f"- {item}" for item in items] or [nothing]
+    return [f"- {in_markdown(item)}" for item in items] or [nothing]
 
 
 class Text:
@@ -272,9 +278,9 @@ class Text:
             lines += ["**Nothing would change.**", ""]
         lines += ["## Release", "", *listed(self.moves()), ""]
         dirty = ", with changes that are not committed" if release["dirty"] else ""
-        lines += [f"Code: commit {str(release['commit'])[:12]}, {release['subject']}{dirty}", ""]
+        lines += [f"Code: commit {str(release['commit'])[:12]}, {in_markdown(release['subject'])}{dirty}", ""]
         if front_end := release["frontend"]:
-            lines += [f"Front end: commit {front_end['commit'][:12]}, {front_end['subject']}", ""]
+            lines += [f"Front end: commit {front_end['commit'][:12]}, {in_markdown(front_end['subject'])}", ""]
         for title, key in (("Commits that come", "commits"), ("Commits that are taken back", "undone")):
             if release[key]:
                 lines += [f"### {title}", "", *listed(release[key]), ""]
@@ -283,7 +289,7 @@ class Text:
         lines += ["## Settings", "", *listed(self.settings(), "none change"), ""]
         lines += ["## Migrations", "", *self.migrations_in_full()]
         if sums := (plan["connections"] or {}).get("sums"):
-            lines += ["## Connections", "", sums, ""]
+            lines += ["## Connections", "", in_markdown(sums), ""]
         for title, kinds in (
             ("Packages", ("packages",)),
             ("Files", ("files",)),
@@ -309,24 +315,22 @@ class Text:
         elif migrations.get("bare"):
             lines = ["This host has no release yet, so the database was not asked. The release brings:", ""]
         else:
-            lines = [
-                f"The database is at {migrations['current'] or 'no revision'}; {migrations['head']} is wanted.",
-                "",
-            ]
+            at = f"The database is at {migrations['current'] or 'no revision'}; {migrations['head']} is wanted."
+            lines = [in_markdown(at), ""]
         for revision in self.revisions():
-            lines += [f"### {revision['revision']}: {revision['message']}", ""]
+            lines += [f"### {in_markdown(revision['revision'] + ': ' + revision['message'])}", ""]
             if revision.get("compatible"):
                 lines += ["Older code works on it.", ""]
             if revision["statements"]:
                 lines += fenced("\n".join(f"{statement};" for statement in revision["statements"]), "sql")
-            lines += [f"WARNING: {warning}\n" for warning in revision["warnings"]]
+            lines += [f"WARNING: {in_markdown(warning)}\n" for warning in revision["warnings"]]
         return lines
 
     def in_full(self, changes: list[Change]) -> list[str]:
         """Return changes with their diffs."""
         lines = []
         for change in changes:
-            lines += [f"### {self.name(change)}", ""]
+            lines += [f"### {in_markdown(self.name(change))}", ""]
             language = "diff" if change["kind"] == "files" else ""
             lines += [f"{change['task']}.", "", *(fenced(change["text"], language) if change["text"] else [])]
         return lines or ["none", ""]
@@ -355,7 +359,7 @@ class Text:
             left = len(lines) - LINES_IN_SHORT
             shown = lines[:LINES_IN_SHORT] + ([f"and {left} more, see the file"] if left > 0 else [])
             for number, line in enumerate(shown):
-                yield f"  {'' if number else title:<12}{line}"
+                yield f"  {'' if number else title:<12}{one_line(line)}"
 
     def packages(self, change: Change) -> str:
         """Return the packages that come and go, in one line."""
@@ -396,12 +400,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         records = [record for record in self._task.args["records"] if record["host"] in hosts]
         plan = found.plan(records)
         folder = Path(str(self._task.args["folder"]))
-        folder.mkdir(parents=True, exist_ok=True)
         files = {kind: folder / f"plan-{found.name}.{kind}" for kind in ("md", "json")}
         command = self._held_to(files["json"])
         text = Text(plan)
-        files["json"].write_text(json.dumps(plan, indent=1) + "\n")
-        files["md"].write_text(text.markdown(command))
+        write_inside(folder, files["json"].name, text=json.dumps(plan, indent=1) + "\n")
+        write_inside(folder, files["md"].name, text=text.markdown(command))
         words = [f"plan for {found.name} ({', '.join(hosts)}): {self._shown(files['md'])}", *text.short()]
         self._display.display("\n".join(["", *words, f"  hold to it  {command}", ""]))
         result.update(changed=False, plan=str(files["json"]), digest=plan["digest"])

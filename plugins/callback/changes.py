@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from ansible import constants, context
 from ansible.errors import AnsibleError
 from ansible.playbook.handler import Handler
 from ansible.plugins.callback import CallbackBase
+
+# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from answers.text import one_line, printable
 
 DOCUMENTATION = r"""
 name: changes
@@ -154,8 +160,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             "task": task.name,
             "handler": isinstance(task, Handler),
             "module": task.action,
-            "resource": mask(resource, self._secrets[host.name]),
-            "text": mask(text, self._secrets[host.name]),
+            "resource": mask(one_line(resource), self._secrets[host.name]),
+            "text": mask(printable(text), self._secrets[host.name]),
         }
         with record_file().open("a") as stream:
             stream.write(json.dumps(record) + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,11 @@ from typing import Any
 from ansible import constants
 from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
+
+# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from answers.files import write_inside
 
 DOCUMENTATION = r"""
 name: drift
@@ -132,7 +138,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 "waiting": sorted(report.waiting),
                 "unreachable": sorted(stats.dark),
             }
-            Path(str(target)).write_text(json.dumps(facts, indent=1) + "\n")
+            path = Path(str(target))
+            write_inside(path.parent, path.name, text=json.dumps(facts, indent=1) + "\n")
         if report.drift and not stats.dark and not stats.failures:
             raise SystemExit(DRIFT)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import filter_loader, test_loader
+
+# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from answers.text import printable
 
 DOCUMENTATION = r"""
 name: guard
@@ -21,6 +27,7 @@ description:
   - Then opens the vaults and parses the variables of the environments that the run is limited to.
     Ansible itself names neither the file nor its password.
   - Before each task on each host, ends a run whose Ctrl-C came where Python drops an exception. Ansible itself goes on.
+  - Shows nothing that steers a terminal. Ansible itself prints an error of a host, or of a module there, as it came.
   - After the last play, fails a run in which no host took part. Ansible itself ends with 0.
 """
 
@@ -36,6 +43,12 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     CALLBACK_NEEDS_ENABLED = False
 
     _looked = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        # All that Ansible shows goes through this one object, what other processes of the run show, too.
+        show = self._display.display
+        self._display.display = lambda msg, *options, **named: show(printable(msg, colours=True), *options, **named)
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Check the files that the first play is about to read, and spare each task what is the same for all."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from answers.text import one_line
 
 HEAD = ("HOST", "ENV", "RELEASE", "SINCE (UTC)", "COMMIT", "SCHEMA", "HEALTH", "REQUESTS", "5XX", "DISK", "CERT")
 SUBJECT_LENGTH = 40
@@ -39,13 +46,14 @@ def row(host: Mapping[str, Any]) -> list[str]:
 def status_screen(hosts: Iterable[Mapping[str, Any]]) -> str:
     """Return a table of the hosts, and under it what is wrong with each; ``hosts`` are their variables."""
     listed = list(hosts)
-    rows = [list(HEAD), *(row(host) for host in listed)]
+    rows = [list(HEAD), *(list(map(one_line, row(host))) for host in listed)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, cells, widths)).rstrip() for cells in rows]
     for host in listed:
         for one in host["examined"]["findings"]:
             if not one["follows_from"]:
-                lines.append(f"{host['inventory_hostname']}: {one['key'].partition('.')[0]}: {one['words']}")
+                words = one_line(f"{one['key'].partition('.')[0]}: {one['words']}")
+                lines.append(f"{host['inventory_hostname']}: {words}")
     ill = sorted({str(host["environment_name"]) for host in listed if host["examined"]["findings"]})
     lines += [f"next: ansible-playbook playbooks/doctor.yml -l {name}" for name in ill]
     return "\n".join(lines)
