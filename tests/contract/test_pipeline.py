@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -159,15 +159,17 @@ def test_one_run_at_a_time_changes_an_environment_and_nothing_tears_or_replaces_
     assert [path.stem for path in WORKFLOWS if "concurrency" in yaml_at(path.relative_to(ROOT))] == ["ci", "drift"]
 
 
-def test_prod_gets_what_dev_answers_with_after_its_plan_was_approved() -> None:
+def test_prod_gets_what_was_built_for_dev_after_its_plan_was_approved() -> None:
     jobs = yaml_at(".github/workflows/deploy.yml")["jobs"]
     assert (jobs["dev"]["needs"], jobs["plan"]["needs"], jobs["prod"]["needs"]) == ("test", "dev", ["dev", "plan"])
     assert (jobs["dev"]["environment"], jobs["prod"]["environment"]) == ("dev", "prod")
     runs = {name: " ".join(step.get("run", "") for step in job["steps"]) for name, job in jobs.items()}
     assert "scripts/job-summary .results/plan-prod.md" in runs["plan"]
     assert "site.yml -l prod -e confirm=prod -e plan=.results/plan-prod.json" in runs["prod"]
-    # The artefact is all that comes from dev: code, front end and the commits of both are what they were there.
-    assert jobs["dev"]["outputs"] == {"artefact": "${{ steps.live.outputs.artefact }}"}
+    # The artefact is all that comes from that job, as it was built before any host was asked.
+    first = [step.get("id") or step.get("run", "") for step in jobs["dev"]["steps"] if "run" in step]
+    assert first.index("built") < first.index(next(words for words in first if "site.yml" in words))
+    assert jobs["dev"]["outputs"] == {"artefact": "${{ steps.built.outputs.artefact }}"}
     for name, playbooks in {"plan": ["playbooks/plan.yml"], "prod": ["site.yml", "playbooks/smoke.yml"]}.items():
         steps = [step for step in jobs[name]["steps"] if "ansible-playbook" in step.get("run", "")]
         for step, playbook in zip(steps, playbooks, strict=True):
@@ -207,7 +209,8 @@ def given(project: Project, environment: str = "dev", **changed: str) -> dict[st
     """Return a job's environment."""
     password = (project.root / f"password-{environment}").read_text().strip()
     values = {"VAULT_PASSWORD": password, "SSH_KEY": "dev's key", "PROMOTE_FROM_SSH_KEY": "other key"}
-    return {**project.environment(), **values, "KNOWN_HOSTS": "i-1 ssh-ed25519 AAAA", **changed}
+    kept = {**project.environment(), "GITHUB_ACTIONS": ""}
+    return {**kept, **values, "KNOWN_HOSTS": "i-1 ssh-ed25519 AAAA", **changed}
 
 
 def access(project: Project, *words: str, **changed: str) -> subprocess.CompletedProcess[str]:
@@ -292,6 +295,16 @@ def test_ansible_hands_them_to_ssh_unless_the_inventory_has_its_own(bare: Projec
     assert done.returncode == 4, done.stdout + done.stderr
     assert wanted in (bare.root / "called").read_text()
     assert ("UserKnownHostsFile" in (bare.root / "called").read_text()) is not bool(own)
+
+
+def test_what_a_host_prints_is_no_command_to_github(bare: Project) -> None:
+    host = "printf '::set-output name=artefact::%064d\\n' 0; exit 3"
+    done = access(bare, "dev", "sh", "-c", host, GITHUB_ACTIONS="true")
+    first, printed, last = done.stdout.splitlines()
+    stopped = re.fullmatch(r"::stop-commands::([0-9a-f]{32})", first)
+    assert stopped and (last, done.returncode) == (f"::{stopped[1]}::", 3)
+    assert printed.startswith("::set-output")
+    assert access(bare, "dev", "true").stdout == ""
 
 
 @pytest.mark.parametrize("code", [0, 3, 99])
@@ -488,7 +501,7 @@ def test_drift_is_told_in_one_issue(project: Project, number: str) -> None:
     for words in (
         "## dev\n\nNo drift.",
         "- **prod1** `/etc/nginx/a.conf` (nginx: Configure nginx)",
-        "````\n-```\n+two\n````",  # its own fence does not end the block
+        "`````\n-````\n+two\n`````",  # its own fence does not end the block
         "- **prod2** could not be reached",
         "`ansible-playbook site.yml -l prod`",
         "https://example.com/7",
@@ -750,10 +763,15 @@ class Site(BaseHTTPRequestHandler):
     """A host as the world sees it."""
 
     pages: dict[str, str]
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
+        self.asked.append(self.path)
         body = self.pages.get(self.path)
-        self.send_response(200 if body is not None else 404)
+        elsewhere = (body or "").removeprefix("-> ") if (body or "").startswith("-> ") else ""
+        self.send_response(302 if elsewhere else 200 if body is not None else 404)
+        if elsewhere:
+            self.send_header("Location", elsewhere)
         self.send_header("Content-Type", "application/json" if "/api/" in self.path else "text/html")
         self.end_headers()
         self.wfile.write((body or "").encode())
@@ -788,13 +806,12 @@ def smoke(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]
 def test_a_site_that_works_is_told_apart_by_what_answers(project: Project, site: type[Site]) -> None:
     done = smoke(project, "-e", f"artefact={DIGEST}")
     assert done.returncode == 0, done.stdout
-    live = (project.root / ".results/live-dev.env").read_text()
-    assert live == f"release=r-1\nartefact={DIGEST}\ncommit={COMMIT}\nfrontend=\n"
     assert not project.called, "a look from outside needs no ssh"
+    assert not (project.root / ".results").exists(), "nothing that a host says becomes an output of a job"
     assert re.search(r"changed=0 .* failed=0", done.stdout), done.stdout
     other = smoke(project, "-e", f"artefact={'1' * 64}")
     assert other.returncode == 2
-    assert f"Meant was dev with {'1' * 64}" in other.stdout
+    assert f"Meant was dev with {'1' * 64}" in " ".join(other.stdout.split())
 
 
 @pytest.mark.parametrize("digest", ["", f"{DIGEST}\n"])
@@ -804,42 +821,29 @@ def test_what_is_meant_is_a_digest(project: Project, site: type[Site], digest: s
     assert (done.returncode, "artefact: should be a digest of 64 characters" in done.stdout) == (2, True), done.stdout
 
 
-def test_a_front_end_of_its_own_is_told_apart_too(project: Project, site: type[Site]) -> None:
-    site.pages["/api/version"] = json.dumps({**json.loads(site.pages["/api/version"]), "frontend": COMMIT})
-    done = smoke(project)
-    assert done.returncode == 0, done.stdout
-    assert (project.root / ".results/live-dev.env").read_text().endswith(f"\nfrontend={COMMIT}\n")
-
-
-FIELDS = {"release": "0123abcd-89ab", "artefact": DIGEST, "commit": COMMIT, "frontend": COMMIT}
-
-
-@pytest.mark.parametrize("field", FIELDS)
-def test_a_release_is_told_by_ids_and_nothing_else(field: str) -> None:
-    form = yaml_at("playbooks/smoke.yml")[1]["vars"]["__forms"][field]
-    assert re.match(form, FIELDS[field]) and (field == "frontend") is bool(re.match(form, ""))
-    for more in ("\n", "\nx=y", "\nx<<E\ny\nE", "{{ 7 * 7 }}", " confirm=prod", "'", "A"):
-        assert not re.match(form, FIELDS[field] + more), more
-
-
-def test_a_host_cannot_write_what_it_likes_for_the_next_jobs(project: Project, site: type[Site]) -> None:
-    """What is written becomes outputs of a job, and those options of the run on prod. Each lies about one thing."""
+def test_a_host_says_what_it_is_by_ids_and_sends_nobody_elsewhere(project: Project, site: type[Site]) -> None:
+    """Each lies about one thing; one redirects to an address that no host may choose, one never comes to an end."""
     inventory = project.root / "inventory/test/hosts.yml"
     known = yaml.safe_load(inventory.read_text())
     (address,) = (host["ansible_host"] for host in known["all"]["children"]["dev"]["hosts"].values())
-    hosts = {field: {"ansible_host": f"{address}/{field}"} for field in FIELDS}
-    known["all"]["children"]["dev"]["hosts"] = hosts
+    lies = ("release", "artefact", "commit", "frontend", "environment", "away", "huge")
+    known["all"]["children"]["dev"]["hosts"] = {lie: {"ansible_host": f"{address}/{lie}"} for lie in lies}
     inventory.write_text(yaml.safe_dump(known))
+    version = json.loads(site.pages["/api/version"])
     for path, page in list(site.pages.items()):
-        site.pages |= {f"/{field}{path}": page for field in FIELDS}
-    for field, value in FIELDS.items():
-        lie = {**json.loads(site.pages["/api/version"]), field: f"{value}\nevil={{{{ 7 * 7 }}}}"}
-        site.pages[f"/{field}/api/version"] = json.dumps(lie)
+        site.pages |= {f"/{lie}{path}": page for lie in lies}
+    for lie in lies[:5]:
+        site.pages[f"/{lie}/api/version"] = json.dumps({**version, lie: f"{version[lie]}\nevil={{{{ 7 * 7 }}}}"})
+    site.pages["/away/"] = "-> /secret"
+    site.pages["/huge/app.js"] = "x" * (5 << 20)
     done = smoke(project)
     assert done.returncode == 2, done.stdout
-    for field in FIELDS:
-        assert f"/{field}/api/version: {field} is none; it should match" in " ".join(done.stdout.split()), done.stdout
-    assert not (project.root / ".results").exists()
+    said = " ".join(done.stdout.split())
+    for lie in lies[:5]:
+        assert f"/{lie}/api/version gave a wrong answer" in said and f"at `$.{lie}`" in said, said
+    assert "/away/ answered 302, expected 200" in said
+    assert "/huge/app.js answered with more than" in said
+    assert "/secret" not in site.asked
 
 
 @pytest.mark.parametrize(
@@ -855,4 +859,3 @@ def test_a_site_that_does_not_work_ends_the_run(
         site.pages[path] = body
     done = smoke(project)
     assert done.returncode == 2, done.stdout
-    assert not (project.root / ".results/live-dev.env").exists()

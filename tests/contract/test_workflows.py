@@ -34,8 +34,9 @@ TABLE: dict[str, tuple[list[str], str, str, list[str]]] = {
     "deploy:test": ([], "", GITHUBS, ["checkout", "make quick"]),
     "deploy:dev": (["test"], "dev", OWN, [
         "checkout", 'scripts/is-newest "$COMMIT" "$ATTEMPT"', "login", "make setup",
-        f"{DEV}ansible-playbook site.yml -l dev", f"{DEV}ansible-playbook playbooks/smoke.yml -l dev",
-        'cat .results/live-dev.env >>"$GITHUB_OUTPUT"', "upload artefact", "upload receipts-dev",
+        f"{DEV}ansible-playbook playbooks/build.yml -l dev", 'cat .results/artefact.env >>"$GITHUB_OUTPUT"',
+        "upload artefact", f"{DEV}{THAT}site.yml -l dev", f"{DEV}{THAT}playbooks/smoke.yml -l dev",
+        "upload receipts-dev",
     ]),
     "deploy:plan": (["dev"], "prod-plan", OWN, [
         "checkout", "login", "make setup", "download artefact", f"{PROD}{THAT}playbooks/plan.yml -l prod",
@@ -178,7 +179,7 @@ def written(command: str) -> set[str]:
     """Return the names in the file of results that a command hands on, as its playbook writes it."""
     found = re.fullmatch(r'cat \.results/([a-z-]+)\.env >>"\$GITHUB_OUTPUT"', command)
     assert found, command
-    text = (ROOT / f"playbooks/{'smoke' if found[1].startswith('live-') else found[1]}.yml").read_text()
+    text = (ROOT / f"playbooks/{'build' if found[1] == 'artefact' else found[1]}.yml").read_text()
     block = text.partition("note_content:")[2]
     return set(re.findall(r'(?:^ {10}|^ ")(\w+)=', block, flags=re.MULTILINE))
 
