@@ -43,17 +43,17 @@ FORMS: list[Any] = [
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_secrets_are_masked_in_every_form(release: Path, form: Any) -> None:
-    mask = program.Mask.of(release)
+def test_secrets_are_redacted_in_every_form(release: Path, form: Any) -> None:
+    redactor = program.release_redactor(release)
     for secret in (AWKWARD, "tok-12345", "another/secret"):
-        text = mask(f"could not connect with {form(secret)} at INFO-INFO, abc")
+        text = redactor.redact(f"could not connect with {form(secret)} at INFO-INFO, abc")
         assert form(secret).strip("'\"") not in text
         assert text.startswith("could not connect with ")
         assert text.endswith(" at INFO-INFO, abc")
 
 
-def test_a_release_without_settings_masks_nothing(tmp_path: Path) -> None:
-    assert program.Mask.of(tmp_path)("text") == "text"
+def test_a_release_without_settings_redacts_nothing(tmp_path: Path) -> None:
+    assert program.release_redactor(tmp_path).redact("text") == "text"
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from basics import (
 from connections import Pool, Server, fit
 from integrity import Integrity, exchange, in_words, unknown
 from parcel import Parcel
-from records import Mask, Records, settings_changed
+from records import Records, release_redactor, settings_changed
 from runtimes import KINDS, Runtime, runtime_of
 from schema import Schema
 from serve import server_command, workers
@@ -586,7 +586,7 @@ class Host:
     def last_words(self, slot: Slot, release: str) -> str:
         """Return the end of a slot's log for a person to read; what cannot be read keeps nothing from being undone."""
         try:
-            return "the last lines of its log:\n" + Mask.of(self.folder(release))(slot.journal())
+            return "the last lines of its log:\n" + release_redactor(self.folder(release)).redact(slot.journal())
         except (OSError, ReleaseError) as error:
             return f"its log cannot be read: {error}"
 
@@ -745,7 +745,7 @@ class Host:
             migration=self.migration,
             steps=made + self.steps,
             health=self.samples[-SAMPLES_KEPT:],
-            notes=[Mask.of(self.folder(release))(note) for note in self.notes],
+            notes=[release_redactor(self.folder(release)).redact(note) for note in self.notes],
             seconds=round(time.time() - receipt["began"] + preparation, 2),
         )
         if self.state(release):

@@ -14,16 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from basics import write_whole
+from redactor import Redactor
 
 RECEIPTS_KEPT = 200
 # Kinds of runs whose good end says that the release was live and well.
 MADE_LIVE = ("deploy", "rollback", "repair")
 SETTINGS_FILES = (".env", ".env.migrate")
 SECRET_KEYS = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|DSN|URL", re.IGNORECASE)
-SHORTEST_SECRET = 6
 STAND_INS = {"${:-$}": "$", r"${:-\}": "\\", r"\'": "'"}
 STAND_IN = re.compile("|".join(re.escape(text) for text in STAND_INS))
 
@@ -37,42 +36,20 @@ def dotenv_values(text: str) -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-@dataclass(frozen=True)
-class Mask:
-    """Hides the secrets of a release in text that a person will read."""
+def settings_redactor(files: Mapping[str, str]) -> Redactor:
+    """Return a redactor of the secrets in settings, which are texts by the names of their files."""
+    redactor = Redactor()
+    for name in SETTINGS_FILES:
+        for key, value in dotenv_values(files.get(name, "")):
+            if SECRET_KEYS.search(key):
+                redactor.add(value)
+    return redactor
 
-    secrets: tuple[str, ...]
 
-    @classmethod
-    def of(cls, folder: Path) -> Mask:
-        """Return the mask for the settings of the release in ``folder``."""
-        files = (folder / name for name in SETTINGS_FILES)
-        return cls.of_settings({path.name: path.read_text() for path in files if path.is_file()})
-
-    @classmethod
-    def of_settings(cls, files: Mapping[str, str]) -> Mask:
-        """Return the mask for settings that are in texts, by the names of their files."""
-        settings = (pair for name in SETTINGS_FILES for pair in dotenv_values(files.get(name, "")))
-        found = {value for key, value in settings if SECRET_KEYS.search(key) and len(value) >= SHORTEST_SECRET}
-        # In every form that a log or an error gives them; the longest first, as one may hold another.
-        forms = {
-            form
-            for value in found
-            for form in (
-                value,
-                repr(value)[1:-1],
-                json.dumps(value)[1:-1],
-                json.dumps(value, ensure_ascii=False)[1:-1],
-                quote(value, safe=""),
-            )
-        }
-        return cls(tuple(sorted(forms, key=len, reverse=True)))
-
-    def __call__(self, text: str) -> str:
-        """Return the text without the secrets."""
-        for secret in self.secrets:
-            text = text.replace(secret, "********")
-        return text
+def release_redactor(folder: Path) -> Redactor:
+    """Return a redactor of the secrets in the settings of the release in ``folder``."""
+    files = (folder / name for name in SETTINGS_FILES)
+    return settings_redactor({path.name: path.read_text() for path in files if path.is_file()})
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from activation import PHASES, Abandoned, Course, Order
 from basics import ReleaseError
 from host import Busy, Host, SchemaChange
 from parcel import Parcel
-from records import Mask
+from records import release_redactor, settings_redactor
 from schema import Schema, plan_lines
 from slots import SLOTS, Config
 
@@ -126,7 +126,7 @@ def prepare(host: Host, options: argparse.Namespace) -> None:
     except Busy:
         raise
     except UNUSABLE as error:
-        words = Mask.of_settings(parcel.files)(str(error))
+        words = settings_redactor(parcel.files).redact(str(error))
         receipt.update(outcome="failed", error=words)
         keep(host, receipt, parcel.facts)
         raise RunFailed({"release": options.release, "receipt": receipt, "error": receipt["error"]}) from None
@@ -138,7 +138,7 @@ def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     try:
         return host.preview(options.release, parcel, options.workers)
     except UNUSABLE as error:
-        raise ReleaseError(Mask.of_settings(parcel.files)(str(error))) from None
+        raise ReleaseError(settings_redactor(parcel.files).redact(str(error))) from None
 
 
 def in_unit(host: Host, options: argparse.Namespace) -> int:
@@ -161,7 +161,8 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
         receipt["outcome"] = "taken back" if isinstance(error, Abandoned) else "failed"
         # A repair and a restore name no release: what they speak of is what was live.
         named = host.folder(options.release)
-        receipt["error"] = Mask.of(named if named.is_dir() else host.folder(receipt["before"]))(str(error))
+        folder = named if named.is_dir() else host.folder(receipt["before"])
+        receipt["error"] = release_redactor(folder).redact(str(error))
         print(receipt["error"], file=sys.stderr)
     keep(host, receipt)
     course.end(receipt=receipt, phase=PHASES[-1], error=receipt.get("error", ""))
