@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ansible.plugins.callback import CallbackBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
 from answers.text import one_line, printable
+from redactor import Redactor
 
 DOCUMENTATION = r"""
 name: changes
@@ -33,13 +34,8 @@ description:
 
 MARK = "looks_only"
 FILE = "changes.jsonl"
-HIDDEN = "********"
 # Arguments that name what a module acts on, the first that is set.
 NAMING = ("path", "dest", "name", "table", "user", "argv", "command")
-# Shorter ones would mask half of a text, and preflight refuses them.
-SECRET_LENGTH = 6
-# How .env spells them (plugins/filter/waffle.py).
-DOTENV = {ord("$"): "${:-$}", ord("\\"): "${:-\\}", ord("'"): "\\'"}
 
 
 def record_file() -> Path:
@@ -47,20 +43,14 @@ def record_file() -> Path:
     return Path(constants.DEFAULT_LOCAL_TMP) / FILE
 
 
-def secrets_in(variables: Mapping[str, Any]) -> list[str]:
-    """Return every text that came from a vault, in each form that it may have in a file; the longest first."""
-    values = [str(value) for name, value in variables.items() if name.startswith("vault_")]
-    lines = [line for value in values for line in (value, *value.splitlines()) if len(line) >= SECRET_LENGTH]
-    forms = {*lines, *(json.dumps(line, ensure_ascii=plain)[1:-1] for line in lines for plain in (True, False))}
-    forms.update(line.translate(DOTENV) for line in lines)
-    return sorted(forms, key=len, reverse=True)
-
-
-def mask(text: str, secrets: Iterable[str]) -> str:
-    """Return a text without the secrets."""
-    for secret in secrets:
-        text = text.replace(secret, HIDDEN)
-    return text
+def redactor_for(variables: Mapping[str, Any]) -> Redactor:
+    """Return a redactor of every text that came from a vault, and of each line of one that has several."""
+    redactor = Redactor()
+    for name, value in variables.items():
+        if name.startswith("vault_"):
+            for text in {str(value), *str(value).splitlines()}:
+                redactor.add(text)
+    return redactor
 
 
 def unified(diff: Mapping[str, Any]) -> str:
@@ -112,7 +102,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         """Let the tasks of the play see what it is; Ansible derives this variable from the command line alone."""
         self._looks = bool(play.vars.get(MARK))
         self._manager = play.get_variable_manager()
-        self._secrets: dict[str, list[str]] = {}
+        self._redactors: dict[str, Redactor] = {}
         self._manager._options_vars["ansible_check_mode"] = self._looks or bool(context.CLIARGS.get("check"))
 
     def v2_runner_on_ok(self, result: Any) -> None:
@@ -146,12 +136,13 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def _keep(self, result: Any, kind: str, resource: str, text: str) -> None:
         host, task = result.host, result.task
-        if host.name not in self._secrets:
+        if host.name not in self._redactors:
             try:
                 known = self._manager.get_vars(host=host, include_hostvars=False)
             except AnsibleError:
                 known = {}  # a vault that cannot be opened: the guard has said so, and no task saw a secret
-            self._secrets[host.name] = secrets_in(known)
+            self._redactors[host.name] = redactor_for(known)
+        redact = self._redactors[host.name].redact
         record = {
             "kind": kind,
             "host": host.name,
@@ -160,8 +151,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             "task": task.name,
             "handler": isinstance(task, Handler),
             "module": task.action,
-            "resource": mask(one_line(resource), self._secrets[host.name]),
-            "text": mask(printable(text), self._secrets[host.name]),
+            "resource": one_line(redact(resource)),
+            "text": printable(redact(text)),
         }
         with record_file().open("a") as stream:
             stream.write(json.dumps(record) + "\n")
