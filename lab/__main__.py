@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     # SIGINT, too: a shell starts its background jobs with that ignored, and children would inherit it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if ignored, a program that fails returns 0
     command: Callable[[Lab, argparse.Namespace], int] = options.run
     try:
         lab = Lab.from_environment()

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def reset_signals() -> None:
+    """Reset the signals that this program inherits, as its children would: a shell's background jobs ignore Ctrl-C.
+
+    With SIGCHLD ignored, a child that failed would count as one that did not. SIGHUP stays, which nohup ignores.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGQUIT, signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
 def environments() -> list[str]:

@@ -28,7 +28,8 @@ def main(names: list[str]) -> int:
     if os.geteuid() != 0:
         raise SystemExit("the lab boots machines, which takes root: make bench")
     report.document_parts()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the lab is removed then, too
+    for number in (signal.SIGINT, signal.SIGTERM):  # the lab is removed then, too; a background job ignores the first
+        signal.signal(number, signal.default_int_handler)
     os.environ.update(LAB)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, world(Path(folder) / "checkout", "bench") as here:
         bench = Bench(here, Path(folder))

@@ -101,14 +101,30 @@ def gone(process: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("end", "words"), [(signal.SIGINT, "\nclosed\n"), (signal.SIGHUP, "")], ids=["ctrl-c", "closed"]
+    ("end", "ignored", "words"),
+    [
+        (signal.SIGINT, "", "\nclosed\n"),
+        (signal.SIGHUP, "", ""),
+        # As a shell starts its background jobs, and some parents their children.
+        (signal.SIGINT, "INT QUIT CHLD", "\nclosed\n"),
+    ],
+    ids=["ctrl-c", "closed", "background"],
 )
 def test_a_tunnel_stays_open_until_ctrl_c_or_the_terminal_s_end(
-    project: Project, calls: Path, end: signal.Signals, words: str
+    project: Project, calls: Path, end: signal.Signals, ignored: str, words: str
 ) -> None:
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "scripts/reach", "tunnel", "dev", str(port)],
+        [
+            "sh",
+            "-c",
+            f'trap "" {ignored}; exec "$0" "$@"' if ignored else 'exec "$0" "$@"',
+            sys.executable,
+            "scripts/reach",
+            "tunnel",
+            "dev",
+            str(port),
+        ],
         cwd=project.root,
         env=environment(project),
         stdin=subprocess.DEVNULL,
