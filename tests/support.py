@@ -34,6 +34,34 @@ def yaml_at(path: str | Path) -> Any:
     return yaml.safe_load((ROOT / path).read_text())
 
 
+class Unsafe(str):
+    """A text that Ansible never takes for a template."""
+
+
+class VaultDumper(yaml.SafeDumper):
+    """Writes YAML with the tag of Ansible."""
+
+
+class VaultLoader(yaml.SafeLoader):
+    """Reads YAML with the tag of Ansible."""
+
+
+VaultDumper.add_representer(Unsafe, lambda dumper, text: dumper.represent_scalar("!unsafe", str(text)))
+VaultLoader.add_constructor("!unsafe", lambda _, node: Unsafe(node.value))
+
+
+def vault_text(secrets: dict[str, str]) -> str:
+    """Return the clear text of a vault."""
+    text: str = yaml.dump(secrets, Dumper=VaultDumper, allow_unicode=True)
+    return text
+
+
+def vault_secrets(text: str | bytes) -> dict[str, str]:
+    """Return the secrets in the clear text of a vault."""
+    secrets: dict[str, str] = yaml.load(text, Loader=VaultLoader)  # noqa: S506 - a SafeLoader
+    return secrets
+
+
 def host_roles() -> list[str]:
     """Return the roles that site.yml brings to hosts; the others work on an account of AWS."""
     plays = [play for item in yaml_at("site.yml") for play in yaml_at(item["ansible.builtin.import_playbook"])]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,15 @@ class Environment:
             return f"vault_{variable} in group_vars/{self.name}/vault.yml"
         return "the inventory" if variable == "database_host" else f"group_vars/{self.name}/vars.yml"
 
+    def template_findings(self, templates: Iterable[str]) -> Iterator[str]:
+        """Yield a finding for each secret that Ansible takes for a template, and so would change or not understand."""
+        for variable in templates:
+            yield (
+                f"{variable} (group_vars/{self.name}/vault.yml): holds {{{{, {{% or {{#, with which a template begins. "
+                f"Write !unsafe before the value, {variable}: !unsafe '...': "
+                f"ansible-vault edit group_vars/{self.name}/vault.yml"
+            )
+
     def value_findings(self, contract: Mapping[str, str]) -> Iterator[str]:
         """Yield a finding for each value that is missing, empty, a placeholder or of the wrong form."""
         for variable, form in contract.items():
@@ -202,7 +211,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         findings += self._account_findings(environments, boolean(self._task.args.get("account", False)))
         for environment in environments.values():
             vault = list(environment.vault_findings())
-            findings += vault or list(environment.value_findings(contract))
+            templates = [] if vault else self._templates(environment.host)
+            findings += environment.template_findings(templates)
+            plain = {name: form for name, form in contract.items() if f"vault_{name}" not in templates}
+            findings += vault or list(environment.value_findings(plain))
             findings += [] if vault else environment.promotion_findings(self._groups)
             findings += [] if vault else environment.index_findings()
         notes: list[str] = []
@@ -224,6 +236,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except (AnsibleError, KeyError):
             # Not set, or it refers to something that is not: the same finding for both.
             return False, None
+
+    def _templates(self, host: str) -> list[str]:
+        """Return the names of the secrets that are templates as they stand in the vault."""
+        values = self._hostvars.raw_get(host)
+        secrets = sorted(name for name in values if name.startswith("vault_"))
+        return [name for name in secrets if self._templar.is_template(values[name])]
 
     def _environments(self, hosts: list[str], root: Path) -> tuple[dict[str, Environment], list[str]]:
         environments: dict[str, Environment] = {}

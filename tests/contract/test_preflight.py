@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import shutil
 
 import pytest
 import yaml
+from dotenv import dotenv_values
 
 from tests.contract.conftest import Project
-from tests.support import AWKWARD
+from tests.support import AWKWARD, Unsafe, vault_secrets, vault_text
 
 ANOTHER_INVENTORY = """
 all:
@@ -56,8 +59,8 @@ def change(project: Project, environment: str, **values: str | None) -> None:
 
 def change_secrets(project: Project, environment: str, **values: str) -> None:
     """Set secrets of an environment."""
-    clear = {**yaml.safe_load(project.view(environment)), **values}
-    project.encrypt(environment, yaml.safe_dump(clear))
+    clear = {**vault_secrets(project.view(environment)), **values}
+    project.encrypt(environment, vault_text(clear))
     SECRETS[str(project.root)].update(values.values())
 
 
@@ -150,6 +153,66 @@ def test_any_printable_secret_is_fine(project: Project) -> None:
     done = project.playbook("-l", "dev")
     assert project.called, done.stdout
     assert AWKWARD not in done.stdout
+
+
+TEMPLATES = {
+    "vault_database_master_password": "twelve{{ 7 * 7 }}",
+    "vault_database_migration_password": "twelve{#characters#}",
+    "vault_database_password": "twelve{{characters",
+    "vault_database_reader_password": "twelve{% endif",
+    "vault_of_an_app": "twelve{{ lookup('pipe', 'touch called') }}",
+}
+
+
+def test_a_secret_that_would_be_a_template_is_refused_by_its_name(project: Project) -> None:
+    change_secrets(project, "dev", **TEMPLATES)
+    findings = refused(project, "-l", "dev")
+    assert findings == [
+        f"{name} (group_vars/dev/vault.yml): holds {{{{, {{% or {{#, with which a template begins. Write !unsafe "
+        f"before the value, {name}: !unsafe '...': ansible-vault edit group_vars/dev/vault.yml"
+        for name in sorted(TEMPLATES)
+    ]
+
+
+SHOW = """
+- name: Show what each secret arrives as
+  hosts: dev
+  gather_facts: false
+  tasks:
+    - name: Keep the secrets
+      ansible.builtin.copy:
+        content: "{{ found | to_json }}"
+        dest: "{{ playbook_dir }}/found.json"
+        mode: "0600"
+      vars:
+        secrets:
+          master: "{{ database_master_password }}"
+          migration: "{{ database_migration_password }}"
+          password: "{{ database_password }}"
+          reader: "{{ database_reader_password }}"
+        found:
+          secrets: "{{ secrets }}"
+          dotenv: "{{ secrets | dotenv }}"
+          rendered: "{{ lookup('rendered', playbook_dir ~ '/file.j2') }}"
+          evaluated: "{{ secrets | dict2items | map(attribute='value') | join(' ') }}"
+      delegate_to: localhost
+"""
+
+
+def test_a_secret_that_is_marked_as_unsafe_is_written_as_it_is(project: Project) -> None:
+    change_secrets(project, "dev", **{name: Unsafe(text) for name, text in TEMPLATES.items()})
+    done = project.playbook("-l", "dev")
+    assert project.called, done.stdout
+    (project.root / "show.yml").write_text(SHOW)
+    (project.root / "file.j2").write_text("{{ database_password }} {{ app_settings.DATABASE_PASSWORD }}")
+    done = project.run("ansible-playbook", "show.yml", "-i", "inventory/test", "-l", "dev")
+    assert done.returncode == 0, done.stdout
+    found = json.loads((project.root / "found.json").read_text())
+    secrets = dict(zip(("master", "migration", "password", "reader"), TEMPLATES.values(), strict=False))
+    assert found["secrets"] == secrets
+    assert dotenv_values(stream=io.StringIO(found["dotenv"])) == secrets
+    assert found["rendered"] == " ".join([secrets["password"]] * 2)
+    assert found["evaluated"] == " ".join(secrets.values())
 
 
 def test_a_missing_vault(project: Project) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.contract.conftest import Project
-from tests.support import AWKWARD, free_port
+from tests.support import AWKWARD, Unsafe, free_port, vault_secrets, vault_text
 
 SECONDS = 120
 INVENTORY = """
@@ -32,7 +32,7 @@ all:
 """
 PASSWORDS = {
     "vault_database_password": AWKWARD,
-    "vault_database_reader_password": f"reader's {AWKWARD}",
+    "vault_database_reader_password": Unsafe(f"reader's {AWKWARD} {{{{ 1 }}}}"),
 }
 # Listens where the real one would, or ends at once, and says what it was given.
 SSH = """#!{python}
@@ -186,8 +186,8 @@ def test_an_environment_must_be_named(project: Project, calls: Path, arguments: 
 def console(project: Project, calls: Path, *arguments: str) -> tuple[str, str]:
     """Open a console; return what was said and the option file, having seen that the passwords are nowhere else."""
     name = arguments[0]
-    clear = {**yaml.safe_load(project.view(name)), **PASSWORDS}
-    project.encrypt(name, yaml.safe_dump(clear))
+    clear = {**vault_secrets(project.view(name)), **PASSWORDS}
+    project.encrypt(name, vault_text(clear))
     done = reach(project, "db", *arguments)
     assert done.returncode == 3, done.stdout  # the client's own
     command, mode, options, inherited = json.loads((calls / "mysql").read_text())

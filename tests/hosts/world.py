@@ -23,12 +23,14 @@ from typing import Any
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 
+from tests.support import Unsafe, vault_secrets, vault_text
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 SECONDS_FOR_A_RUN = 900
 # For tests that bring code straight to prod, because they are about something else.
 UNPROVEN = ("-e", 'promotion_override="this test is not about promotion"')
-# Every kind of character that broke .env, Alembic's ini, SQL or a URL in comparable tools.
-AWKWARD = r"""p@$$w"o'rd #1 \ ${HOME} %d é"""
+# Every kind of character that broke .env, Alembic's ini, SQL, a URL or a template in comparable tools.
+AWKWARD = r"""p@$$w"o'rd #1 \ ${HOME} %d é {{ {% {#"""
 
 
 @dataclass(frozen=True)
@@ -173,14 +175,12 @@ class World:
     def secrets(self, environment: str) -> dict[str, str]:
         """Return the clear values of an environment's vault."""
         vault = self.root / f"group_vars/{environment}/vault.yml"
-        found: dict[str, str] = yaml.safe_load(self._vault(environment).decrypt(vault.read_bytes()))
-        return found
+        return vault_secrets(self._vault(environment).decrypt(vault.read_bytes()))
 
     def set_secret(self, environment: str, key: str, value: str) -> None:
         """Change one value in an environment's vault."""
-        values = {**self.secrets(environment), key: value}
-        clear = yaml.safe_dump(values, allow_unicode=True)
-        encrypted = self._vault(environment).encrypt(clear, vault_id=environment)
+        values = {**self.secrets(environment), key: Unsafe(value)}
+        encrypted = self._vault(environment).encrypt(vault_text(values), vault_id=environment)
         (self.root / f"group_vars/{environment}/vault.yml").write_bytes(encrypted)
 
     def _vault(self, environment: str) -> VaultLib:
