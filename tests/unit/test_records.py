@@ -40,6 +40,16 @@ def test_the_secrets_of_both_files_are_redacted_and_other_settings_are_not(relea
     assert "rd #1" not in redactor.redact((release / ".env").read_text())
 
 
+def test_the_password_in_a_url_is_redacted_by_itself(tmp_path: Path) -> None:
+    text = waffle.dotenv(
+        {"BROKER_URL": "amqp://nba:p%40ss%2Fword-1@queue.example.com:5671/nba", "API_URL": "http://a:1"}
+    )
+    (tmp_path / ".env").write_text(text)
+    redactor = program.release_redactor(tmp_path)
+    for word in ("p@ss/word-1", "p%40ss%2Fword-1"):
+        assert redactor.redact(f"refused {word}, http://a:1 queue") == "refused ********, ******** queue"
+
+
 def test_a_release_without_settings_redacts_nothing(tmp_path: Path) -> None:
     assert program.release_redactor(tmp_path).redact("text") == "text"
 

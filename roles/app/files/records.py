@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from basics import write_whole
 from redactor import Redactor
@@ -23,6 +24,7 @@ RECEIPTS_KEPT = 200
 MADE_LIVE = ("deploy", "rollback", "repair")
 SETTINGS_FILES = (".env", ".env.migrate")
 SECRET_KEYS = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|DSN|URL", re.IGNORECASE)
+PASSWORD_IN_URL = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
 STAND_INS = {"${:-$}": "$", r"${:-\}": "\\", r"\'": "'"}
 STAND_IN = re.compile("|".join(re.escape(text) for text in STAND_INS))
 
@@ -43,6 +45,9 @@ def settings_redactor(files: Mapping[str, str]) -> Redactor:
         for key, value in dotenv_values(files.get(name, "")):
             if SECRET_KEYS.search(key):
                 redactor.add(value)
+                for password in PASSWORD_IN_URL.findall(value):
+                    redactor.add(password)
+                    redactor.add(unquote(password))
     return redactor
 
 
