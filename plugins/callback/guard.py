@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import signal
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ name: guard
 type: aggregate
 short_description: Ends a run that cannot read its values, that was interrupted, or that had no host
 description:
-  - Before the first play, refuses the options that would leave preflight out.
+  - Before the first play, refuses a checkout in a folder whose name ssh or Ansible would misread (scripts/bootstrap
+    refuses it, too), and the options that would leave preflight out.
   - Then opens the vaults and parses the variables of the environments that the run is limited to.
     Ansible itself names neither the file nor its password.
   - Before each task on each host, ends a run whose Ctrl-C came where Python drops an exception. Ansible itself goes on.
@@ -58,7 +60,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             for plugins in (filter_loader, test_loader):
                 list(plugins.all())
             self._check_options()
-            self._check_files(play)
+            root = Path(play.get_loader().get_basedir())
+            root = root.parent if root.name == "playbooks" else root
+            self._check_folder(root)
+            self._check_files(play, root)
         # Each of those processes would look for garbage in what it was forked with, and so get a copy of all of it.
         gc.freeze()
 
@@ -76,10 +81,16 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         # What is left goes with the process; looking through it first would take as long as several tasks.
         gc.freeze()
 
-    def _check_files(self, play: Any) -> None:
+    def _check_folder(self, root: Path) -> None:
+        # ssh's options split at a space and know %, a path in the inventory is a template, PATH has colons.
+        if odd := re.search(r"[^\w/.+@=~-]", str(root)):
+            self._end(
+                f"this checkout is in {str(root)!r}: ssh or Ansible would misread {odd[0]!r} in the name of a folder. "
+                "Move it to a folder whose name has letters, digits and . _ - + @ = ~ alone"
+            )
+
+    def _check_files(self, play: Any, root: Path) -> None:
         loader = play.get_loader()
-        root = Path(loader.get_basedir())
-        root = root.parent if root.name == "playbooks" else root
         hosts = play.get_variable_manager()._inventory.get_hosts(play.hosts)
         for name in sorted({group.name for host in hosts for group in host.get_groups()}):
             folder = root / "group_vars" / name

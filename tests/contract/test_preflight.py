@@ -292,6 +292,12 @@ def ended(project: Project, *arguments: str) -> str:
     return error.removeprefix("[ERROR]: ")
 
 
+@pytest.mark.parametrize("name", ["my project", "a%b", "a,b"])
+def test_a_folder_whose_name_ssh_or_ansible_would_misread(project: Project, name: str) -> None:
+    moved = Project(project.root.rename(project.root.with_name(name)))
+    assert f"this checkout is in {str(moved.root)!r}: ssh or Ansible would misread" in ended(moved, "-l", "dev")
+
+
 def test_the_wrong_vault_password(project: Project) -> None:
     (project.root / ".vault/dev").write_text("wrong\n")
     message = ".vault/dev does not hold its vault password. Put the right one there"
