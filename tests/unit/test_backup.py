@@ -28,6 +28,7 @@ case "$*" in
     *table_type*) cat "$PLAY/objects" ;;
     *data_length*) echo 1048576 ;;
     *version_num*) echo 0001 ;;
+    *waffle_iron_migration*) cat "$PLAY/pinned" ;;
     *) cat >>"$PLAY/loaded"; test ! -e "$PLAY/refuse" || { echo "ERROR 1064 at line 1: no" >&2; exit 1; } ;;
 esac
 """
@@ -134,6 +135,20 @@ def test_a_backup_stays_also_where_the_clock_was_ahead_when_others_were_made(bac
     assert files(backups) == {name, *ahead[1:]}
 
 
+def test_the_backup_from_before_an_interrupted_migration_stays(backups: Any, play: Path) -> None:
+    backups.config.folder.mkdir()
+    old = [f"2026010{day}T000000.000Z-0001.sql.gz" for day in range(1, 4)]
+    for name in old:
+        (backups.config.folder / name).touch()
+    (play / "objects").write_text("BASE TABLE\twaffle_iron_migration\n")
+    (play / "pinned").write_text(f"{old[0]}\n")
+    name = backups.create(None)
+    assert files(backups) == {name, old[-1], old[0]}
+    (play / "objects").write_text("BASE TABLE\tusers\n")
+    decided = backups.create(None)
+    assert files(backups) == {name, decided}
+
+
 def test_a_full_disk_is_seen_before_the_dump(backups: Any, play: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 << 20))
     with pytest.raises(program.BackupError, match=r"may need 64 MiB.*where 64 MiB are free.*app_keep_backups"):
@@ -151,13 +166,11 @@ def test_two_at_once_are_one_too_many(backups: Any) -> None:
 
 def test_a_restore_keeps_what_was_there_and_drops_it_first(backups: Any, play: Path) -> None:
     name = backups.create(None)
-    (backups.config.root / program.HALF_APPLIED).touch()
     before = backups.restore(name)
     assert backups.names() == [before, name]
     drops, loaded = (play / "loaded").read_text().split("DROP TABLE IF EXISTS `us``ers`;\n")
     assert drops.endswith("DROP VIEW IF EXISTS `names`;\nDROP TABLE IF EXISTS `alembic_version`;\n")
     assert loaded == DUMP
-    assert not (backups.config.root / program.HALF_APPLIED).exists()
 
 
 def test_a_restore_removes_no_backup(backups: Any) -> None:

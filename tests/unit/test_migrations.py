@@ -5,14 +5,17 @@ What only MySQL can show is in tests/hosts/test_migrations.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, module_at
 
 # Takes no lab, but the application's environment, which scripts/test makes.
 pytestmark = pytest.mark.lab
@@ -28,7 +31,8 @@ if context.is_offline_mode():
     with context.begin_transaction():
         context.run_migrations()
 else:
-    with create_engine("sqlite:///test.db").connect() as connection:
+    # By themselves: else the mark, which is written on a connection of its own, would wait for the file.
+    with create_engine("sqlite:///test.db", isolation_level="AUTOCOMMIT").connect() as connection:
         context.configure(connection=connection)
         try:
             with context.begin_transaction():
@@ -95,12 +99,13 @@ def warnings_of(application: Application, *revisions: list[str]) -> list[list[st
 def test_a_plan_an_upgrade_and_the_way_back(application: Application) -> None:
     create = "CREATE TABLE users ( id INTEGER NOT NULL AUTO_INCREMENT, PRIMARY KEY (id) )"
     pending = {"revision": "a1", "message": "Revision a1", "compatible": False, "statements": [create], "warnings": []}
-    assert application.result("plan") == {"current": None, "head": "a1", "pending": [pending]}
+    planned = {"current": None, "head": "a1", "pending": [{**pending, "problems": []}], "interrupted": None}
+    assert application.result("plan") == planned
     done = application.result("upgrade")
     assert (done["from"], done["to"]) == (None, "a1")
     assert [(step["revision"], step["statements"]) for step in done["applied"]] == [("a1", 1)]
     assert application.result("upgrade") == {"from": "a1", "to": "a1", "applied": []}
-    assert application.result("plan") == {"current": "a1", "head": "a1", "pending": []}
+    assert application.result("plan") == {"current": "a1", "head": "a1", "pending": [], "interrupted": None}
     assert application.result("downgrade", "base")["to"] is None
     assert application.result("stamp", "a1")["to"] == "a1"
 
@@ -179,8 +184,11 @@ def test_what_is_harmless_is_not(application: Application) -> None:
 
 
 def test_several_statements_that_mysql_commits_are_warned_of(application: Application) -> None:
-    ((warning,),) = warnings_of(application, ["CREATE TABLE t1 (id INTEGER)", "CREATE TABLE t2 (id INTEGER)"])
-    assert "MySQL commits each by itself" in warning
+    two = ["CREATE TABLE t1 (id INTEGER)", "CREATE TABLE t2 (id INTEGER)"]
+    rows = ["INSERT INTO users (id) VALUES (1)", "CREATE TABLE t3 (id INTEGER)"]
+    alone = ["INSERT INTO users (id) VALUES (2)", "INSERT INTO users (id) VALUES (3)"]
+    found = warnings_of(application, two, rows, alone)
+    assert [["leaves the revision half applied" in warning for warning in one] for one in found] == [[True], [True], []]
 
 
 def test_a_table_of_the_same_plan_may_be_changed_at_will(application: Application) -> None:
@@ -216,6 +224,147 @@ def test_an_error_in_the_code_of_a_revision_is_reported_like_one_of_the_database
     report = json.loads(application.call("upgrade").stdout)["failure"]
     assert (report["reason"], report["failed"]) == ("ValueError: not today", None)
     assert report["applied"] == ["CREATE TABLE t1 (id INTEGER)"]
+
+
+def mark_of(application: Application) -> dict[str, Any] | None:
+    """Return the report of the mark in the database."""
+    report: dict[str, Any] | None = application.result("interrupted")["interrupted"]
+    return report
+
+
+NOTE = json.dumps({"backup": "b1.sql.gz", "release": "r1", "host": "prod1", "at": 0})
+THREE = ("CREATE TABLE t2 (id INTEGER)", "UPDATE users SET id = 1", "CREATE TABLE t3 (id INTEGER)")
+# Not where its SQL is only shown.
+KILLED = "import os\nimport signal\nif not op.get_context().as_sql:\n    os.kill(os.getpid(), signal.SIGKILL)"
+
+
+def killed_in_a2(application: Application) -> None:
+    """Kill an upgrade in its second revision, before the last of three statements."""
+    executed = [f"op.execute({one!r})" for one in THREE]
+    application.add("a2", "\n".join([*executed[:2], KILLED, executed[2]]), down="a1")
+    application.add("a3", "pass", down="a2")
+    assert application.call("upgrade", "--note", NOTE).returncode == -signal.SIGKILL
+
+
+def test_a_killed_migration_is_reported_and_not_run_again(application: Application) -> None:
+    killed_in_a2(application)
+    for _ in range(2):
+        again = application.call("upgrade")
+        report = json.loads(again.stdout)["failure"]
+        assert again.returncode == 1 and "revision a2 (Revision a2) was interrupted" in again.stderr
+        assert (report["before"], report["after"], report["version"]) == (["a1"], ["a3"], "a1")
+        assert (report["applied"], report["unknown"], report["rolled_back"]) == ([THREE[0]], [THREE[1]], [])
+        assert (report["backup"], report["from"], report["to"]) == ("b1.sql.gz", "a1", "a2")
+    assert application.result("plan")["interrupted"]["applied"] == [THREE[0]]
+    assert application.call("downgrade", "base").returncode == 1
+    application.result("stamp", "a2")
+    assert mark_of(application) is None
+    assert application.result("upgrade")["to"] == "a3"
+
+
+def test_a_statement_that_was_running_is_reported_as_unknown(application: Application) -> None:
+    up = "op.execute('UPDATE users SET id = 1')\nop.execute('CREATE TABLE t2 AS SELECT killed() AS id')"
+    application.add("a2", up, down="a1")
+    env = application.folder / "migrations/env.py"
+    killing = "connection.connection.create_function('killed', 0, lambda: os.kill(os.getpid(), 9))"
+    text = env.read_text().replace(
+        "        context.configure(connection", f"        {killing}\n        context.configure(connection"
+    )
+    env.write_text(f"import os\n{text}")
+    assert application.call("upgrade").returncode == -signal.SIGKILL
+    report = mark_of(application)
+    assert report and report["applied"] == report["rolled_back"] == []
+    assert report["unknown"] == ["UPDATE users SET id = 1", "CREATE TABLE t2 AS SELECT killed() AS id"]
+
+
+def test_a_migration_killed_at_a_whole_revision_leaves_nothing_to_decide(application: Application) -> None:
+    """Before the first statement, and between two revisions."""
+    application.add("a2", KILLED, down="a1")
+    assert application.call("upgrade").returncode == -signal.SIGKILL
+    assert mark_of(application) is None
+    application.add("a2", "pass", down="a1")
+    assert application.result("upgrade")["from"] == "a1"
+
+
+def test_a_migration_that_ends_leaves_no_table(application: Application) -> None:
+    application.result("upgrade")
+    application.add("a2", 'op.execute("INSERT INTO nowhere VALUES (1)")', down="a1")
+    report = json.loads(application.call("upgrade").stdout)["failure"]
+    assert report["interrupted"] is False, "nothing of it is left"
+    with contextlib.closing(sqlite3.connect(application.folder / "test.db")) as connection:
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    assert tables == {"users", "alembic_version", "sqlite_autoindex_alembic_version_1"}
+
+
+def test_rows_that_a_revision_commits_itself_are_not_said_to_be_rolled_back(application: Application) -> None:
+    up = 'op.execute("INSERT INTO users (id) VALUES (1)")\nop.get_bind().commit()\nraise ValueError("not today")'
+    application.add("a2", up, down="a1")
+    report = json.loads(application.call("upgrade").stdout)["failure"]
+    assert (report["applied"], report["interrupted"]) == (["INSERT INTO users (id) VALUES (1)"], True)
+    assert mark_of(application), "it would be inserted twice"
+
+
+def test_nothing_is_executed_without_the_mark(application: Application) -> None:
+    """As on a full disk."""
+    application.result("upgrade")
+    application.add("a2", 'op.execute("CREATE TABLE t1 (id INTEGER)")', down="a1")
+    with contextlib.closing(sqlite3.connect(application.folder / "test.db")) as connection:
+        connection.execute("CREATE VIEW waffle_iron_migration AS SELECT 1 AS backup WHERE 0")
+        failed = application.call("upgrade")
+        assert failed.returncode == 1
+        assert not connection.execute("SELECT * FROM sqlite_master WHERE name = 't1'").fetchall()
+
+
+def test_an_id_that_alembic_s_table_does_not_hold_is_a_problem(application: Application) -> None:
+    name = "a" * 33
+    application.add(name, "pass", down="a1")
+    first, second = application.result("plan")["pending"]
+    assert first["problems"] == []
+    (problem,) = second["problems"]
+    assert "33 characters" in problem and "holds 32" in problem
+
+
+def in_migrations(expression: str) -> Any:
+    """Return the value of an expression in the program's module."""
+    script = f"import json, sys\nsys.path.insert(0, {str(PROGRAM.parent)!r})\nimport migrations\n"
+    done = subprocess.run(
+        [str(PYTHON), "-B", "-c", f"{script}print(json.dumps({expression}))"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def test_statements_that_the_account_may_not_run_are_problems() -> None:
+    granted = [
+        "GRANT USAGE ON *.* TO `shop`@`%`",
+        "GRANT SELECT, INSERT, CREATE, ALTER, CREATE VIEW, TRIGGER ON `shop`.* TO `shop`@`%`",
+    ]
+    refused = {
+        "CREATE TRIGGER t BEFORE INSERT ON users FOR EACH ROW SET NEW.id = 1": "log_bin_trust_function_creators",
+        "CREATE DEFINER=`a`@`%` PROCEDURE p() SELECT 1": "CREATE ROUTINE",
+        "CREATE EVENT e ON SCHEDULE EVERY 1 DAY DO SELECT 1": "EVENT",
+        "DROP TABLE users": "DROP",
+        "CREATE UNIQUE INDEX i ON users (id)": "INDEX",
+    }
+    allowed = ["CREATE OR REPLACE VIEW v AS SELECT 1", "ALTER TABLE users ADD COLUMN x INT", "CREATE TABLE t (id INT)"]
+    state = f"migrations.State(None, None, 32, migrations.privileges_in({granted!r}), True)"
+    found = in_migrations(f"[{state}.problems('a', [one]) for one in {[*refused, *allowed]!r}]")
+    for (statement, word), (problem,) in zip(refused.items(), found[: len(refused)], strict=True):
+        assert word in problem and statement in problem
+    assert found[len(refused) :] == [[], [], []]
+    anything = ["GRANT ALL PRIVILEGES ON `shop`.* TO `shop`@`%`", "GRANT `role`@`%` TO `shop`@`%`"]
+    assert in_migrations(f"[migrations.privileges_in([one]) for one in {anything!r}]") == [None, None]
+
+
+def test_what_mysql_commits_by_itself() -> None:
+    waits = ["UPDATE users SET id = 1", "SELECT 1", "SET SESSION sort_buffer_size = 1", "SAVEPOINT a"]
+    commits = ["ALTER TABLE users ADD COLUMN x INT", "LOCK TABLES users WRITE", "CALL p()", "COMMIT"]
+    commits += ["SET autocommit = 1", "SET @@session.autocommit = 1"]
+    assert in_migrations(f"[migrations.commits(one) for one in {waits + commits!r}]") == [False] * 4 + [True] * 6
+
+
+def test_the_programs_mean_the_same_table() -> None:
+    assert in_migrations("migrations.Mark.TABLE.name") == module_at("roles/app/files/backup.py").MARK_TABLE
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     monkeypatch.setattr(program.Path, "is_socket", lambda path: path.is_symlink())
     monkeypatch.setattr(program.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(program.Run, "active", lambda run: False)
+    monkeypatch.setattr(program.Schema, "refuse_interrupted", lambda schema: None)
     # A slot's name stands for the id of its process.
     monkeypatch.setattr(program.Slot, "main", lambda slot: slot.name if slot.service in systemd.active else "0")
     monkeypatch.setattr(program, "alive", lambda main: f"nba@{main}.service" in systemd.active)
@@ -965,13 +966,18 @@ class Marks:
     """Stands in for the schema of the live release, which knows the revisions between."""
 
     def __init__(self, host: Any, release: str) -> None:
-        assert release == "new"
+        self.release = release
+
+    def refuse_interrupted(self) -> None:
+        if self.interrupted:
+            raise program.ReleaseError("revision 0002 was interrupted")
 
     def run(self, *arguments: str) -> dict[str, Any]:
-        assert arguments == ("compatible", "0001", "0002")
+        assert (self.release, arguments) == ("new", ("compatible", "0001", "0002"))
         return {"compatible": not self.unmarked, "unmarked": self.unmarked}
 
     unmarked: ClassVar[list[str]] = []
+    interrupted = False
 
 
 @pytest.fixture
@@ -992,6 +998,16 @@ def test_a_rollback_over_the_same_schema_asks_nothing(moved_on: Any) -> None:
     moved_on.database = "0001"
     assert moved_on.rollback_target("", "") == {"release": "old", "downgrade": ""}
     assert moved_on.rollback_target("old", "") == {"release": "old", "downgrade": ""}
+
+
+def test_a_rollback_stops_at_an_interrupted_migration(moved_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Marks, "interrupted", True)
+    for schema in ("", "keep", "downgrade"):
+        with pytest.raises(program.ReleaseError, match="0002 was interrupted"):
+            moved_on.rollback_target("", schema)
+    # The same command again joins the run that is at work: that is no interruption.
+    monkeypatch.setattr(program.Run, "active", lambda run: True)
+    assert moved_on.rollback_target("", "keep") == {"release": "old", "downgrade": ""}
 
 
 def test_a_rollback_over_another_schema_names_the_ways(moved_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1621,22 +1637,32 @@ class Programs:
         self.pending = [
             {"revision": "0002", "message": "Add", "compatible": False, "statements": ["A"], "warnings": []}
         ]
-        self.current = "0001"
         self.failure: dict[str, Any] | None = None
+        self.interrupted: dict[str, Any] | None = None
+        self.notes: list[dict[str, Any]] = []
+        self.killed = False
         self.folder = folder
 
     def run_in(self, _folder: Path, user: str, command: list[str], program: Path) -> subprocess.CompletedProcess[str]:
         assert (user, command[:3]) == ("nba-migrate", ["python", "-I", str(program)])
         assert program.name == "migrations.py"
+        if "--note" in command:
+            self.notes.append(json.loads(command.pop()))
+            command.remove("--note")
         self.asked.append(" ".join(command[3:]))
         if command[3] == "plan":
-            result: dict[str, Any] = {"current": self.current, "head": "0002", "pending": self.pending}
-            return subprocess.CompletedProcess(command, 0, json.dumps(result), "")
+            result: dict[str, Any] = {"current": "0001", "head": "0002", "pending": self.pending}
+            return subprocess.CompletedProcess(command, 0, json.dumps({**result, "interrupted": self.interrupted}), "")
+        if command[3] == "interrupted":
+            return subprocess.CompletedProcess(command, 0, json.dumps({"interrupted": self.interrupted}), "")
+        if self.killed:
+            self.interrupted = HALF
+            return subprocess.CompletedProcess(command, -9, "", "")
         if self.failure:
             return subprocess.CompletedProcess(
                 command, 1, json.dumps({"failure": self.failure}), "revision 0002 failed"
             )
-        result = {"from": self.current, "to": "0002", "applied": [{"revision": "0002"}]}
+        result = {"from": "0001", "to": "0002", "applied": [{"revision": "0002"}]}
         return subprocess.CompletedProcess(command, 0, json.dumps(result), "")
 
     def run(self, *command: object, **_options: Any) -> subprocess.CompletedProcess[str]:
@@ -1653,11 +1679,13 @@ def programs(host: Any, monkeypatch: pytest.MonkeyPatch) -> Programs:
     programs = Programs(folder)
     monkeypatch.setattr(runtimes.Venv, "run", programs.run_in)
     monkeypatch.setattr(sys.modules["schema"], "run", programs.run)
+    monkeypatch.setattr(sys.modules["schema"].Database, "marked", lambda database: programs.interrupted is not None)
     return programs
 
 
-HALF = {"revision": "0002", "file": "0002.py", "applied": ["ALTER TABLE t ADD a INT"], "done_already": False,
-        "version": "0001"}  # fmt: skip
+HALF = {"revision": "0002", "file": "0002.py", "from": "0001", "to": "0002", "applied": ["ALTER TABLE t ADD a INT"],
+        "backup": "b1.sql.gz", "interrupted": True, "text": "revision 0002 failed"}  # fmt: skip
+NOTHING = {**HALF, "applied": [], "interrupted": False}
 
 
 def migrate(host: Any, backup: bool = True) -> Any:
@@ -1678,7 +1706,7 @@ def test_a_backup_is_made_where_something_is_pending_and_only_there(host: Any, p
 
 def test_what_is_planned_is_known_also_of_a_migration_that_fails(host: Any, programs: Programs) -> None:
     planned = ["release r1", "the database is at 0001, this release wants 0002", "0002: Add", "    A;"]
-    programs.failure = {**HALF, "applied": []}
+    programs.failure = NOTHING
     with pytest.raises(program.ReleaseError):
         migrate(host)
     assert host.migration == {"plan": planned}
@@ -1696,48 +1724,75 @@ def test_a_release_without_access_to_the_database_makes_no_backup(host: Any, pro
 
 def test_a_downgrade_comes_after_a_backup(host: Any, programs: Programs) -> None:
     assert program.Schema(host, "r1").downgrade("0001", True)["backup"] == "b1.sql.gz"
-    assert programs.asked == ["plan", "backup", "downgrade 0001"]
+    assert programs.asked == ["backup", "downgrade 0001"]
 
 
-def test_a_half_applied_revision_names_two_ways_out_and_stops_the_next_run(host: Any, programs: Programs) -> None:
+def test_a_half_applied_revision_names_the_ways_out(host: Any, programs: Programs) -> None:
     programs.failure = HALF
     with pytest.raises(program.ReleaseError, match="revision 0002 failed") as failed:
         migrate(host)
     assert "playbooks/restore.yml -l ENV -e backup=b1.sql.gz" in str(failed.value)
-    assert "mend 0002.py" in str(failed.value) and "nba-release stamp r1 0002" in str(failed.value)
-    programs.failure = None
-    programs.asked.clear()
-    remembered = r"(?s)failed half-way at .*-e backup=b1\.sql\.gz"
-    with pytest.raises(program.ReleaseError, match=remembered):
-        migrate(host)
-    with pytest.raises(program.ReleaseError, match=remembered):
-        program.Schema(host, "r1").downgrade("0001", True)
-    assert programs.asked == ["plan", "plan"]
+    assert "change 0002.py" in str(failed.value)
+    assert "nba-release stamp r1 0002\n" in str(failed.value) and "nba-release stamp r1 0001\n" in str(failed.value)
+    (note,) = programs.notes
+    assert (note["backup"], note["release"]) == ("b1.sql.gz", "r1")
 
 
-@pytest.mark.parametrize("way", ["mended", "renamed", "stamped", "undone"])
-def test_each_way_out_of_a_half_applied_revision_lets_the_next_run_go_on(
-    host: Any, programs: Programs, way: str
+def test_a_mark_stops_whatever_changes_the_schema_and_nothing_is_backed_up(host: Any, programs: Programs) -> None:
+    programs.interrupted = HALF
+    schema = program.Schema(host, "r1")
+    for begin in (lambda: migrate(host), lambda: schema.downgrade("0001", True), schema.refuse_interrupted):
+        with pytest.raises(program.ReleaseError, match=r"(?s)revision 0002 failed.*-e backup=b1\.sql\.gz"):
+            begin()
+    assert programs.asked == ["plan", "interrupted", "interrupted"]
+
+
+def test_a_mark_stops_a_release_that_needs_no_migration(
+    host: Any, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    programs.failure = HALF
-    with pytest.raises(program.ReleaseError):
+    monkeypatch.setattr(program.Host, "has_schema_of", lambda host, release: True)
+    host.bring_schema("r1", True)
+    assert programs.asked == [], "without a mark, Alembic is not started"
+    programs.interrupted = HALF
+    with pytest.raises(program.ReleaseError, match="No deploy, migration or rollback begins"):
+        host.bring_schema("r1", True)
+
+
+def test_a_killed_migration_is_reported_at_once(host: Any, programs: Programs) -> None:
+    programs.killed = True
+    with pytest.raises(program.ReleaseError, match="stamp r1 0002"):
         migrate(host)
-    programs.failure = None
-    match way:
-        case "mended":
-            (programs.folder / "0002.py").write_text("mended")
-        case "renamed":
-            (programs.folder / "0002.py").rename(programs.folder / "0002b.py")
-        case "stamped":
-            programs.current = "0002"
-        case "undone":
-            program.Schema(host, "r1").half_applied.unlink()
-    assert migrate(host)["applied"]
-    assert not program.Schema(host, "r1").half_applied.exists()
+
+
+def test_what_would_fail_is_not_begun(host: Any, programs: Programs) -> None:
+    programs.pending[0]["problems"] = ["refused without SUPER"]
+    with pytest.raises(program.ReleaseError, match="0002: refused without SUPER"):
+        migrate(host)
+    assert programs.asked == ["plan"]
+
+
+def test_the_mark_is_looked_for_with_a_password_that_the_database_takes(
+    host: Any, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(host, "r2")
+    (host.folder("r2") / ".mysql.cnf").write_text("new")
+    os.utime(programs.folder / ".mysql.cnf", (1, 1))
+    schema = sys.modules["schema"]
+    asked: list[str] = []
+
+    def marked(database: Any) -> bool:
+        asked.append(database.option_file.parent.name)
+        if len(asked) == 1:
+            raise schema.BackupError("1045")
+        return False
+
+    monkeypatch.setattr(schema.Database, "marked", marked)
+    assert program.Schema(host, "r1").interruption() is None
+    assert asked == ["r2", "r1"]
 
 
 def test_where_nothing_was_applied_the_next_run_tries_again(host: Any, programs: Programs) -> None:
-    programs.failure = {**HALF, "applied": []}
+    programs.failure = NOTHING
     with pytest.raises(program.ReleaseError, match="Nothing of revision 0002 was applied"):
         migrate(host)
     programs.failure = None

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basics import HALF_APPLIED, OPTION_FILE, locked
+from basics import OPTION_FILE, locked
 from bucket import Bucket, BucketError
 
 CONFIG = Path(__file__).resolve().with_suffix(".json")
@@ -57,6 +57,10 @@ EMPTY = "SET SESSION FOREIGN_KEY_CHECKS = 0;\n"
 OBJECTS = "SELECT table_type, table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
 BYTES = "SELECT COALESCE(SUM(data_length), 0) FROM information_schema.tables WHERE table_schema = DATABASE()"
 REVISION = "SELECT version_num FROM alembic_version ORDER BY version_num"
+
+# In the database from before a migration's first statement until its end is known (migrations.py).
+MARK_TABLE = "waffle_iron_migration"
+PINNED = "SELECT COALESCE(backup, '') FROM waffle_iron_migration"
 
 
 class BackupError(Exception):
@@ -135,6 +139,15 @@ class Database:
         tables = self.objects()["TABLE"]
         rows = self.ask(REVISION) if "alembic_version" in tables else []
         return re.sub(r"[^\w.-]", "_", "-".join(row[0] for row in rows)) or "none"
+
+    def marked(self) -> bool:
+        """Return True if a migration has not come to its end."""
+        return MARK_TABLE in self.objects()["TABLE"]
+
+    def pinned(self) -> str:
+        """Return the backup from before a migration that has not come to its end, the way back from it; else empty."""
+        rows = self.ask(PINNED) if self.marked() else []
+        return rows[0][0] if rows else ""
 
     def dump(self, path: Path) -> None:
         """Write a compressed dump to a new file that only root can read, and to the disk."""
@@ -263,15 +276,17 @@ class Backups:
             BackupError: it could not be made, or was not copied to the bucket.
         """
         with self.alone():
-            name = self.write(Database(option_file) if option_file else self.database())
+            database = Database(option_file) if option_file else self.database()
+            name = self.write(database)
             if name and self.config.bucket:
                 try:
                     self.config.bucket.put(self.config.folder / name)
                 except BucketError as error:
                     raise BackupError(f"the backup {name} is on this host alone: {error}") from None
+            kept = {name, database.pinned()} if name else set()
             for old in self.names()[max(self.config.keep, 1) :] if name else []:
                 # A clock that was ahead has left names that look newer than this one.
-                if old != name:
+                if old not in kept:
                     (self.config.folder / old).unlink()
         return name
 
@@ -343,7 +358,6 @@ class Backups:
                     "mend the cause and restore again, or go back to what was there: "
                     f"{self.config.name}-backup restore {before or name}"
                 ) from None
-            (self.config.root / HALF_APPLIED).unlink(missing_ok=True)
         return before
 
 

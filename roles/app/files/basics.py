@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-# Below the root: a migration that failed half-way (schema.py writes it; a restored backup settles it).
-HALF_APPLIED = "state/half-applied.json"
 # In a release: how MySQL's own programs reach the database as the migration account.
 OPTION_FILE = ".mysql.cnf"
 

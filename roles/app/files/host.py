@@ -296,6 +296,9 @@ class Host:
         if target == live:
             return {"release": target, "downgrade": ""}
         # What the database has now, which a restore may have changed since the live release came.
+        # A run at work, which this may join, may be changing the schema just now.
+        if self.config.migrations and self.live and not self.activation.active():
+            Schema(self, self.knowing(self.live)).refuse_interrupted()
         now = (self.live.version() if self.live else {}).get("schema") or self.state(live).get("schema")
         then = self.state(target).get("schema")
         if then == now:
@@ -689,8 +692,12 @@ class Host:
 
     def bring_schema(self, release: str, backup: bool) -> None:
         """Bring the database to a release's schema, and insert the sample data where that changed something."""
-        if self.config.migrations and not self.has_schema_of(release):
-            self.migration = Schema(self, release).migrate(backup)
+        if self.config.migrations:
+            schema = Schema(self, release)
+            if self.has_schema_of(release):
+                schema.refuse_interrupted()
+            else:
+                self.migration = schema.migrate(backup)
         if self.config.seed_command and (self.migration.get("applied") or not self.live):
             self.execute(release, self.config.seed_command)
 

@@ -5,14 +5,17 @@ Alembic itself runs in the release's own environment (migrations.py), as the mig
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basics import HALF_APPLIED, OPTION_FILE, ReleaseError, digest_of, parsed, read_json, run, write_whole
+from backup import BackupError, Database
+from basics import OPTION_FILE, ReleaseError, parsed, run
 
 if TYPE_CHECKING:
     from host import Host
@@ -25,16 +28,12 @@ class Schema:
     host: Host
     release: str
 
-    @property
-    def half_applied(self) -> Path:
-        """Return the file that remembers a migration that failed half-way."""
-        return self.host.config.root / HALF_APPLIED
-
     def run(self, *arguments: str) -> dict[str, Any]:
         """Run migrations.py in the release, as the migration account, and return its result.
 
         Raises:
             MigrationFailed: a revision failed.
+            AccessDenied: the database refused the account.
             ReleaseError: anything else.
         """
         folder, program = self.host.folder(self.release), Path(__file__).resolve().with_name("migrations.py")
@@ -47,40 +46,51 @@ class Schema:
         result = parsed(done.stdout)
         if done.returncode != 0:
             text = "\n".join(done.stderr.strip().splitlines()[-60:])
-            raise MigrationFailed(text, result["failure"]) if "failure" in result else ReleaseError(text)
+            text = text or f"migrations.py {arguments[0]} exited with status {done.returncode}"
+            if "failure" in result:
+                raise MigrationFailed(text, result["failure"])
+            raise AccessDenied(text) if result.get("denied") else ReleaseError(text)
         return result
+
+    def plan(self) -> dict[str, Any]:
+        """Return what the release would do to the database, and in words what keeps it from that."""
+        plan = self.run("plan")
+        report = plan.get("interrupted")
+        problems = [f"{one['revision']}: {why}" for one in plan["pending"] for why in one.get("problems", [])]
+        return {**plan, "interrupted": None, "stops": [self.ways_out(report)] if report else problems}
 
     def migrate(self, backup: bool) -> dict[str, Any]:
         """Bring the database to the release's revision, after a backup; return what was planned and done."""
-        plan = self.run("plan")
-        self.refuse_half_applied(plan["current"])
-        if not plan["pending"]:
+        plan = self.plan()
+        if not plan["pending"] and not plan["stops"]:
             return {"backup": None, "from": plan["current"], "to": plan["current"], "applied": []}
         # Before anything is done, in the log and in the receipt: so it is known also of a run that fails.
         planned = plan_lines(self.release, plan)
         print("\n".join(planned), flush=True)
         self.host.migration = {"plan": planned}
+        if plan["stops"]:
+            raise ReleaseError("the migration was not begun:\n" + "\n".join(plan["stops"]))
         return {**self.host.migration, **self.change(["upgrade"], backup)}
 
     def downgrade(self, revision: str, backup: bool) -> dict[str, Any]:
         """Take the database back to an earlier revision of this release, after a backup; return what was done."""
-        self.refuse_half_applied(self.run("plan")["current"])
+        self.refuse_interrupted()
         return self.change(["downgrade", revision], backup)
 
     def change(self, command: list[str], backup: bool) -> dict[str, Any]:
-        """Make a backup, then run migrations; remember one that failed half-way."""
+        """Make a backup, then run migrations; report what is left of them if they do not come to their end."""
         made = self.back_up() if backup else None
+        note = {"backup": made, "release": self.release, "host": socket.gethostname(), "at": time.time()}
         try:
-            result = self.run(*command)
+            return {"backup": made, **self.run(*command, "--note", json.dumps(note))}
         except MigrationFailed as error:
-            text = f"{error}\n{self.ways_out(error.report, made)}"
-            if error.report["applied"]:
-                kept = {"text": text, "version": error.report["version"], "file": error.report["file"]}
-                digest = digest_of(self.host.folder(self.release) / kept["file"])
-                write_whole(self.half_applied, json.dumps({**kept, "digest": digest, "at": time.time()}, indent=1))
-            raise ReleaseError(text) from None
-        self.half_applied.unlink(missing_ok=True)
-        return {"backup": made, **result}
+            raise ReleaseError(self.ways_out(error.report)) from None
+        except ReleaseError as error:
+            # It may have been killed; where the database does not answer, the next run reports what it left.
+            report = None
+            with contextlib.suppress(ReleaseError):
+                report = self.interruption()
+            raise ReleaseError(f"{error}\n{self.ways_out(report)}") if report else error from None
 
     def back_up(self) -> str | None:
         """Make a backup of the database; return its name, None where there is nothing in it or no access was given."""
@@ -92,40 +102,68 @@ class Schema:
         made: str | None = json.loads(done.stdout)["backup"]
         return made
 
-    def refuse_half_applied(self, current: str | None) -> None:
-        """Stop where a revision is known to be half applied and nothing was done about it.
+    def interruption(self) -> dict[str, Any] | None:
+        """Return the report on a migration of the database that has not come to its end; None if there is none.
 
-        Raises:
-            ReleaseError: with the report of the run that failed.
+        Starting Alembic takes a second, so it is asked only if there is a mark, or no other way to look for one.
         """
-        known = read_json(self.half_applied)
-        if not known:
-            return
-        file = self.host.folder(self.release) / known["file"]
-        mended = not file.is_file() or digest_of(file) != known["digest"]
-        if current == known["version"] and not mended:
-            at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(known["at"]))
-            raise ReleaseError(
-                f"a migration failed half-way at {at} UTC, and nothing was done about it since. It said:\n"
-                f"{known['text']}\n"
-                f"  undone by hand: rm {self.half_applied}, and run the same command again"
-            )
+        files = option_files(self.host.config.root)
+        if files and not has_mark(files):
+            return None
+        report: dict[str, Any] | None = self.run("interrupted")["interrupted"]
+        return report
 
-    def ways_out(self, report: dict[str, Any], backup: str | None) -> str:
-        """Return what to do about a revision that failed."""
-        name, folder = self.host.config.name, self.host.folder(self.release)
-        if not report["applied"] and not report["done_already"]:
-            nothing = f"What was live before still is. Nothing of revision {report['revision']} was applied"
-            return f"{nothing}: mend it, and run the same command again"
-        restore = backup or "NAME (the same command without -e backup lists them)"
+    def refuse_interrupted(self) -> None:
+        """Raise ReleaseError if a migration of the database has not come to its end."""
+        if report := self.interruption():
+            raise ReleaseError(self.ways_out(report))
+
+    def ways_out(self, report: dict[str, Any]) -> str:
+        """Return the report on a revision that failed or was interrupted, with what to do about it."""
+        name, revision, before = self.host.config.name, report["revision"], report["from"] or "base"
+        if not report["interrupted"]:
+            return (
+                f"{report['text']}\nWhat was live before still is. Nothing of revision {revision} was applied. "
+                "Fix: correct it, and run the same command again"
+            )
+        backup = report["backup"] or "NAME (the same command without -e backup lists them)"
         return (
-            "What was live before still is. There are two ways out:\n"
-            f"  back:    ansible-playbook playbooks/restore.yml -l ENV -e backup={restore}\n"
-            f"  forward: mend {report['file']} so that it also skips what is there, and run the same command again;\n"
-            "           or make by hand what was not applied, and then say so, as root on this host:\n"
-            f"           mysql --defaults-file={folder}/{OPTION_FILE}\n"
-            f"           {name}-release stamp {self.release} {report['revision']}"
+            f"{report['text']}\n"
+            "What was live before still is. No deploy, migration or rollback begins before one of these:\n"
+            f"  back:    ansible-playbook playbooks/restore.yml -l ENV -e backup={backup}\n"
+            "  forward: apply what is missing, as root on this host, and stamp the revision:\n"
+            f"           mysql --defaults-file={self.host.folder(self.release)}/{OPTION_FILE}\n"
+            f"           {name}-release stamp {self.release} {report['to'] or 'base'}\n"
+            f"  again:   undo what was applied, or change {report['file']} so that it skips what is there; then\n"
+            f"           {name}-release stamp {self.release} {before}\n"
+            "           and run the same command again"
         )
+
+
+def option_files(root: Path) -> list[Path]:
+    """Return the option files of all releases, that of the release prepared last first: it has the newest password."""
+    found = (root / "releases").glob(f"*/{OPTION_FILE}")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def has_mark(files: list[Path]) -> bool:
+    """Return True if the database has the mark of a migration, by the first option file that it accepts.
+
+    Raises:
+        ReleaseError: it accepts none.
+    """
+    reason = ""
+    # Passwords are few, and releases many.
+    for file in {path.read_bytes(): path for path in files}.values():
+        try:
+            return Database(file).marked()
+        except BackupError as error:
+            reason = str(error)
+    raise ReleaseError(f"the database cannot be asked whether a migration was interrupted: {reason}")
+
+
+class AccessDenied(ReleaseError):
+    """The database refused the migration account."""
 
 
 class MigrationFailed(ReleaseError):
@@ -149,4 +187,5 @@ def plan_lines(release: str, plan: dict[str, Any]) -> list[str]:
         lines.append(f"{revision['revision']}: {revision['message']}{mark}")
         lines += [f"    {statement};" for statement in revision["statements"]]
         lines += [f"    WARNING: {warning}" for warning in revision["warnings"]]
+    lines += [f"WOULD STOP: {line}" for text in plan.get("stops", []) for line in text.splitlines()]
     return lines
