@@ -226,13 +226,19 @@ def process(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Ite
         child.communicate(b"\n")
 
 
-def test_a_process_that_is_older_than_its_files_is_found(host: Any, systemd: Systemd, process: str) -> None:
+def test_a_process_that_is_older_than_its_files_is_found(
+    host: Any, systemd: Systemd, process: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = live(host)
     slot, unit = host.live, host.config.root / "unit"
     time.sleep(0.05)  # the kernel counts in hundredths
     unit.touch()
     (found,) = host.integrity.process_problems(slot, {"MainPID": process, "FragmentPath": str(unit)})
     assert found == f"nba@blue.service runs since before {unit} was changed"
+    # The clock goes back a day: a restart would not help.
+    today = time.time
+    monkeypatch.setattr(integrity.time, "time", lambda: today() - 86400)
+    assert host.integrity.process_problems(slot, {"MainPID": process, "FragmentPath": str(unit)}) == []
     assert folder.is_dir()
 
 

@@ -189,12 +189,14 @@ class Integrity:
                 files += [f"{folder}/{name}" for name in json.loads(self.manifest(Path(folder)).read_text())]
             except (OSError, ValueError):
                 continue
+        now = time.time()
         for path in files:
             try:
                 changed = os.lstat(path).st_ctime
             except OSError:
                 continue
-            if changed > began:
+            # One from the future tells nothing: the clock has gone back since, and no restart would make it older.
+            if began < changed <= now:
                 return [f"{slot.service} runs since before {path} was changed"]
         return []
 
