@@ -34,6 +34,32 @@ def test_what_a_program_says_need_not_be_text() -> None:
     assert program.run(sys.executable, "-c", words).stdout == "caf\ufffd"
 
 
+RESTARTING = """#!/bin/sh
+echo "$*" >>"$0.calls"
+test "$(wc -l <"$0.calls")" -gt 2 && exit 0
+echo "Failed to start nba@blue.service: Connection reset by peer" >&2
+exit 1
+"""
+
+
+def test_a_question_to_systemd_is_repeated_while_systemd_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("systemctl", "systemd-run", "other"):
+        (tmp_path / name).write_text(RESTARTING)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name in ("systemctl", "systemd-run"):
+        assert program.run(name, "start").returncode == 0
+        assert (tmp_path / f"{name}.calls").read_text() == "start\n" * 3
+    with pytest.raises(program.ReleaseError, match="Connection reset"):
+        program.run("other")
+    monkeypatch.setattr(program, "BUS_SECONDS", 0.0)
+    (tmp_path / "systemctl.calls").unlink()
+    with pytest.raises(program.ReleaseError, match="Connection reset"):
+        program.run("systemctl", "start")
+
+
 @pytest.mark.parametrize("body", ["", "[]", "null", "<html>", '"text"', "{"])
 def test_an_answer_that_is_no_object_says_nothing(body: str) -> None:
     assert program.parsed(body) == {}

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -18,15 +19,33 @@ OPTION_FILE = ".mysql.cnf"
 BACKUP_ROOT = Path("/var/backups/waffle-iron")
 
 
+# What systemctl and systemd-run say while systemd starts anew (`systemctl daemon-reexec`, an update of the package).
+BUS_LOST = re.compile(
+    r"Connection reset|Transport endpoint|Failed to connect to bus|Connection refused|Broken pipe|peer disconnected"
+    r"|recipient disconnected|connection terminated"
+)
+BUS_PROGRAMS = ("systemctl", "systemd-run")
+BUS_SECONDS = 10.0
+
+
 class ReleaseError(Exception):
     """A release cannot be used; the message says why and what to do."""
 
 
 def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a program; raise `ReleaseError` with the end of its output where it fails and ``check`` is set."""
+    """Run a program; raise `ReleaseError` with the end of its output where it fails and ``check`` is set.
+
+    What asks systemd is repeated for some seconds if the connection to it was lost.
+    """
     words = [str(part) for part in command]
-    # What an application writes to its log need not be text.
-    done = subprocess.run(words, check=False, text=True, errors="replace", capture_output=True, **options)
+    deadline = time.monotonic() + BUS_SECONDS
+    while True:
+        # What an application writes to its log need not be text.
+        done = subprocess.run(words, check=False, text=True, errors="replace", capture_output=True, **options)
+        lost = done.returncode != 0 and words[0] in BUS_PROGRAMS and BUS_LOST.search(done.stderr)
+        if not lost or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
     if check and done.returncode != 0:
         output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
         raise ReleaseError(f"`{' '.join(words)}` ended with {done.returncode}:\n{output}")
