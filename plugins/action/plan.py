@@ -156,6 +156,7 @@ class Environment:
             yield "its artefact was not proven where it must have been live before (promote_from)"
         if problem := (self.preview.get("connections") or {}).get("problem"):
             yield str(problem)
+        yield from (self.preview.get("migrations") or {}).get("stops", [])
 
     def plan(self, records: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the plan, with the basis that it holds for."""

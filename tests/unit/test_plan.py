@@ -173,6 +173,8 @@ def test_what_would_stop_the_run_comes_first() -> None:
     assert full.index("## The run would stop") < full.index("DATABASE_POOL_SIZE") < full.index("## Release")
     assert short.startswith("  WOULD STOP")
     assert "promote_from" in short
+    halted = {"current": "0001", "head": "0002", "pending": [], "stops": ["0002: refused without SUPER"]}
+    assert environment(preview={"migrations": halted}).plan([])["stops"] == ["0002: refused without SUPER"]
     assert environment(proof={"proven": True}).plan([])["stops"] == []
     assert environment(proof={"proven": False, "override": "ticket"}).plan([])["stops"] == []
     assert environment(proof={"skipped": True, "changed": False}).plan([])["stops"] == []

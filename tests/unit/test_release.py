@@ -576,7 +576,7 @@ def test_a_preview_leaves_nothing(
     monkeypatch.setattr(program.Schema, "run", run)
     (root / "venvs/kept").mkdir()
     parcel = brought(host, "r1")
-    assert host.preview("r1", parcel, 2) == {"migrations": {"pending": []}, "connections": {"checked": False}}
+    assert host.preview("r1", parcel, 2)["connections"] == {"checked": False}
     assert host.releases() == []
     assert [path.name for path in (root / "releases").iterdir()] == []
     assert [path.name for path in (root / "venvs").iterdir()] == ["kept"]
@@ -597,6 +597,28 @@ def test_a_preview_of_what_is_refused_leaves_nothing_either(
     with pytest.raises(program.ReleaseError, match="2 heads"):
         host.preview("r1", brought(host, "r1"), 2)
     assert list((root / "releases").iterdir()) == []
+
+
+def test_a_preview_asks_with_the_present_password_where_the_run_brings_a_new_one(
+    host: Any, root: Path, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = sys.modules["schema"].AccessDenied
+    asked: list[str] = []
+
+    def run(schema: Any, *arguments: str) -> dict[str, Any]:
+        asked.append((host.folder(schema.release) / ".env.migrate").read_text())
+        if asked[-1] != "B=present\n":
+            raise denied("Access denied")
+        return {"pending": []}
+
+    monkeypatch.setattr(program.Schema, "run", run)
+    with pytest.raises(program.ReleaseError, match="Access denied"):
+        host.preview("r1", brought(host, "r1"), 2)
+    (put(host, "live") / ".env.migrate").write_text("B=present\n")
+    monkeypatch.setattr(program.Host, "live_release", "live")
+    assert host.preview("r1", brought(host, "r1"), 2)["migrations"]["pending"] == []
+    assert asked == ["B=2\n", "B=2\n", "B=present\n"]
+    assert host.releases() == ["live"] and not list((root / "releases").glob(".*"))
 
 
 def test_a_preview_tells_of_connections_that_do_not_fit(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:

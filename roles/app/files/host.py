@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import dataclasses
 import http.client
 import json
 import math
@@ -34,7 +35,7 @@ from integrity import Integrity, exchange, in_words, unknown
 from parcel import Parcel
 from records import Records, release_redactor, settings_changed
 from runtimes import KINDS, Runtime, runtime_of
-from schema import Schema
+from schema import AccessDenied, Schema
 from serve import server_command, workers
 from slots import SLOTS, Config, Slot, alive, ask, server, workers_of
 
@@ -374,16 +375,34 @@ class Host:
             workers: worker processes of all hosts of the environment.
         """
         with self.only_one_prepares(), contextlib.ExitStack() as stack:
-            if self.folder(release).is_dir():
-                return self.outlook(release, workers)
             for runtime in self.runtimes.values():
                 stack.enter_context(runtime.left_as_it_was())
-            folder = stack.enter_context(self.made_aside(release, parcel))
-            return self.outlook(folder.name, workers)
+            try:
+                if self.folder(release).is_dir():
+                    return self.outlook(release, workers)
+                with self.made_aside(release, parcel) as folder:
+                    return self.outlook(folder.name, workers)
+            except AccessDenied as error:
+                present = self.with_present_access(parcel)
+                if present == parcel:
+                    raise
+                # The run itself gives the account its new password before it comes to the release.
+                try:
+                    with self.made_aside(release, present) as folder:
+                        return self.outlook(folder.name, workers)
+                except AccessDenied:
+                    raise error from None
+
+    def with_present_access(self, parcel: Parcel) -> Parcel:
+        """Return what was brought with the live release's access to the database as the migration account."""
+        live = self.folder(self.live_release) if self.live_release else None
+        paths = [live / name for name in (".env.migrate", OPTION_FILE)] if live else []
+        present = {path.name: path.read_text() for path in paths if path.is_file()}
+        return dataclasses.replace(parcel, files={**parcel.files, **present})
 
     def outlook(self, release: str, workers: int) -> dict[str, Any]:
         """Return the migrations of a release, and whether its connections fit; each problem is a text."""
-        migrations = Schema(self, release).run("plan") if self.config.migrations else None
+        migrations = Schema(self, release).plan() if self.config.migrations else None
         try:
             return {"migrations": migrations, "connections": self.connections(release, workers)}
         except ReleaseError as error:

@@ -328,8 +328,13 @@ def roll_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
 
 def plan(schema: Schema, text: bool) -> Any:
     """Return the migrations that a release would run: for JSON, or in lines for people."""
-    found = schema.run("plan")
-    return "\n".join(plan_lines(schema.release, found)) if text else found
+    found = schema.plan()
+    if text:
+        return "\n".join(plan_lines(schema.release, found))
+    # What comes before another schema, such as a snapshot, is not for one that will not come.
+    if found["stops"]:
+        raise ReleaseError("\n".join(found["stops"]))
+    return found
 
 
 def dispatch(host: Host, options: argparse.Namespace) -> Any:
