@@ -35,6 +35,7 @@ def configure(lab: Lab, root: Path, kind: str) -> None:
 bind-address = {lab.address(DATABASE_HOST)}
 character-set-server = utf8mb4
 max_connections = {MAX_CONNECTIONS}
+log_bin_trust_function_creators = 1
 skip-name-resolve
 ssl-ca = /etc/mysql/tls/ca.pem
 ssl-cert = /etc/mysql/tls/server.pem

@@ -74,18 +74,19 @@ def terminate_session(self: SimpleSystemManagerResponse) -> ActionResult:
     return ActionResult({"SessionId": self._get_param("SessionId")})
 
 
-def know_tls() -> None:
-    """Let each parameter group have the parameter that requires TLS, as MySQL's engine has it."""
+def know_parameters() -> None:
+    """Let each parameter group have the parameters that the role sets, as MySQL's engine has them."""
     original = DBParameterGroup.__init__
 
     def begin(self: DBParameterGroup, *args: Any, **options: Any) -> None:
         original(self, *args, **options)
-        self.parameters["require_secure_transport"] = {
-            "ParameterName": "require_secure_transport",
-            "DataType": "boolean",
-            "AllowedValues": "0,1",
-            "IsModifiable": True,
-        }
+        for name in ("require_secure_transport", "log_bin_trust_function_creators"):
+            self.parameters[name] = {
+                "ParameterName": name,
+                "DataType": "boolean",
+                "AllowedValues": "0,1",
+                "IsModifiable": True,
+            }
 
     DBParameterGroup.__init__ = begin
 
@@ -143,7 +144,7 @@ def take_time() -> None:
 if __name__ == "__main__":
     for zone in EC2Backend.zones[CLOSED[:-1]]:
         zone.state = "unavailable" if zone.name == CLOSED else zone.state
-    know_tls()
+    know_parameters()
     miss_groups()
     take_time()
     General.get_console_output = get_console_output

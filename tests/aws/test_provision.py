@@ -201,7 +201,8 @@ def test_the_database_is_as_it_should_be(cloud: Cloud, made: Done) -> None:
     assert described["GroupName"] == "nba-dev-database"
     parameters = cloud.client("rds").describe_db_parameters(DBParameterGroupName="nba-dev-mysql84")["Parameters"]
     assert {each["ParameterName"]: each.get("ParameterValue") for each in parameters} == {
-        "require_secure_transport": "1"
+        "require_secure_transport": "1",
+        "log_bin_trust_function_creators": "1",
     }
     assert found["MasterUsername"] == "waffle_dev"
     assert "DBName" not in found or not found["DBName"]
