@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.hosts.conftest import PROD, Converged
-from tests.hosts.world import AWKWARD, UNPROVEN, Run, World
+from tests.hosts.world import AWKWARD, UNPROVEN, Run, World, await_true
 from tests.support import module_at
 
 pytestmark = pytest.mark.lab
@@ -49,6 +49,13 @@ HALF = [
     ADD_NICK,
     'op.execute("ALTER TABLE users ADD COLUMN name INT")',
     'op.create_index("ix_nick", "users", ["nick"])',
+]
+# The first two are committed while the third runs.
+SLEEPING = [
+    """op.execute("UPDATE users SET name = CONCAT(name, '!')")""",
+    ADD_NICK,
+    'op.execute("DO SLEEP(60)")',
+    'op.add_column("users", sa.Column("last", sa.String(20)))',
 ]
 MENDED = [
     'if "nick" not in {column["name"] for column in sa.inspect(op.get_bind()).get_columns("users")}:',
@@ -160,7 +167,7 @@ def test_a_plan_shows_the_sql_and_warns_and_changes_nothing(prod: World) -> None
     assert "ALTER TABLE users ADD COLUMN nick VARCHAR(20);" in shown
     assert "WARNING: drops a column with all that is in it: ALTER TABLE users DROP COLUMN email" in shown
     assert "WARNING: adds a column that must not be NULL" in shown
-    assert "WARNING: 2 statements change the schema" in shown
+    assert "WARNING: 2 statements, and MySQL commits each that changes the schema by itself" in shown
     assert shown.count("WARNING: ") == 3
     assert (version(prod), columns(prod)) == ("0001", ["id", "name", "email"])
     assert (prod.status("prod1")["live"], backups(prod)) == (live, before)
@@ -293,20 +300,68 @@ def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None
         assert prod.status("prod1")["live"] == live and prod.get("prod1", "/api/users").status == 200
 
         again = prod.ansible(*DEPLOY)
-        assert again.code != 0 and "failed half-way at" in words(again.output) and made in words(again.output)
+        assert again.code != 0 and "No deploy, migration or rollback begins" in words(again.output)
+        assert made in words(again.output) and "Duplicate column name 'name'" in words(again.output)
         assert backups(prod)[0] == made
 
         # Back, as the message says.
         prod.ansible("playbooks/restore.yml", "-l", "prod", "-e", f"backup={made}").succeeded()
         assert (version(prod), columns(prod)) == ("0001", ["id", "name", "email"])
-        assert "failed half-way at" not in words(prod.ansible(*DEPLOY).output)
-        assert columns(prod)[-1] == "nick"
-    # Forward: the mended revision skips what is there.
+        failed = prod.ansible(*DEPLOY)
+        assert failed.code != 0 and columns(prod)[-1] == "nick"
+    # Forward: the mended revision skips what is there, and may run once somebody said so.
+    prod.execute("prod1", "nba-release", "stamp", release_in(failed), "0001")
     with revision(prod, "0002", MENDED):
         prod.ansible(*DEPLOY).succeeded()
     assert (version(prod), prod.get("prod1", "/api/users").status) == ("0002", 200)
     assert "ix_nick" in sql(prod, "SHOW INDEX FROM users")
     assert prod.status("prod1")["live"] != live
+
+
+@pytest.mark.parametrize("how", ["killed", pytest.param("database", marks=pytest.mark.long)])
+def test_an_interrupted_migration_is_not_run_again(prod: World, how: str) -> None:
+    user = prod.get("prod1", "/api/users", "POST", {"name": "Once", "email": "once@example.com"}).json()
+    with revision(prod, "0002", SLEEPING):
+        with prod.start_ansible("playbooks/migrate.yml", "-l", "prod", *UNPROVEN) as migrating:
+            running = "SELECT 1 FROM information_schema.processlist WHERE info = 'DO SLEEP(60)'"
+            await_true(lambda: prod.sql("mysql", running), 300, "the migration sleeps")
+            if how == "killed":
+                prod.execute("prod1", "systemctl", "kill", "--signal=KILL", "nba-release.service")
+            else:
+                prod.lab("database", "stop")
+                prod.lab("database", "start")
+            migrating.communicate(timeout=300)
+        made = backups(prod)
+        again = prod.ansible("playbooks/migrate.yml", "-l", "prod", *UNPROVEN)
+        report = words(again.output)
+        assert (migrating.returncode != 0, again.code != 0) == (True, True)
+        assert (
+            "applied, and committed: UPDATE users SET name = CONCAT(name, '!') ALTER TABLE users ADD COLUMN nick "
+            "VARCHAR(20) unknown whether applied: DO SLEEP(60) not applied: "
+            "ALTER TABLE users ADD COLUMN last VARCHAR(20)"
+        ) in report
+        assert f"-e backup={made[0]}" in report and backups(prod) == made
+        # Another host knows it, too, and no release comes there that would not even migrate.
+        live = prod.status("prod2")["live"]
+        other = prod.shell("prod2", f"nba-release migrate {live} 2>&1; nba-release rollback-target 2>&1", check=False)
+        assert other.count("was interrupted") + other.count("failed: ") >= 1
+        assert prod.get("prod1", f"/api/users/{user['id']}").json()["name"] == "Once!"
+        # With one kept backup, that from before the migration stays.
+        prod.shell("prod1", "for n in 1 2 3 4 5 6; do nba-backup create; done")
+        assert made[0] in backups(prod)
+        prod.execute("prod1", "nba-release", "stamp", release_in(again), "0001")
+        assert not sql(prod, "SHOW TABLES LIKE 'waffle_iron_migration'")
+
+
+def test_a_plan_can_be_made_after_the_migration_password_was_changed(prod: World) -> None:
+    key = "vault_database_migration_password"
+    present = prod.secrets("prod")[key]
+    prod.set_secret("prod", key, f"{present}-next")
+    try:
+        planned = prod.ansible("playbooks/plan.yml", "-l", "prod").succeeded()
+    finally:
+        prod.set_secret("prod", key, present)
+    assert "WOULD STOP" not in planned.output
 
 
 @pytest.mark.long

@@ -1208,7 +1208,8 @@ def test_a_schema_that_was_taken_back_comes_forward_again_where_the_switch_fails
         seen.append(list(course.phases))
         return {"backup": "b1.sql.gz"}
 
-    def change(schema: Any, command: list[str], backup: bool) -> dict[str, Any]:
+    def change(schema: Any, command: list[str], backup: bool, made: str) -> dict[str, Any]:
+        assert made == "b1.sql.gz", "the way back from here, too"
         seen.append((schema.release, command, backup))
         if again == "fails":
             raise program.ReleaseError("cannot add")

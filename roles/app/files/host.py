@@ -538,7 +538,7 @@ class Host:
             held = f"; what only that held is in the backup {backup}" if backup else ""
             try:
                 with self.step("bring the schema forward again"):
-                    schema.change(["upgrade"], backup=False)
+                    schema.change(["upgrade"], backup=False, made=backup)
             except (ReleaseError, OSError) as second:
                 raise ReleaseError(
                     f"{error}\nThe schema is at {change.downgrade}, which is not that of {old.release}, and could not "

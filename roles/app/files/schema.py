@@ -77,9 +77,9 @@ class Schema:
         self.refuse_interrupted()
         return self.change(["downgrade", revision], backup)
 
-    def change(self, command: list[str], backup: bool) -> dict[str, Any]:
-        """Make a backup, then run migrations; report what is left of them if they do not come to their end."""
-        made = self.back_up() if backup else None
+    def change(self, command: list[str], backup: bool, made: str | None = None) -> dict[str, Any]:
+        """Run migrations after a backup, or one ``made`` before; report what is left if they do not end well."""
+        made = self.back_up() if backup else made
         note = {"backup": made, "release": self.release, "host": socket.gethostname(), "at": time.time()}
         try:
             return {"backup": made, **self.run(*command, "--note", json.dumps(note))}
