@@ -269,3 +269,15 @@ def test_hooks_run_at_their_moments(here: World) -> None:
 
 def marked(here: World, name: str) -> str:
     return here.shell("dev1", f"cat /root/{name} 2>/dev/null || :").strip().rpartition("/")[2]
+
+
+@pytest.mark.long
+def test_a_deploy_goes_on_while_systemd_starts_anew(here: World) -> None:
+    """An update of systemd does that once; here it does it all the time."""
+    again = "while :; do systemctl daemon-reexec; sleep 1; done"
+    here.execute("dev1", "systemd-run", "--unit=reexec", "--collect", "sh", "-c", again)
+    try:
+        with here.edited("app/nba/__init__.py", lambda text: text + "# reexec\n", commit=True):
+            deploy(here).succeeded()
+    finally:
+        here.shell("dev1", "until systemctl stop reexec.service; do sleep 1; done")
