@@ -1,0 +1,1 @@
+"""A club's members, letters and chat."""
