@@ -1,0 +1,1 @@
+"""What an application is, from the files of its artefact: nothing of it is imported or run."""

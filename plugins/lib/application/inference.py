@@ -1,0 +1,96 @@
+"""An application as its files show it: what is taken for granted where no variable says otherwise."""
+
+from __future__ import annotations
+
+import configparser
+import posixpath
+from dataclasses import dataclass
+
+from application.entry import Entry, Found, find, named
+from application.hosts import Host
+from application.locks import Lock, present, read
+from application.packages import package_warnings, python_of
+from application.routes import Route, health, routes
+from application.settings import Setting, settings_in
+from application.source import Source
+from application.warnings import warnings
+
+PAGE = "frontend/index.html"
+
+
+@dataclass(frozen=True)
+class Application:
+    """What was inferred; printed by `application.report`."""
+
+    entry: Entry | None
+    candidates: tuple[Entry, ...]
+    """Entries to choose from, if none is clear."""
+    python: str
+    """The versions of Python that it takes (PEP 440); empty if it states none."""
+    locks: tuple[str, ...]
+    lock: Lock | None
+    """The one that counts, if that is clear."""
+    alembic: str
+    """Path of alembic.ini; empty for an application without migrations."""
+    scripts: str
+    """Folder of the migrations, as alembic.ini has it."""
+    settings: tuple[Setting, ...]
+    routes: tuple[Route, ...]
+    health: Route | None
+    has_page: bool
+    warnings: tuple[str, ...]
+
+
+def infer(source: Source, host: Host, module: str = "", lock_file: str = "") -> Application:
+    """Return what an application is.
+
+    Args:
+        source: its files.
+        host: one of those that it comes to, for the packages that it needs there.
+        module: what `app_module` says; it counts if the application has such a file.
+        lock_file: what `lock_file` says.
+    """
+    stated = named(source, module) if module else None
+    found = Found(stated) if stated and stated.file else find(source)
+    entry = found.entry
+    reached = source.reached(entry.file, entry.folder) if entry and entry.file else source.programs
+    locks = present(source)
+    path = lock_file if lock_file in locks else locks[0] if len(locks) == 1 else ""
+    lock = read(source, path, host.surroundings) if path else None
+    alembic = next((path for path in sorted(source.texts, key=depth) if posixpath.basename(path) == "alembic.ini"), "")
+    scripts = script_location(source.texts[alembic], posixpath.dirname(alembic)) if alembic else ""
+    environment = [path for path in (f"{scripts}/env.py",) if path in source.texts]
+    settings = settings_in(source, [*reached, *(path for path in environment if path not in reached)])
+    answered = routes(source, reached, entry.folder if entry else "")
+    return Application(
+        entry=entry,
+        candidates=found.candidates,
+        python=python_of(source),
+        locks=tuple(locks),
+        lock=lock,
+        alembic=alembic,
+        scripts=scripts,
+        settings=tuple(settings),
+        routes=tuple(answered),
+        health=health(answered),
+        has_page=PAGE in source.texts,
+        warnings=(*warnings(source, reached, settings), *(package_warnings(source, lock) if lock else ())),
+    )
+
+
+def depth(path: str) -> tuple[int, str]:
+    """Return a key that sorts files at the top first."""
+    return path.count("/"), path
+
+
+def script_location(text: str, folder: str) -> str:
+    """Return the folder that an alembic.ini names, in the artefact."""
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(text)
+    except configparser.Error:
+        return ""
+    stated = parser.get("alembic", "script_location", fallback="alembic")
+    # `package:folder` is how Alembic names one inside a package.
+    stated = stated.replace("%(here)s", ".").replace(":", "/")
+    return posixpath.normpath(posixpath.join(folder, stated))
