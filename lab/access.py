@@ -87,6 +87,8 @@ def inventory(lab: Lab, hosts: list[HostSpec], python_index_url: str) -> dict[st
             "ansible_ssh_private_key_file": str(lab.ssh_key),
             "ansible_ssh_common_args": " ".join(ssh_options(lab)),
             "ansible_python_interpreter": "/usr/bin/python3",
+            # What preflight takes the hosts' Python from, before any host is asked.
+            "host_image": host.image,
             # Throwaway hosts: preflight asks nobody to confirm a change of them.
             "confirmed_inventory": True,
         }

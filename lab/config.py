@@ -18,6 +18,8 @@ DEFAULT_RELEASE = "trixie"
 DEFAULT_SUBNETS = {"lab": "10.203.0.0/24", "test": "10.203.1.0/24", "scale": "10.203.2.0/24"}
 # The login that the distribution's own EC2 image has.
 LOGINS = {"trixie": "admin", "bookworm": "admin", "noble": "ubuntu"}
+# The names of the same systems as `machine_image` has them.
+IMAGES = {"trixie": "debian-13", "bookworm": "debian-12", "noble": "ubuntu-24.04"}
 # Last octet of a host: this number plus the number in its name; and how many fit before the next kind.
 OFFSETS = {"db": (9, 1), "dev": (10, 9), "prod": (20, 9), "bare": (30, 99)}
 
@@ -42,6 +44,11 @@ class HostSpec:
     def login(self) -> str:
         """The account that the lab's key opens."""
         return LOGINS[self.release]
+
+    @property
+    def image(self) -> str:
+        """The system, as `machine_image` names it."""
+        return IMAGES[self.release]
 
 
 def host_octet(name: str) -> int:

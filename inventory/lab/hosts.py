@@ -25,6 +25,8 @@ def default_inventory(name: str) -> dict[str, object]:
             f"-o UserKnownHostsFile={local}/known_hosts -o IdentitiesOnly=yes -o StrictHostKeyChecking=yes"
         ),
         "ansible_python_interpreter": "/usr/bin/python3",
+        # What preflight takes the hosts' Python from, before any host is asked.
+        "host_image": "debian-13",
         # Throwaway hosts: preflight asks nobody to confirm a change of them.
         "confirmed_inventory": True,
     }

@@ -25,7 +25,7 @@ from parity.compare import Member, compare, labels, rules_for, secret_digest
 from parity.report import Report
 
 # What the inventory says of a host that is no value of its environment.
-OF_THE_HOST = re.compile(r"(ansible|inventory)_\w+|group_names|confirmed_inventory")
+OF_THE_HOST = re.compile(r"(ansible|inventory)_\w+|group_names|confirmed_inventory|host_image")
 SECRET = re.compile(r"\bvault_\w+")
 
 
