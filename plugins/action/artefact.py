@@ -13,6 +13,7 @@ import os
 import posixpath
 import re
 import subprocess
+import sys
 import tarfile
 import tempfile
 import tomllib
@@ -26,8 +27,12 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
+# Ansible loads an action by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from application.files import LIMIT_MEGABYTES, LINK, checked, listed
+
 EXECUTABLE = "100755"
-LINK = "120000"
 STEERING = {
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -290,22 +295,23 @@ def blobs(digests: list[str], folder: Path) -> list[bytes]:
     return found
 
 
-def files_of(folder: Path, tree: str, what: str) -> dict[str, tuple[str, bytes]]:
+def files_of(folder: Path, tree: str, what: str, limit: int = LIMIT_MEGABYTES) -> dict[str, tuple[str, bytes]]:
     """Return Git's mode and the content of each file of ``tree``; ``what`` it is, messages name."""
-    listing = git("ls-tree", "-r", "-z", "--full-tree", tree, folder=folder).decode().split("\0")
-    modes, digests = {}, {}
-    for head, path in (line.split("\t", 1) for line in listing if line):
-        modes[path], kind, digests[path] = head.split()
-        if kind != "blob":
-            raise AnsibleActionFail(f"{path}: a Git submodule cannot be part of the {what}")
-    contents = blobs(list(digests.values()), folder)
-    return {path: (modes[path], content) for path, content in zip(digests, contents, strict=True)}
+    entries = listed(git("ls-tree", "-r", "-l", "-z", "--full-tree", tree, folder=folder))
+    files, findings = checked(entries, lambda digests: blobs(digests, folder), what, limit)
+    if findings:
+        raise AnsibleActionFail(
+            "\n".join([f"the {what} cannot be packed:", *(f"  - {finding}" for finding in findings)])
+        )
+    return files
 
 
-def with_front_end(files: Mapping[str, tuple[str, bytes]], front_end: FrontEnd) -> dict[str, tuple[str, bytes]]:
+def with_front_end(
+    files: Mapping[str, tuple[str, bytes]], front_end: FrontEnd, limit: int = LIMIT_MEGABYTES
+) -> dict[str, tuple[str, bytes]]:
     """Return the application's files with another front end in the place of its own."""
     own = {path: file for path, file in files.items() if path.partition("/")[0] != FRONTEND}
-    for path, (mode, content) in files_of(front_end.mirror, front_end.tree, "front end").items():
+    for path, (mode, content) in files_of(front_end.mirror, front_end.tree, "front end", limit).items():
         # nginx would follow it, out of the folder that is for everybody's eyes.
         if mode == LINK:
             raise AnsibleActionFail(f"{path}: a symbolic link cannot be part of a front end; commit the file itself")
@@ -313,11 +319,11 @@ def with_front_end(files: Mapping[str, tuple[str, bytes]], front_end: FrontEnd) 
     return own
 
 
-def archive(source: Path, tree: str, front_end: FrontEnd | None = None) -> bytes:
+def archive(source: Path, tree: str, front_end: FrontEnd | None = None, limit: int = LIMIT_MEGABYTES) -> bytes:
     """Return ``tree`` as an uncompressed tar archive that depends on nothing but its content, and the front end's."""
-    files = files_of(source, tree, "application")
+    files = files_of(source, tree, "application", limit)
     if front_end:
-        files = with_front_end(files, front_end)
+        files = with_front_end(files, front_end, limit)
     changed = with_fingerprints({path: content for path, (mode, content) in files.items() if mode != LINK})
     files |= {path: (files.get(path, ("",))[0], content) for path, content in changed.items()}
     buffer = io.BytesIO()
@@ -448,6 +454,7 @@ class Origin:
     frontend_repository: str = ""
     frontend_version: str = "HEAD"
     frontend_folder: str = ""
+    file_limit: int = LIMIT_MEGABYTES
 
     def place(self) -> tuple[Path, str, Remote | None]:
         """Return the repository on this machine, the application's folder in it, and where it was fetched from."""
@@ -477,7 +484,7 @@ class Origin:
         if self.frontend_repository:
             wanted = self.frontend_repository, self.frontend_version, self.frontend_folder
             front_end = FrontEnd.fetch(*wanted, self.mirrors)
-        return Built(archive(folder, tree, front_end), folder, below, place, commit, dirty, front_end)
+        return Built(archive(folder, tree, front_end, self.file_limit), folder, below, place, commit, dirty, front_end)
 
     def commits(self, commit: str, since: str) -> dict[str, list[str] | None]:
         """Return what comes with a commit and what it takes back, where another one is live."""
@@ -564,6 +571,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         version: commit, tag or branch; HEAD takes the work tree as it is, or the other repository's default branch.
         allow_dirty: whether uncommitted changes may be part of the artefact.
         runtime: what the release is to run in, ``venv`` or ``container``, which takes a Containerfile.
+        file_limit: the most megabytes of a file.
         cache: folder for finished archives, and what is known of each.
         digest: take the archive of this digest from there as it is; ``version`` and ``frontend_version`` say nothing
             then, and Git is asked for the way from ``since`` alone. Empty to build.
@@ -578,7 +586,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     _VALID_ARGS = frozenset(
         (
             "source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "cache", "since",
-            "frontend_repository", "frontend_version", "frontend_folder", "runtime", "digest",
+            "frontend_repository", "frontend_version", "frontend_folder", "runtime", "digest", "file_limit",
         )
     )  # fmt: skip
 
@@ -587,7 +595,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = self._task.args
         named = {name: str(arguments[name]) for name in ORIGIN if arguments.get(name)}
-        origin = Origin(Path(str(arguments.get("source", ""))), Path(str(arguments["mirrors"])), **named)
+        limit = int(arguments.get("file_limit", LIMIT_MEGABYTES))
+        origin = Origin(
+            Path(str(arguments.get("source", ""))), Path(str(arguments["mirrors"])), **named, file_limit=limit
+        )
         allow_dirty = boolean(arguments.get("allow_dirty", False))
         cache = Path(str(arguments["cache"]))
         if digest := str(arguments.get("digest", "")):

@@ -571,10 +571,17 @@ def test_a_front_end_that_cannot_be_fetched_is_named_by_its_own_variable(app: Pa
         built(app, tmp_path / "nowhere")
 
 
-def test_a_link_in_a_front_end_is_refused(app: Path, site: Path) -> None:
-    (site / "dist/env").symlink_to("../.env")
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("style.css", "a symbolic link cannot be part of a front end"),
+        ("../.env", "the link to '../.env' leaves the folder"),
+    ],
+)
+def test_a_link_in_a_front_end_is_refused(app: Path, site: Path, target: str, words: str) -> None:
+    (site / "dist/env").symlink_to(target)
     commit(site)
-    with pytest.raises(AnsibleActionFail, match="env: a symbolic link cannot be part of a front end"):
+    with pytest.raises(AnsibleActionFail, match=f"env: {words}"):
         built(app, site)
 
 
