@@ -23,6 +23,7 @@ from answers.host import HostState
 from answers.reading import converted, known
 from parity.compare import Member, compare, labels, rules_for, secret_digest
 from parity.report import Report
+from setting_values import as_text
 
 # What the inventory says of a host that is no value of its environment.
 OF_THE_HOST = re.compile(r"(ansible|inventory)_\w+|group_names|confirmed_inventory|host_image")
@@ -46,7 +47,7 @@ def expected_digests(
             source = str(wiring.get(holder, {}).get(name, ""))
             names = sorted({label[word] for word in re.findall(r"\w+", source) if word in label})
             if names:
-                found[secret_digest(key, f"{name}={value}")] = f"{{{{ {' or '.join(names)} }}}}"
+                found[secret_digest(key, f"{name}={as_text(value)}")] = f"{{{{ {' or '.join(names)} }}}}"
     return found
 
 

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import json
 import re
+import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
+
+# Ansible loads an action by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from setting_values import as_text
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -186,7 +192,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         texts, unset = {}, {}
         for key, raw in dict(variables.get(name) or {}).items():
             try:
-                texts[str(key)] = str(self._templar.template(raw))
+                texts[str(key)] = as_text(self._templar.template(raw))
             except AnsibleError:
                 unset[str(key)] = "refers to something that is not set"
         return texts, unset

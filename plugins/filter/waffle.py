@@ -6,11 +6,18 @@ import hashlib
 import hmac
 import json
 import re
+import sys
 import unicodedata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+
+# Ansible loads a filter by its file, so this folder is no package that could be imported from.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from setting_values import as_text
 
 # Control characters, line and paragraph separators, and halves of characters that UTF-8 cannot hold.
 UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
@@ -25,12 +32,12 @@ def dotenv_value(value: object, key: str = "value") -> str:
     python-dotenv (1.x, the parser behind pydantic-settings) expands ``${NAME}`` even inside single quotes, and its
     pattern for quoted values takes a backslash before the closing quote for an escape. Neither has an escape of its
     own, but ``${:-X}``, a name that cannot exist with ``X`` as its default, stands for ``X``: so every ``$`` and every
-    backslash is written in that way. Plain values stay as they are.
+    backslash is written in that way. Plain values stay as they are; lists and mappings are JSON.
 
     Raises:
         AnsibleFilterError: the value holds a line break or another control character; ``key`` is named, not the value.
     """
-    text = str(value)
+    text = as_text(value)
     if any(unicodedata.category(character) in UNPRINTABLE for character in text):
         raise AnsibleFilterError(f"{key}: a line break or control character cannot be written to .env")
     if PLAIN.fullmatch(text):
@@ -86,7 +93,7 @@ def release_id(parts: Mapping[str, Any], key: str, label: str) -> str:
 def fingerprints(settings: Mapping[str, Any], key: str) -> dict[str, str]:
     """Return an HMAC-SHA-256 of each setting under ``key``, cut to 16 hexadecimal digits: equal values look equal."""
     return {
-        name: hmac.new(key.encode(), f"{name}={value}".encode(), hashlib.sha256).hexdigest()[:16]
+        name: hmac.new(key.encode(), f"{name}={as_text(value)}".encode(), hashlib.sha256).hexdigest()[:16]
         for name, value in settings.items()
     }
 

@@ -71,6 +71,24 @@ def test_everything_wrong_about_them_is_named_before_any_host_is_called(describe
         assert not [secret for secret in secrets if secret in done.stdout]
 
 
+def test_a_list_is_checked_as_what_is_written(described: Project) -> None:
+    edit(described, "group_vars/all/vars.yml", r"^  CORS_ORIGINS: .*", '  CORS_ORIGINS: "{{ cors_origins }}"')
+    edit(described, "group_vars/all/vars.yml", r"^  DOCS_ENABLED: .*", '  DOCS_ENABLED: "{{ docs_enabled }}"')
+    edit(
+        described,
+        "group_vars/dev/vars.yml",
+        r"^cors_origins: .*",
+        'cors_origins: ["https://{{ environment_name }}.example"]',
+    )
+    done = described.run(*CHECK, "-l", "dev")
+    assert done.returncode == 0, done.stdout
+    shown = described.run(
+        "ansible", "dev", "-m", "debug", "-a", "msg={{ app_settings | dotenv }}", "-i", "inventory/test"
+    )
+    assert """CORS_ORIGINS='["https://dev.example"]'""" in shown.stdout, shown.stdout
+    assert re.search(r"DOCS_ENABLED=(true|false)\b", shown.stdout)
+
+
 def test_a_setting_of_the_migrations_alone_is_checked_too(described: Project) -> None:
     edit(described, "group_vars/dev/vars.yml", r"^database_migration_user: .*", f"database_migration_user: {'x' * 32}")
     edit(described, "group_vars/all/vars.yml", r"^app_migration_settings:", "app_migration_settings:\n  OTHER: 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 
 import pytest
 from ansible.errors import AnsibleFilterError
@@ -28,6 +29,27 @@ PRINTABLE = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), 
 def test_printable_text_survives_dotenv(before: str, text: str, after: str) -> None:
     settings = {"A": before, "B": text, "C": after}
     assert dotenv_values(stream=io.StringIO(waffle.dotenv(settings))) == settings
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | PRINTABLE,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PRINTABLE, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(value=st.lists(VALUES, max_size=3) | st.dictionaries(PRINTABLE, VALUES, max_size=3))
+@example(value=["https://a.example", AWKWARD])
+@example(value={"line": "a\nb", "set": True, "none": None})
+def test_lists_and_mappings_are_json(value: object) -> None:
+    read = dotenv_values(stream=io.StringIO(waffle.dotenv({"A": value})))["A"]
+    assert read is not None and json.loads(read) == value
+
+
+def test_booleans_are_lower_case() -> None:
+    assert waffle.dotenv({"A": True, "B": False, "C": "True"}) == "A=true\nB=false\nC=True\n"
+    same = [waffle.fingerprints({"A": value}, "key") for value in (True, "true")]
+    assert same[0] == same[1]
 
 
 def test_plain_values_stay_readable() -> None:
