@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import gzip
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -19,17 +20,25 @@ import pytest
 from tests.support import module_at
 
 program = module_at("roles/app/files/backup.py")
+program_of_databases: Any = sys.modules["database"]
 
 DUMP = "CREATE TABLE users (id INT);\n-- Dump completed on 2026-01-01 00:00:00\n"
 CLIENT = """#!/bin/sh
 echo "mariadb $*" >>"$PLAY/argv"
 case "$*" in
     *"SELECT DATABASE()") echo shop ;;
+    *"SHOW DATABASES") cat "$PLAY/databases" ;;
+    *collation_database) printf 'utf8mb4\\tutf8mb4_bin\\n' ;;
+    *"SELECT VERSION()") echo 9.7.4 ;;
+    *--database=shop-restore*table_type*) cat "$PLAY/restored" ;;
     *table_type*) cat "$PLAY/objects" ;;
+    *ordinal_position*) cat "$PLAY/columns" ;;
     *data_length*) echo 1048576 ;;
     *version_num*) echo 0001 ;;
     *waffle_iron_migration*) cat "$PLAY/pinned" ;;
-    *) cat >>"$PLAY/loaded"; test ! -e "$PLAY/refuse" || { echo "ERROR 1064 at line 1: no" >&2; exit 1; } ;;
+    *--unbuffered*) test ! -s "$PLAY/turn" || { cat "$PLAY/turn"; cat >/dev/null; } ;;
+    *--database=*) cat >>"$PLAY/loaded"; test ! -e "$PLAY/refuse" || { echo "ERROR 1064 at line 1: no" >&2; exit 1; } ;;
+    *) cat >>"$PLAY/ran" ;;
 esac
 """
 DUMPER = """#!/bin/sh
@@ -47,7 +56,10 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in (("mariadb", CLIENT), ("mariadb-dump", DUMPER)):
         (play / name).write_text(text)
         (play / name).chmod(0o755)
-    (play / "objects").write_text("BASE TABLE\talembic_version\nBASE TABLE\tus`ers\nVIEW\tnames\n")
+    for name in ("objects", "restored"):
+        (play / name).write_text("TABLE\talembic_version\nTABLE\tus`ers\nVIEW\tnames\n")
+    for name, text in (("databases", "shop\n"), ("columns", ""), ("turn", "1\n")):
+        (play / name).write_text(text)
     (play / "dump").write_text(DUMP)
     monkeypatch.setenv("PLAY", str(play))
     monkeypatch.setenv("PATH", f"{play}:/usr/bin:/bin")
@@ -55,12 +67,13 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def backups(play: Path, tmp_path: Path) -> Any:
+def backups(play: Path, tmp_path: Path) -> Iterator[Any]:
     release = tmp_path / "srv/releases/r1"
     release.mkdir(parents=True)
     (tmp_path / "srv/state").mkdir()
     (release / ".mysql.cnf").write_text('[client]\npassword = "hunter2"\n')
-    return program.Backups(program.Config("shop", tmp_path / "srv", tmp_path / "backups", 2))
+    yield program.Backups(program.Config("shop", tmp_path / "srv", tmp_path / "backups", 2))
+    program_of_databases.named.cache_clear()
 
 
 def files(backups: Any) -> set[str]:
@@ -140,11 +153,13 @@ def test_the_backup_from_before_an_interrupted_migration_stays(backups: Any, pla
     old = [f"2026010{day}T000000.000Z-0001.sql.gz" for day in range(1, 4)]
     for name in old:
         (backups.config.folder / name).touch()
-    (play / "objects").write_text("BASE TABLE\twaffle_iron_migration\n")
+    for file in ("objects", "restored"):
+        (play / file).write_text("TABLE\twaffle_iron_migration\n")
     (play / "pinned").write_text(f"{old[0]}\n")
     name = backups.create(None)
     assert files(backups) == {name, old[-1], old[0]}
-    (play / "objects").write_text("BASE TABLE\tusers\n")
+    for file in ("objects", "restored"):
+        (play / file).write_text("TABLE\tusers\n")
     decided = backups.create(None)
     assert files(backups) == {name, decided}
 
@@ -164,13 +179,32 @@ def test_two_at_once_are_one_too_many(backups: Any) -> None:
             backups.create(None)
 
 
-def test_a_restore_keeps_what_was_there_and_drops_it_first(backups: Any, play: Path) -> None:
+def test_a_restore_loads_the_backup_beside_what_is_there_and_exchanges_the_tables_at_once(
+    backups: Any, play: Path
+) -> None:
     name = backups.create(None)
     before = backups.restore(name)
     assert backups.names() == [before, name]
-    drops, loaded = (play / "loaded").read_text().split("DROP TABLE IF EXISTS `us``ers`;\n")
-    assert drops.endswith("DROP VIEW IF EXISTS `names`;\nDROP TABLE IF EXISTS `alembic_version`;\n")
-    assert loaded == DUMP
+    # To see that each of the two loads, and to take the place of what is there.
+    assert (play / "loaded").read_text().count(DUMP) == 3
+    exchange = (play / "ran").read_text()
+    lock = (
+        "LOCK TABLES `shop`.`alembic_version` WRITE, `shop`.`us``ers` WRITE, "
+        "`shop-restore`.`alembic_version` WRITE, `shop-restore`.`us``ers` WRITE;\n"
+    )
+    rename = (
+        "RENAME TABLE `shop`.`alembic_version` TO `shop-replaced`.`alembic_version`, "
+        "`shop`.`us``ers` TO `shop-replaced`.`us``ers`, `shop-restore`.`alembic_version` TO `shop`.`alembic_version`, "
+        "`shop-restore`.`us``ers` TO `shop`.`us``ers`;\n"
+    )
+    assert f"{lock}UNLOCK TABLES;\nDROP VIEW IF EXISTS `shop`.`names`;\n{lock}{rename}UNLOCK TABLES;\n" in exchange
+
+
+def test_mariadb_renames_nothing_that_is_locked(backups: Any, play: Path) -> None:
+    client = play / "mariadb"
+    client.write_text(client.read_text().replace("echo 9.7.4", "echo 11.8.9-MariaDB-log"))
+    backups.restore(backups.create(None))
+    assert "WRITE;\nUNLOCK TABLES;\nRENAME TABLE" in (play / "ran").read_text()
 
 
 def test_a_restore_removes_no_backup(backups: Any) -> None:
@@ -185,26 +219,121 @@ def test_a_damaged_backup_is_refused_before_anything_is_dropped(backups: Any, pl
     name = backups.create(None)
     path = backups.config.folder / name
     path.write_bytes(path.read_bytes()[:cut])
+    ran = (play / "ran").read_text()
     with pytest.raises(program.BackupError, match="is damaged"):
         backups.restore(name)
-    assert not (play / "loaded").exists()
+    assert (play / "ran").read_text() == ran
 
 
 @pytest.mark.parametrize("name", ["nonsense", "../../etc/passwd", "20260101T000000.000Z-0001.sql.gz", ".lock"])
 def test_an_unknown_backup_is_refused_with_those_that_there_are(backups: Any, play: Path, name: str) -> None:
     there = backups.create(None)
+    ran = (play / "ran").read_text()
     with pytest.raises(program.BackupError, match=f"is not a backup on this host; there are:\n  {there}"):
         backups.restore(name)
-    assert not (play / "loaded").exists()
+    assert (play / "ran").read_text() == ran
 
 
-def test_a_restore_that_fails_names_the_backup_of_what_was_there(backups: Any, play: Path) -> None:
-    name = backups.create(None)
+def test_a_backup_that_does_not_load_is_none(backups: Any, play: Path) -> None:
     (play / "refuse").touch()
-    with pytest.raises(program.BackupError, match="ERROR 1064") as refusal:
-        backups.restore(name)
-    assert f"shop-backup restore {backups.names()[0]}" in str(refusal.value)
-    assert backups.names()[0] != name
+    with pytest.raises(program.BackupError, match="was not kept, as it could not be restored: ERROR 1064"):
+        backups.create(None)
+    assert files(backups) == set()
+    assert (play / "ran").read_text().endswith("DROP DATABASE IF EXISTS `shop-restore`;\n")
+
+
+def test_a_backup_that_lacks_something_is_none(backups: Any, play: Path) -> None:
+    (play / "objects").write_text("TABLE\tusers\nTRIGGER\tkept\nEVENT\tover\nBROKEN VIEW\told\n")
+    (play / "restored").write_text("TABLE\tusers\n")
+    with pytest.raises(
+        program.BackupError, match=r"these would not be restored: BROKEN VIEW old, TRIGGER kept\. Fix: "
+    ):
+        backups.create(None)
+    assert files(backups) == set()
+
+
+def test_a_broken_view_keeps_nobody_from_going_back(backups: Any, play: Path) -> None:
+    name = backups.create(None)
+    (play / "objects").write_text("TABLE\tusers\nBROKEN VIEW\told\n")
+    (play / "restored").write_text("TABLE\tusers\n")
+    backups.restore(name)
+    assert "--ignore-table=shop.old shop\n" in (play / "argv").read_text()
+    assert "DROP VIEW IF EXISTS `shop`.`old`;\n" in (play / "ran").read_text()
+
+
+def test_after_an_interrupted_restore_no_backup_is_made(backups: Any, play: Path) -> None:
+    (play / "databases").write_text("shop\nshop-replaced\n")
+    with pytest.raises(program.BackupError, match=r"was interrupted.*in `shop-replaced`.*playbooks/restore.yml"):
+        backups.create(None)
+    assert files(backups) == set()
+
+
+@pytest.mark.parametrize(("answer", "reason"), [("0\n", "another host makes one"), ("", "no reason given")])
+def test_a_backup_waits_for_its_turn(backups: Any, play: Path, answer: str, reason: str) -> None:
+    (play / "turn").write_text(answer)
+    with pytest.raises(program.BackupError, match=f"a backup cannot begin: {reason}"):
+        backups.create(None)
+
+
+def test_a_generated_column_gets_no_value_of_its_own(backups: Any, play: Path) -> None:
+    """MariaDB's dump of a table of MySQL has one, and MySQL refuses it."""
+    (play / "columns").write_text("sums\t0\nsums\t1\nsums\t0\nusers\t0\n")
+    rows = (
+        "INSERT INTO `sums` VALUES\n(1,'a),(\\\\\\'b',0x00),\n(-2.5,NULL,'');\nINSERT INTO `users` VALUES\n('),(');\n"
+    )
+    (play / "dump").write_text(rows + DUMP)
+    name = backups.create(None)
+    text = gzip.decompress((backups.config.folder / name).read_bytes()).decode()
+    assert text == (
+        "INSERT INTO `sums` VALUES\n(1,DEFAULT,0x00),\n(-2.5,DEFAULT,'');\nINSERT INTO `users` VALUES\n('),(');\n"
+        + DUMP
+    )
+
+
+PROGRAMS = """\
+INSERT INTO `users` VALUES ('/*!50013 DEFINER=`a`@`b` SQL SECURITY DEFINER */');
+DELIMITER ;;
+/*!50003 CREATE*/ /*!50017 DEFINER=`root`@`localhost`*/ /*!50003 TRIGGER `t` BEFORE INSERT ON `x` FOR EACH ROW BEGIN
+CREATE DEFINER=`kept`@`%` PROCEDURE is text of a trigger;
+END */;;
+DELIMITER ;
+DELIMITER ;;
+/*!50003 SET time_zone             = 'SYSTEM' */ ;;
+/*!50106 CREATE*/ /*!50117 DEFINER=`a``@b`@`%`*/ /*!50106 EVENT `on` ON SCHEDULE EVERY 9 DAY ON COMPLETION PRESERVE \
+ENABLE COMMENT 'ON COMPLETION PRESERVE ENABLE' DO SELECT 1 */ ;;
+/*!50106 CREATE*/ /*!50106 EVENT `off` ON SCHEDULE EVERY 9 DAY ON COMPLETION NOT PRESERVE DISABLE ON SLAVE DO DO 1 */ ;;
+DELIMITER ;;
+CREATE DEFINER=`root`@`localhost` FUNCTION `f`() RETURNS int
+BEGIN RETURN 1; END ;;
+DELIMITER ;
+/*!50001 CREATE ALGORITHM=UNDEFINED */
+/*!50013 DEFINER=`role`@`` SQL SECURITY INVOKER */
+/*!50001 VIEW `v` AS select 'DEFINER=`a`@`b`' AS `c` */;
+"""
+
+
+def loaded(text: str, events: dict[bytes, bytes], state: str = "") -> str:
+    return b"".join(program_of_databases.portable(io.BytesIO(text.encode()), events, state)).decode()
+
+
+def test_what_a_dump_creates_gets_the_account_that_loads_it_as_its_definer() -> None:
+    text = loaded(PROGRAMS, {})
+    changed = [line for line in text.splitlines() if line not in PROGRAMS.splitlines()]
+    assert changed == [
+        "/*!50003 CREATE*/ /*!50017 */ /*!50003 TRIGGER `t` BEFORE INSERT ON `x` FOR EACH ROW BEGIN",
+        "/*!50106 CREATE*/ /*!50117 */ /*!50106 EVENT `on` ON SCHEDULE EVERY 9 DAY ON COMPLETION PRESERVE "
+        "ENABLE COMMENT 'ON COMPLETION PRESERVE ENABLE' DO SELECT 1 */ ;;",
+        "CREATE FUNCTION `f`() RETURNS int",
+        "/*!50013 SQL SECURITY INVOKER */",
+    ]
+
+
+def test_no_event_runs_in_the_scratch_database_and_each_gets_its_state_back() -> None:
+    events: dict[bytes, bytes] = {}
+    scratch = loaded(PROGRAMS, events, "DISABLE")
+    assert scratch.count(" PRESERVE DISABLE") == 2 and " ON SLAVE" not in scratch
+    assert events == {b"on": b"ENABLE", b"off": b"DISABLE ON SLAVE"}
+    assert loaded(scratch, events) == loaded(PROGRAMS, {})
 
 
 @pytest.fixture
@@ -252,9 +381,19 @@ def test_a_host_without_boto3_says_how_to_get_it(away: Any, monkeypatch: pytest.
         away.create(None)
 
 
+def test_an_error_says_how_to_fix_it() -> None:
+    text = "ERROR 1044 (42000) at line 1: Access denied for user 'm'@'%' to database 'shop-restore'"
+    assert program_of_databases.complaint(text).startswith(
+        f"{text}\nFix: ansible-playbook playbooks/database.yml -l ENV"
+    )
+
+
 def test_an_error_of_the_client_shows_no_people_s_data() -> None:
     text = "Warning: unknown\nERROR 1062 (23000) at line 9: Duplicate entry 'o'neil@example.com' for key 'users.email'"
-    assert program.complaint(text) == "ERROR 1062 (23000) at line 9: Duplicate entry '...' for key 'users.email'"
+    assert (
+        program_of_databases.complaint(text)
+        == "ERROR 1062 (23000) at line 9: Duplicate entry '...' for key 'users.email'"
+    )
 
 
 def test_the_command_line(

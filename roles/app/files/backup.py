@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 """Backs up the application's database to this host, lists the backups and restores one.
 
-The configuration is the file `backup.json` beside this program. A backup is a compressed dump of all tables, views
-and triggers, `<folder>/<UTC time>-<schema revision>.sql.gz`, which only root can read. It is written aside and gets its
-name when it is whole and on the disk; where a bucket is set, a copy goes there. Host, account and password come from
-the option file `.mysql.cnf` of a release, never from a command line.
+The configuration is the file `backup.json` beside this program. A backup is a compressed dump of all tables, views,
+triggers, routines and events, `<folder>/<UTC time>-<schema revision>.sql.gz`, which only root can read. It is written
+aside and gets its name when it is whole, on the disk, and was loaded into a scratch database; where a bucket is set, a
+copy goes there. A restore loads the backup into the scratch database, and then exchanges the tables in one statement.
 
 Runs on Python 3.10 or newer, with nothing but its standard library, beside the client of MySQL or of MariaDB; a
 bucket takes boto3.
@@ -20,51 +20,27 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basics import OPTION_FILE, locked
+from basics import OPTION_FILE, locked, write_whole
 from bucket import Bucket, BucketError
+from database import BLOCK_BYTES, BROKEN, BackupError, Database
 
 CONFIG = Path(__file__).resolve().with_suffix(".json")
 NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[\w.+-]+\.sql\.gz")
 # The dump's last line: without it the dump was cut off.
 CLOSING_LINE = b"-- Dump completed"
-WARNING = re.compile(r"^Warning: |\[Warning\]|Deprecated program name")
 SPARE_BYTES = 64 << 20
-BLOCK_BYTES = 1 << 20
-DUMP_OPTIONS = (
-    "--single-transaction",
-    "--quick",
-    "--triggers",
-    "--hex-blob",
-    "--default-character-set=utf8mb4",
-    "--no-tablespaces",  # would take the privilege PROCESS
-    "--skip-add-locks",  # would take LOCK TABLES to restore
-    # What only MySQL's client knows, and takes more than the account may: statistics of a server that has none, what
-    # takes SUPER to restore, what is read from the server's own tables.
-    "--loose-column-statistics=0",
-    "--loose-set-gtid-purged=OFF",
-    "--loose-masking-policies=0",
-)
-EMPTY = "SET SESSION FOREIGN_KEY_CHECKS = 0;\n"
-OBJECTS = "SELECT table_type, table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
-BYTES = "SELECT COALESCE(SUM(data_length), 0) FROM information_schema.tables WHERE table_schema = DATABASE()"
-REVISION = "SELECT version_num FROM alembic_version ORDER BY version_num"
-
-# In the database from before a migration's first statement until its end is known (migrations.py).
-MARK_TABLE = "waffle_iron_migration"
-PINNED = "SELECT COALESCE(backup, '') FROM waffle_iron_migration"
-
-
-class BackupError(Exception):
-    """A backup cannot be made or restored; the message says why and what to do."""
+# Databases beside the application's: `NAME-restore` has a backup that is loaded to see that it loads, `NAME-replaced`
+# what was there before while a restore takes its place. The second one exists only then.
+SCRATCH, REPLACED = "restore", "replaced"
+# Below the folder: the triggers, views, routines and events of what is in `NAME-replaced`.
+REPLACED_PROGRAMS = ".replaced.sql"
 
 
 @dataclass(frozen=True)
@@ -83,125 +59,6 @@ class Config:
         values = json.loads(CONFIG.read_text())
         bucket = Bucket(**values["bucket"]) if values["bucket"]["name"] else None
         return cls(values["name"], Path(values["root"]), Path(values["folder"]), int(values["keep"]), bucket)
-
-
-def program(*names: str) -> str:
-    """Return the first of the programs that is installed.
-
-    Raises:
-        BackupError: none is.
-    """
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    raise BackupError(f"neither {' nor '.join(names)} is installed: ansible-playbook playbooks/database.yml -l ENV")
-
-
-@dataclass(frozen=True)
-class Database:
-    """The database that an option file names, through the client's own programs."""
-
-    option_file: Path
-
-    def client(self, *options: str) -> list[str]:
-        """Return the command line of the client for scripts."""
-        # In binary mode the client takes no commands of its own from a dump, such as one that starts a shell.
-        fixed = ("--batch", "--skip-column-names", "--binary-mode", "--default-character-set=utf8mb4")
-        return [program("mariadb", "mysql"), f"--defaults-file={self.option_file}", *fixed, *options]
-
-    def ask(self, statement: str) -> list[list[str]]:
-        """Return the rows of a query, each a list of texts."""
-        done = subprocess.run(
-            [*self.client(), f"--execute={statement}"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-        if done.returncode != 0:
-            raise BackupError(f"the database does not answer: {complaint(done.stderr)}")
-        return [line.split("\t") for line in done.stdout.splitlines()]
-
-    def name(self) -> str:
-        """Return the name of the database."""
-        return self.ask("SELECT DATABASE()")[0][0]
-
-    def objects(self) -> dict[str, list[str]]:
-        """Return the names of what is in the database, by `TABLE` and `VIEW`."""
-        found: dict[str, list[str]] = {"TABLE": [], "VIEW": []}
-        for kind, name in self.ask(OBJECTS):
-            found["VIEW" if "VIEW" in kind else "TABLE"].append(name)
-        return found
-
-    def revision(self) -> str:
-        """Return the schema's revision, `none` where there is none."""
-        tables = self.objects()["TABLE"]
-        rows = self.ask(REVISION) if "alembic_version" in tables else []
-        return re.sub(r"[^\w.-]", "_", "-".join(row[0] for row in rows)) or "none"
-
-    def marked(self) -> bool:
-        """Return True if a migration has not come to its end."""
-        return MARK_TABLE in self.objects()["TABLE"]
-
-    def pinned(self) -> str:
-        """Return the backup from before a migration that has not come to its end, the way back from it; else empty."""
-        rows = self.ask(PINNED) if self.marked() else []
-        return rows[0][0] if rows else ""
-
-    def dump(self, path: Path) -> None:
-        """Write a compressed dump to a new file that only root can read, and to the disk."""
-        command = [
-            program("mariadb-dump", "mysqldump"),
-            f"--defaults-file={self.option_file}",
-            *DUMP_OPTIONS,
-            self.name(),
-        ]
-        with (
-            os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as raw,
-            tempfile.TemporaryFile() as errors,
-        ):
-            with (
-                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process,
-                gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=6, filename="") as stream,
-            ):
-                assert process.stdout is not None  # noqa: S101 (it is a pipe)
-                shutil.copyfileobj(process.stdout, stream, BLOCK_BYTES)
-            if process.returncode != 0:
-                errors.seek(0)
-                raise BackupError(f"the dump failed: {complaint(errors.read().decode(errors='replace'))}")
-            raw.flush()
-            os.fsync(raw.fileno())
-
-    def empty(self) -> None:
-        """Drop every table and view."""
-        statements = [
-            f"DROP {kind} IF EXISTS `{name.replace('`', '``')}`;\n"
-            for kind in ("VIEW", "TABLE")
-            for name in self.objects()[kind]
-        ]
-        script = (EMPTY + "".join(statements)).encode()
-        done = subprocess.run(self.client(), input=script, capture_output=True, check=False)
-        if done.returncode != 0:
-            raise BackupError(complaint(done.stderr.decode(errors="replace")))
-
-    def load(self, path: Path) -> None:
-        """Run the statements of a compressed dump."""
-        with tempfile.TemporaryFile() as errors, gzip.open(path) as stream:
-            with subprocess.Popen(self.client(), stdin=subprocess.PIPE, stdout=errors, stderr=errors) as process:
-                assert process.stdin is not None  # noqa: S101 (it is a pipe)
-                # A client that gives up closes the pipe; its exit code and words say why.
-                with contextlib.suppress(BrokenPipeError), process.stdin:
-                    shutil.copyfileobj(stream, process.stdin, BLOCK_BYTES)
-            if process.returncode != 0:
-                errors.seek(0)
-                raise BackupError(complaint(errors.read().decode(errors="replace")))
-
-
-def complaint(text: str) -> str:
-    """Return what a client says of an error, without its warnings and without people's data."""
-    lines = [line for line in text.strip().splitlines() if not WARNING.search(line)]
-    return re.sub(r"(Duplicate entry) '.*'(?= for key)", r"\1 '...'", "\n".join(lines[-10:])) or "no reason given"
 
 
 def whole(path: Path) -> bool:
@@ -258,8 +115,8 @@ class Backups:
         return Database(files[-1])
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold a lock that ends with this process; make the folder where it is missing."""
+    def alone(self, database: Database) -> Iterator[None]:
+        """Hold a lock on this host and one in the server, which end with this process; make the folder if missing."""
         self.config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.config.folder / ".lock").open("w") as stream:
             if not locked(stream):
@@ -267,7 +124,8 @@ class Backups:
             # With the lock held, a partial file belongs to nobody: its writer was killed.
             for leftover in self.config.folder.glob(".*.partial"):
                 leftover.unlink()
-            yield
+            with database.turn():
+                yield
 
     def create(self, option_file: Path | None) -> str | None:
         """Make a backup, remove the oldest beyond those to keep; return its name, None for an empty database.
@@ -275,8 +133,9 @@ class Backups:
         Raises:
             BackupError: it could not be made, or was not copied to the bucket.
         """
-        with self.alone():
-            database = Database(option_file) if option_file else self.database()
+        database = Database(option_file) if option_file else self.database()
+        with self.alone(database):
+            self.refuse_interrupted(database)
             name = self.write(database)
             if name and self.config.bucket:
                 try:
@@ -290,12 +149,15 @@ class Backups:
                     (self.config.folder / old).unlink()
         return name
 
-    def write(self, database: Database) -> str | None:
-        """Write a backup whole or not at all; return its name, None for an empty database."""
+    def write(self, database: Database, accepted: frozenset[str] = frozenset()) -> str | None:
+        """Write a backup that was seen to load, or none; return its name, None for an empty database.
+
+        What is of an ``accepted`` kind need not be in it.
+        """
         if not any(database.objects().values()):
             return None
         # A compressed dump is well below half of what its rows take in the server.
-        needed = int(database.ask(BYTES)[0][0]) // 2 + SPARE_BYTES
+        needed = database.row_bytes() // 2 + SPARE_BYTES
         free = shutil.disk_usage(self.config.folder).free
         if free < needed:
             raise BackupError(
@@ -309,6 +171,7 @@ class Backups:
             database.dump(partial)
             if not whole(partial):
                 raise BackupError("the dump has no closing line: it was cut off. Run the same command again")
+            self.prove(database, partial, accepted)
             partial.rename(self.config.folder / name)
         finally:
             partial.unlink(missing_ok=True)
@@ -318,6 +181,47 @@ class Backups:
         finally:
             os.close(folder)
         return name
+
+    @contextlib.contextmanager
+    def loaded(self, database: Database, path: Path) -> Iterator[tuple[Database, dict[bytes, bytes]]]:
+        """Load a backup into the scratch database; yield that and the states of its events, and drop it at the end.
+
+        Raises:
+            BackupError: the backup does not load.
+        """
+        scratch = database.beside(SCRATCH)
+        try:
+            scratch.make()
+            yield scratch, scratch.load(path)
+        finally:
+            # What cannot be dropped now is dropped by the next one; after a failed exchange it is still needed.
+            with contextlib.suppress(BackupError):
+                if not database.beside(REPLACED).exists():
+                    scratch.drop()
+
+    def prove(self, database: Database, path: Path, accepted: frozenset[str]) -> None:
+        """Check that a new backup of a database can be restored, with all that is in it but the ``accepted`` kinds.
+
+        Raises:
+            BackupError: it cannot.
+        """
+        try:
+            with self.loaded(database, path) as (scratch, _):
+                wanted, found = database.objects(), scratch.objects()
+        except BackupError as error:
+            raise BackupError(f"the backup was not kept, as it could not be restored: {error}") from None
+        # Not events: one that is over is not created again.
+        missing = [
+            f"{kind} {name}"
+            for kind in wanted.keys() - {"EVENT"} - accepted
+            for name in wanted[kind]
+            if name not in found.get(kind, ())
+        ]
+        if missing:
+            raise BackupError(
+                f"the backup was not kept, as these would not be restored: {', '.join(sorted(missing))}. "
+                "Fix: repair or drop them, then run the same command again"
+            )
 
     def fetch(self, name: str) -> None:
         """Bring a backup from the bucket to this host.
@@ -341,24 +245,79 @@ class Backups:
         Raises:
             BackupError: there is no such backup, it is damaged, or it could not be loaded.
         """
-        path = self.config.folder / name
-        with self.alone():
+        path, database = self.config.folder / name, self.database()
+        with self.alone(database):
             if name not in self.names():
                 self.fetch(name)
             if not whole(path):
                 raise BackupError(f"{path} is damaged: it was cut off. Nothing was changed; take another one")
-            database = self.database()
-            before = self.write(database)
-            try:
-                database.empty()
-                database.load(path)
-            except BackupError as error:
-                raise BackupError(
-                    f"{name} was not restored, and the database is incomplete now: {error}\n"
-                    "mend the cause and restore again, or go back to what was there: "
-                    f"{self.config.name}-backup restore {before or name}"
-                ) from None
+            self.put_back(database)
+            # A view that a failed migration broke must not keep people from going back.
+            before = self.write(database, accepted=frozenset((BROKEN,)))
+            self.replace(database, path)
         return before
+
+    def replace(self, database: Database, path: Path) -> None:
+        """Load a backup into the scratch database, then exchange it for what is in the database.
+
+        While `NAME-replaced` exists, the exchange has begun and not ended; `put_back` undoes it.
+
+        Raises:
+            BackupError: the backup could not be restored.
+        """
+        replaced, programs = database.beside(REPLACED), self.config.folder / REPLACED_PROGRAMS
+        try:
+            with self.loaded(database, path) as (scratch, events):
+                if not scratch.objects()["TABLE"]:
+                    raise BackupError("it has no table")
+                created = scratch.programs()
+                write_whole(programs, database.programs().decode())
+                replaced.make()
+                database.exchange(scratch, replaced)
+                database.create(created, events)
+                replaced.drop()
+        except BackupError as error:
+            self.put_back(database, error)
+            raise BackupError(f"{path.name} was not restored, and the database is as it was: {error}") from None
+        programs.unlink()
+
+    def put_back(self, database: Database, reason: BackupError | None = None) -> None:
+        """Undo a restore that did not end, if there is one: the database becomes what it was before.
+
+        Raises:
+            BackupError: the database is not as it was; with the ``reason`` of the failed restore.
+        """
+        scratch, replaced = database.beside(SCRATCH), database.beside(REPLACED)
+        programs = self.config.folder / REPLACED_PROGRAMS
+        try:
+            if replaced.exists():
+                # Before the exchange all tables of the backup are in the scratch database, after it none.
+                if not scratch.objects()["TABLE"]:
+                    database.exchange(replaced, scratch)
+                # They are not here if another host was interrupted; then the tables alone come back.
+                if programs.exists():
+                    database.revert(programs.read_bytes())
+                replaced.drop()
+                scratch.drop()
+        except BackupError as error:
+            raise BackupError(
+                f"a restore failed half-way: {reason or 'it was interrupted'}\n"
+                f"The database could not be put back to what was there, now in `{REPLACED}` beside it: {error}\n"
+                "Fix: run the same command again"
+            ) from None
+        programs.unlink(missing_ok=True)
+
+    def refuse_interrupted(self, database: Database) -> None:
+        """Check that no restore was interrupted.
+
+        Raises:
+            BackupError: one was.
+        """
+        if (replaced := database.beside(REPLACED)).exists():
+            raise BackupError(
+                f"no backup was made: a restore was interrupted, and what was there before is in `{replaced.schema}`. "
+                "Fix: run the same restore again: ansible-playbook playbooks/restore.yml -l ENV -e backup=NAME"
+            )
 
 
 def parser() -> argparse.ArgumentParser:

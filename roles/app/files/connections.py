@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backup import BackupError, Database
 from basics import ReleaseError
+from database import BackupError, Database
 from records import dotenv_values
 
 # While a release is switched to, the old one still runs beside it.

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backup import BackupError, Database
 from basics import OPTION_FILE, ReleaseError, parsed, run
+from database import BackupError, Database
 
 if TYPE_CHECKING:
     from host import Host
