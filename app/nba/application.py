@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -12,7 +13,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nba import health, users
 from nba.database import DATABASE_ERRORS, Database, build_engine, unavailable_reason
@@ -20,6 +22,10 @@ from nba.logs import RequestLog, logger
 from nba.settings import Settings
 
 RETRY_AFTER_SECONDS = 2
+# A user takes a tenth of it. Validation blocks the event loop, and takes as long as the body is large.
+BODY_LIMIT_BYTES = 16 * 1024
+FINDINGS_LIMIT = 20
+FINDING_TEXT_LIMIT = 200
 
 
 @asynccontextmanager
@@ -47,10 +53,41 @@ async def _database_failed(_request: Request, error: Exception) -> JSONResponse:
     )
 
 
+def _finding(loc: Sequence[int | str], msg: str, kind: str) -> dict[str, Any]:
+    """Return one finding of a 422 answer; texts of the client in it are cut."""
+    cut = [part[:FINDING_TEXT_LIMIT] if isinstance(part, str) else part for part in loc]
+    return {"loc": cut, "msg": msg[:FINDING_TEXT_LIMIT], "type": kind}
+
+
 async def _bad_request(_request: Request, error: RequestValidationError) -> Response:
     """Answer 422 without repeating the input, which need not even be encodable (a lone surrogate is not)."""
-    findings = [{"loc": item["loc"], "msg": item["msg"], "type": item["type"]} for item in error.errors()]
+    errors = error.errors()
+    findings = [_finding(item["loc"], item["msg"], item["type"]) for item in errors[:FINDINGS_LIMIT]]
+    if more := len(errors) - len(findings):
+        findings.append(_finding([], f"and {more} more", "too_many_findings"))
     return Response(json.dumps({"detail": findings}), status_code=422, media_type="application/json")
+
+
+class BodyLimit:
+    """ASGI middleware: answers 413 to a request whose body is larger than any that the API takes."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on; count its body while the application reads it, whatever its headers claim."""
+        left = self.limit
+
+        async def counted() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, f"The request body exceeds {self.limit} bytes")
+            return message
+
+        await self.app(scope, counted, send)
 
 
 class RootPath:
@@ -101,6 +138,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["Content-Type", "X-Request-ID"],
             expose_headers=["Link", "Location", "Retry-After", "X-Request-ID"],
         )
+    app.add_middleware(BodyLimit, limit=BODY_LIMIT_BYTES)
     if settings.root_path:
         app.add_middleware(RootPath, prefix=settings.root_path)
     app.add_middleware(RequestLog)  # added last: the outermost

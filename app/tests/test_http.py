@@ -177,6 +177,33 @@ def test_bad_users(make_client: MakeClient, body: str) -> None:
         assert all(set(item) == {"loc", "msg", "type"} for item in response.json()["detail"])
 
 
+def test_a_refusal_stays_small_whatever_was_sent(make_client: MakeClient) -> None:
+    client = make_client()
+    headers = {"Content-Type": "application/json"}
+    # As many findings as fit, and one name that takes all of the room.
+    for keys in ([f"k{number}" for number in range(1500)], ["k" * 16000]):
+        body = json.dumps(dict.fromkeys(keys, 1), separators=(",", ":"))
+        response = client.post("/users", content=body, headers=headers)
+        assert response.status_code == 422
+        assert len(response.content) < 4000
+    assert client.post("/users", content=body[:-1] + "}" * 500, headers=headers).status_code == 413
+    response = client.post("/users", content=json.dumps({f"k{n}": 1 for n in range(1500)}), headers=headers)
+    assert response.status_code == 413
+
+
+def test_the_findings_that_are_left_out_are_counted(make_client: MakeClient) -> None:
+    response = make_client().post("/users", json={f"k{number}": 1 for number in range(100)})
+    findings = response.json()["detail"]
+    # 100 unknown names, and the two fields that are missing.
+    assert (len(findings), findings[-1]["msg"]) == (21, "and 82 more")
+
+
+def test_a_body_that_claims_to_be_smaller_is_refused(make_client: MakeClient) -> None:
+    chunks = iter([b'{"name": "', *[b"x" * 4096] * 300, b'"}'])
+    response = make_client().post("/users", content=chunks, headers={"Content-Type": "application/json"})
+    assert response.status_code == 413
+
+
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "offset=-1", "offset=1000001", "limit=1e2"])
 def test_bad_pages(make_client: MakeClient, query: str) -> None:
     assert make_client().get(f"/users?{query}").status_code == 422
