@@ -111,6 +111,8 @@ class Bench:
     def ansible(self, *arguments: str, environment: str = "dev", **extra: str) -> Run:
         """Run `ansible-playbook` with connections of its own: those to a host before its reset are dead."""
         controls = str(self.folder / f"c{self.connections}")
+        # All of the load comes from one address.
+        arguments = (*arguments, "-e", "nginx_client_requests_per_second=0")
         run = self.here.ansible(*arguments, "-l", environment, ANSIBLE_SSH_CONTROL_PATH_DIR=controls, **extra)
         return run.succeeded()
 
