@@ -118,7 +118,9 @@ def test_an_inventory_can_say_that_its_hosts_need_no_confirmation(project: Proje
     assert (done.returncode, project.called) == (4, True), done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--skip-tags", "always"], ["--start-at-task", "Create the service account"]])
+@pytest.mark.parametrize(
+    "arguments", [["--skip-tags", "always"], ["--start-at-task", "Create the application's accounts"]]
+)
 def test_preflight_cannot_be_left_out(project: Project, arguments: list[str]) -> None:
     done = project.playbook("-l", "prod", *arguments)
     assert (done.returncode, project.called) == (1, False), done.stdout

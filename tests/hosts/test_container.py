@@ -155,10 +155,10 @@ def look_at_the_container(here: World, release: str) -> None:
     """See that it may do no more than it has to, that no secret is in it, and that the journal has its lines."""
     found = json.loads(podman(here, "container", "inspect", container(here)))[0]
     process = here.shell(HOST, f"cat /proc/{found['State']['Pid']}/status /proc/{found['State']['Pid']}/cgroup")
-    number = here.execute(HOST, "id", "-u", "nba").strip()
+    slot = here.status(HOST)["slot"]
+    number = here.execute(HOST, "id", "-u", f"nba-{slot}").strip()
     assert re.search(rf"^Uid:\t{number}\t{number}\t{number}\t{number}$", process, re.M)
     assert re.search(r"^CapEff:\t0+$", process, re.M) and re.search(r"^NoNewPrivs:\t1$", process, re.M)
-    slot = here.status(HOST)["slot"]
     assert process.strip().endswith(f"/nba@{slot}.service"), "it is in the unit's own control group"
     assert found["HostConfig"]["ReadonlyRootfs"]
     password = here.secrets("dev")["vault_database_password"]

@@ -167,7 +167,7 @@ def test_the_service_is_closed_in(here: World, converged: Converged) -> None:
         slot = here.status(host)["slot"]
         score = here.execute(host, "systemd-analyze", "security", "--no-pager", f"nba@{slot}.service")
         assert float(score.rsplit(":", 1)[1].split()[0]) <= 1.5
-        assert here.shell(host, f"stat -c '%a %U:%G' /run/nba/{slot}.sock").split() == ["660", "nba:www-data"]
+        assert here.shell(host, f"stat -c '%a %U:%G' /run/nba/{slot}.sock").split() == ["660", "root:www-data"]
         assert here.shell(host, "stat -c '%a %U:%G' /srv/nba/live/release/.env").split() == [
             "640",
             "root:nba",

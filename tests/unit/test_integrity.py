@@ -249,7 +249,7 @@ def test_a_process_of_another_account_is_found(
     account = SimpleNamespace(pw_uid=pwd.getpwuid(os.getuid()).pw_uid + 1)
     monkeypatch.setattr(integrity.pwd, "getpwnam", lambda name: account)
     (found,) = host.integrity.process_problems(host.live, {"MainPID": process})
-    assert "runs as the account" in found
+    assert "runs as the account" in found and found.endswith(f"nba-blue is {account.pw_uid}")
 
 
 def test_strangers_leave_the_service_s_group(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:

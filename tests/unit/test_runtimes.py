@@ -31,7 +31,7 @@ __all__ = ["accounts", "host", "root", "systemd"]  # fixtures
 
 ARTEFACT = "a" * 64
 FACTS = {"artefact": ARTEFACT, "lock": "10c4", "commit": "c0ffee", "runtime": "container", "image_base": ""}
-GROUPS = {"nba": [901], "nba-migrate": [901, 902]}
+GROUPS = {"nba": [901], "nba-blue": [901], "nba-migrate": [901, 902]}
 
 
 class Podman:
@@ -86,6 +86,7 @@ def podman(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Podman
     monkeypatch.setattr(runtimes.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(slots, "UNITS", tmp_path / "units")
     accounts = {name: SimpleNamespace(pw_uid=groups[-1], pw_gid=groups[-1]) for name, groups in GROUPS.items()}
+    accounts["nba-blue"].pw_uid = 903
     monkeypatch.setattr(runtimes.pwd, "getpwnam", accounts.__getitem__)
     monkeypatch.setattr(runtimes.os, "getgrouplist", lambda name, _: GROUPS[name])
     return podman
@@ -205,6 +206,7 @@ def test_podman_takes_the_place_of_the_program(host: Any, podman: Podman, monkey
     assert tuple(words[: len(runtimes.PODMAN)]) == runtimes.PODMAN
     assert {"--name=nba-blue", "--replace", "--detach", "--sdnotify=conmon", "--log-driver=passthrough"} <= set(words)
     assert words[-2:] == ["gunicorn", f"--workers={host.workers()}"]
+    assert "--user=903:901" in words, "the slot's own account"
 
 
 def test_a_virtual_environment_is_never_root_s(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:

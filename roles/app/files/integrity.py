@@ -172,12 +172,12 @@ class Integrity:
         try:
             words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-            account = pwd.getpwnam(self.user)
+            account = pwd.getpwnam(slot.user)
         except (OSError, KeyError):
             return []
         owner = next(line.split()[1] for line in lines if line.startswith("Uid:"))
         if owner != str(account.pw_uid):
-            return [f"{slot.service} runs as the account {owner}, and {self.user} is {account.pw_uid}"]
+            return [f"{slot.service} runs as the account {owner}, and {slot.user} is {account.pw_uid}"]
         began = boot() + int(words[19]) / os.sysconf("SC_CLK_TCK")
         units = [shown.get("FragmentPath", ""), *shown.get("DropInPaths", "").split()]
         socket = run("systemctl", "show", slot.socket_unit, "--property=FragmentPath", "--value").stdout.strip()

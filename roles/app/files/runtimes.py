@@ -364,7 +364,7 @@ class Image(Runtime):
             f"--volume={WORKERS}:{WORKERS}:ro",
         ]
         folder = (slot.folder / "release").resolve()
-        os.execvp(PODMAN[0], self.command(folder, self.config.user, options, command))  # noqa: S606
+        os.execvp(PODMAN[0], self.command(folder, slot.user, options, command))  # noqa: S606
 
     def names(self) -> set[str]:
         """Return the tags of the images that were built here; a host without containers need not have podman."""

@@ -146,6 +146,11 @@ class Slot:
         return self.config.unit("socket", self.name)
 
     @property
+    @property
+    def user(self) -> str:
+        """Return the account that the slot's release runs as: neither slot can signal the other's processes."""
+        return f"{self.config.user}-{self.name}"
+
     def units(self) -> tuple[str, str]:
         """Return both units, the socket's first: while it listens, a connection starts a service that was stopped."""
         return self.socket_unit, self.service
