@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pwd
 import subprocess
@@ -240,6 +241,19 @@ def test_a_process_that_is_older_than_its_files_is_found(
     monkeypatch.setattr(integrity.time, "time", lambda: today() - 86400)
     assert host.integrity.process_problems(slot, {"MainPID": process, "FragmentPath": str(unit)}) == []
     assert folder.is_dir()
+
+
+def test_a_process_that_is_older_than_its_certificates_is_found(
+    host: Any, systemd: Systemd, process: str, tmp_path: Path
+) -> None:
+    live(host)
+    bundle, link = tmp_path / "bundle.pem", tmp_path / "link.pem"
+    link.symlink_to(bundle)
+    time.sleep(0.05)  # the kernel counts in hundredths
+    bundle.touch()
+    slot = dataclasses.replace(host.live, config=dataclasses.replace(host.config, certificate_files=[str(link)]))
+    (found,) = host.integrity.process_problems(slot, {"MainPID": process})
+    assert found == f"nba@blue.service runs since before {bundle} was changed"
 
 
 def test_a_process_of_another_account_is_found(

@@ -123,6 +123,7 @@ CONFIG: dict[str, Any] = {
     "pool_settings": {"size": "POOL_SIZE", "overflow": "POOL_OVERFLOW", "recycle_seconds": "POOL_RECYCLE"},
     "connection_reserve": 10,
     "keep_releases": 2,
+    "certificate_files": [],
 }
 
 

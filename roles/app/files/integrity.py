@@ -183,6 +183,8 @@ class Integrity:
         socket = run("systemctl", "show", slot.socket_unit, "--property=FragmentPath", "--value").stdout.strip()
         # Texts, as there are thousands: a `Path` costs as much as what it is asked for.
         files = [name for name in (*units, socket) if name]
+        # An application reads certificates once, when it starts.
+        files += map(os.path.realpath, slot.config.certificate_files)
         files += [f"{release}/{name}" for name in (".env", "release.json")]
         for folder in (os.path.realpath(release), os.path.realpath(release / ".venv")):
             try:

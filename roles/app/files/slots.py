@@ -49,6 +49,7 @@ class Config:
     pool_settings: dict[str, str]
     connection_reserve: int
     keep_releases: int
+    certificate_files: list[str]
 
     @classmethod
     def load(cls) -> Config:
@@ -146,11 +147,11 @@ class Slot:
         return self.config.unit("socket", self.name)
 
     @property
-    @property
     def user(self) -> str:
         """Return the account that the slot's release runs as: neither slot can signal the other's processes."""
         return f"{self.config.user}-{self.name}"
 
+    @property
     def units(self) -> tuple[str, str]:
         """Return both units, the socket's first: while it listens, a connection starts a service that was stopped."""
         return self.socket_unit, self.service
