@@ -515,7 +515,8 @@ class Host:
         """Read the rules of nftables and iptables."""
         found = {}
         for name, command in (
-            ("nftables", ("nft", "list", "ruleset")),
+            # Numbers of groups are the host's own.
+            ("nftables", ("nft", "--guid", "list", "ruleset")),
             ("iptables", ("iptables-save",)),
             ("ip6tables", ("ip6tables-save",)),
         ):
