@@ -19,8 +19,9 @@ TRACES = """
 ls -d /srv/nba-pr-12 /var/backups/nba-pr-12 /usr/local/lib/nba-pr-12 /usr/local/sbin/nba-pr-12* \
   /etc/systemd/system/nba-pr-12* /etc/systemd/system/*.wants/nba-pr-12* /etc/nginx/*/nba-pr-12* \
   /run/nba-pr-12 /run/nba-pr-12-release /var/log/nba-pr-12 2>/dev/null
-getent passwd nba-pr-12 nba-pr-12-migrate nba-pr-12-build
-systemctl list-units --all --plain --no-legend 'nba-pr-12@*'
+getent passwd nba-pr-12 nba-pr-12-migrate nba-pr-12-build nba-pr-12-blue nba-pr-12-green
+systemctl list-units --all --plain --no-legend 'nba-pr-12*'
+nft list tables | grep pr-12
 true
 """
 
