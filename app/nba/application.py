@@ -84,6 +84,9 @@ class BodyLimit:
             message = await receive()
             left -= len(message.get("body", b""))
             if left < 0:
+                # To its end, which the edge limits: a proxy that cannot send all of it may not read the answer.
+                while message.get("more_body"):
+                    message = await receive()
                 raise HTTPException(413, f"The request body exceeds {self.limit} bytes")
             return message
 
