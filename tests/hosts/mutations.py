@@ -283,6 +283,8 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
     (1, 1): [
         Mutation("inet waffle_iron", "table deleted", "nft delete table inet waffle_iron", f"{RULES} >/dev/null",
                  "Load the firewall"),
+        Mutation("inet nba", "rule deleted", "nft flush chain inet nba output",
+                 "nft list chain inet nba output | grep -q skgid", "Load the firewall of the application"),
         Mutation(REDIRECTS, "value at boot changed", f"sed -i s/0$/1/ {PARAMETERS}",
                  f"grep -qx {REDIRECTS}=0 {PARAMETERS}", "Set the kernel's parameters"),
         Mutation(".socket is ", "disabled", f"systemctl disable nba@{SLOT}.socket", RUNS),
