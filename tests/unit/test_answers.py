@@ -60,6 +60,14 @@ def test_what_a_program_answers_is_taken(kind: str) -> None:
     assert known(answer_in(json.dumps(good), model, "it")).items() >= good.items()
 
 
+def test_a_preview_keeps_what_would_stop_the_migration() -> None:
+    pending = {"revision": "0002", "message": "more", "statements": ["DROP TABLE a"], "warnings": ["lost"]}
+    migrations = {"current": "0001", "head": "0002", "pending": [pending], "stops": ["the id is too long"]}
+    printed = json.dumps({"migrations": {**migrations, "interrupted": None}, "connections": {"checked": False}})
+    found = known(answer_in(printed, Preview, "it"))
+    assert found["migrations"] == migrations
+
+
 @pytest.mark.parametrize("evil", [*TRAVERSAL, 1, True, {"a": 1}, ["r1"], "{{ 7 * 7 }}", "r1\x1b[2J"])
 @pytest.mark.parametrize(("kind", "way"), [(kind, way) for kind, (_, good) in GOOD.items() for way in places(good)])
 def test_no_field_that_may_become_a_name_takes_anything_else(kind: str, way: list[Any], evil: object) -> None:

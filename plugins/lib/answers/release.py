@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from msgspec import field
+
 from answers.fields import Answer, Count, Hex, Id, IdOrNothing, Line, Name, Number, Seconds, Text
 
 Phase = Literal["migrated", "ready", "downgraded", "switched", "done"]
@@ -70,6 +72,7 @@ class Migrations(Answer):
     current: Line | None
     head: Line | None
     pending: list[Revision]
+    stops: list[Text] = field(default_factory=list)
 
 
 class Connections(Answer):
