@@ -208,6 +208,16 @@ def test_the_index_and_its_credentials_are_for_the_fetch_alone(
     assert "netrc" not in str(unit.of("nba-build-check.service")) and "hunter2" not in str(unit.told)
 
 
+def test_only_what_is_named_is_built_on_a_host(host: Any, unit: Unit) -> None:
+    wheels_only = "--setenv=POETRY_INSTALLER_ONLY_BINARY=:all:"
+    made(host, release(host, "r1"))
+    assert wheels_only in unit.of("nba-build.service")
+    unit.told.clear()
+    building = program.Host(program.Config(**{**host.config.__dict__, "packages_from_source": ["mysqlclient"]}))
+    made(building, release(host, "r2", **{"poetry.lock": "another"}))
+    assert wheels_only not in unit.of("nba-build.service")
+
+
 def test_a_host_without_the_account_says_who_makes_it(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder.pwd, "getpwnam", {}.__getitem__)
     with pytest.raises(program.ReleaseError, match=r"nba-build, the account .* is not on this host\. Fix: .*app"):

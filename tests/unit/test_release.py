@@ -105,6 +105,7 @@ CONFIG: dict[str, Any] = {
     "poetry": "/usr/local/bin/poetry",
     "python": "/usr/bin/python3",
     "index_url": "",
+    "packages_from_source": [],
     "settings_command": ["python", "-m", "nba.settings"],
     "migrations": True,
     "seed_command": [],

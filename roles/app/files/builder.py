@@ -129,6 +129,9 @@ class Builder:
             "VIRTUAL_ENV": venv,
         }
         options = [f"--property=ReadWritePaths={venv}", f"--working-directory={workshop}/source"]
+        if not self.config.packages_from_source:
+            # A wheel is unpacked; only what is built would run code while there is a network.
+            environment["POETRY_INSTALLER_ONLY_BINARY"] = ":all:"
         if self.config.index_url:
             environment["POETRY_PYPI_MIRROR_URL"] = self.config.index_url
         if NETRC.is_file():

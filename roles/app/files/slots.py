@@ -31,6 +31,7 @@ class Config:
     poetry: str
     python: str
     index_url: str
+    packages_from_source: list[str]
     settings_command: list[str]
     migrations: bool
     seed_command: list[str]
