@@ -134,8 +134,8 @@ class ActionModule(HostAction):
         if self._task.become:
             method = templar.template(values.get("ansible_become_method", self._task.become_method))
             connection.set_become_plugin(become_loader.get(method))
-            password = {"become_pass": self._play_context.become_pass} if self._play_context.become_pass else {}
-            connection.become.set_options({**keys, **password}, options("become", connection.become.name))
+            # Never the password that was typed (-K): it is this environment's, and the other host may be compromised.
+            connection.become.set_options(keys, options("become", connection.become.name))
         connection.set_options(keys, options("connection", connection.transport))
         if connection.has_option("use_tty"):
             connection.set_option("use_tty", False)  # a terminal would mix output and errors

@@ -65,6 +65,19 @@ def test_what_was_good_there_is_taken_without_dev_s_password(asking: Project) ->
     assert "release: r-1" in done.stdout
 
 
+def test_the_password_that_was_typed_stays_with_its_environment(asking: Project) -> None:
+    sudo, log, password = (asking.root / name for name in ("sudo", "log", "password"))
+    sudo.write_text(f'#!/bin/sh\necho "$*" >>{log}\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n')
+    sudo.chmod(0o755)
+    password.write_text("prods-own\n")
+    dev1 = f"{{ansible_connection: local, ansible_become_user: other, ansible_become_exe: {sudo}}}"
+    (asking.root / "inventory/test/hosts.yml").write_text(INVENTORY.format(dev1=dev1))
+    done = ask(asking, {"proven 0123abcd": {"proven": True}}, "--become", f"--become-password-file={password}")
+    assert done.returncode == 0, done.stdout
+    # Without a password, sudo is told not to ask for one.
+    assert " -n " in log.read_text()
+
+
 def test_what_was_not_is_refused_with_what_is_there(asking: Project) -> None:
     answers: dict[str, object] = {"proven 0123abcd": {"proven": False}, "status": STATUS}
     done = ask(asking, answers)
