@@ -91,7 +91,7 @@ class ActionModule(HostAction):
             if done["rc"] == NO_SUCH_PROGRAM and "bare" in arguments:
                 return {**result, "changed": False, **arguments["bare"]}
             if done["rc"] != 0 and self._task.check_mode and "bare" in arguments:
-                # Its files were changed, and the run without --check would mend them first.
+                # Its files were changed, and the run without --check would repair them first.
                 words = f"cannot be asked: {words_of(done)}"
                 return {**result, **arguments["bare"], "changed": True, "unasked": True, "problems": [words]}
             answer = self._answer(command, done)

@@ -29,7 +29,7 @@ PLAY = """
     - name: Show
       ansible.builtin.debug:
         msg: "{{ __told }} {{ __asked.receipt | default('') }}"
-    - name: Have Ansible itself read such a text
+    - name: Read such a text as Ansible does
       ansible.builtin.raw: cat {{ playbook_dir }}/../raw
       register: __raw
     - name: Fail with it

@@ -309,7 +309,7 @@ def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None
         assert (version(prod), columns(prod)) == ("0001", ["id", "name", "email"])
         failed = prod.ansible(*DEPLOY)
         assert failed.code != 0 and columns(prod)[-1] == "nick"
-    # Forward: the mended revision skips what is there, and may run once somebody said so.
+    # Forward: the corrected revision skips what is there, and may run after the stamp.
     prod.execute("prod1", "nba-release", "stamp", release_in(failed), "0001")
     with revision(prod, "0002", MENDED):
         prod.ansible(*DEPLOY).succeeded()

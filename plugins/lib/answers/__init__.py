@@ -1,1 +1,1 @@
-"""The boundary to the hosts: what they say is untrusted, whoever is root there."""
+"""The boundary to the hosts: what they print is untrusted."""
