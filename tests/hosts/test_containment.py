@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.hosts.conftest import Converged
-from tests.hosts.probe import Probe
+from tests.hosts.probe import FORGET, Probe
 from tests.hosts.world import World, await_true
 
 pytestmark = pytest.mark.lab
@@ -135,6 +135,7 @@ def test_renewed_certificates_are_used_without_a_loss(here: World, converged: Co
     assert (after["live"], after["problems"], probe.failed) == (before["live"], [], [])
     last = json.loads(here.execute(HOST, "nba-release", "log").splitlines()[-1])
     assert (last["kind"], last["by"]) == ("repair", "certificates")
+    here.sql("nba_dev", FORGET)
 
 
 @contextmanager
