@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 # Ansible loads an action by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from application.hosts import possible
+from application.hosts import is_known, possible
 from application.inference import infer
 from application.packages import lock_findings, package_findings, python_findings
 from application.report import Report
@@ -51,16 +51,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         source = Source.read(Path(str(arguments["artefact"])))
         stated = self._variables(variables)
         lock_file = str(arguments.get("lock_file", ""))
-        hosts = possible(
-            str(arguments.get("image", "")), str(arguments.get("machine", "")), str(variables.get("app_python", ""))
-        )
+        python = str(self._templar.template(variables.get("app_python", "")))
+        hosts = possible(str(arguments.get("image", "")), str(arguments.get("machine", "")), python)
         found = infer(source, hosts[0], str(stated["app_module"]), lock_file)
         settings = [
             str(name) for part in ("app_settings", "app_migration_settings") for name in variables.get(part) or ()
         ]
         self._display.display(Report(found, source, hosts, stated, settings).text())
         findings = list(lock_findings(found.locks, lock_file))
-        if str(arguments.get("runtime", "venv")) == "venv":
+        # What a Python of the user's own can install, nobody knows here.
+        if str(arguments.get("runtime", "venv")) == "venv" and is_known(python):
             findings += python_findings(found.python, hosts)
             if found.lock:
                 allowed = [str(name) for name in arguments.get("from_source") or ()]

@@ -355,7 +355,7 @@ def member_digest(content: bytes, name: str) -> str:
     return "" if found is None else hashlib.sha256(found).hexdigest()
 
 
-def lock_finding(content: bytes, place: str) -> str:
+def lock_finding(content: bytes, runtime: str, place: str) -> str:
     """Return what is wrong with a poetry.lock for an archive that comes from a place; nothing if all is well."""
     again = "run `poetry lock` there and commit it"
     try:
@@ -367,7 +367,8 @@ def lock_finding(content: bytes, place: str) -> str:
     if project and lock.get("metadata", {}).get("content-hash") not in content_hashes(project):
         return f"{place}: poetry.lock is older than pyproject.toml, and no host could install from it: {again}"
     for package in lock.get("package", []):
-        if package.get("develop"):
+        # A lock of Poetry 1 does not say which group it is for.
+        if package.get("develop") and runtime == "venv" and "main" in package.get("groups", ()):
             return (
                 f"{place}: {package['name']} is installed from a folder with `develop = true`, which is not there when "
                 f"the release runs: set it to false in pyproject.toml, {again}"
@@ -624,9 +625,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not lock:
             version = str(arguments.get("version", "HEAD"))
             raise AnsibleActionFail(f"{place}: poetry.lock is not in {version}: run `poetry lock` there and commit it")
-        if finding := lock_finding(content, place) or runtime_finding(
-            content, str(arguments.get("runtime", "venv")), place
-        ):
+        runtime = str(arguments.get("runtime", "venv"))
+        if finding := lock_finding(content, runtime, place) or runtime_finding(content, runtime, place):
             raise AnsibleActionFail(finding)
         path = Kept.keep(cache, content, facts).path
         if since := str(arguments.get("since", "")):

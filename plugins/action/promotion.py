@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from answers.release import Proof, Status
 from answers.text import printable
 
 REASON_LENGTH = 8
+PASSWORD = re.compile(r"ansible_\w*pass(word)?")
 OVERRIDE = """or say why it must go without: -e 'promotion_override="the reason"'"""
 
 
@@ -120,7 +122,9 @@ class ActionModule(HostAction):
         """Return a connection to a host as Ansible makes one, from the inventory's variables and the command line's."""
         known = inventory.get_host(host)
         values = combine_vars(get_group_vars(known.get_groups()), known.get_vars())
-        values = combine_vars({**values, "inventory_hostname": host}, load_extra_vars(self._loader))
+        # Never a password that was given for this run: it is this environment's, and the other host may be compromised.
+        extra = {name: value for name, value in load_extra_vars(self._loader).items() if not PASSWORD.fullmatch(name)}
+        values = combine_vars({**values, "inventory_hostname": host}, extra)
         templar = self._templar.copy_with_new_env(available_variables=values)
 
         def options(kind: str, plugin: str) -> dict[str, Any]:
@@ -134,7 +138,6 @@ class ActionModule(HostAction):
         if self._task.become:
             method = templar.template(values.get("ansible_become_method", self._task.become_method))
             connection.set_become_plugin(become_loader.get(method))
-            # Never the password that was typed (-K): it is this environment's, and the other host may be compromised.
             connection.become.set_options(keys, options("become", connection.become.name))
         connection.set_options(keys, options("connection", connection.transport))
         if connection.has_option("use_tty"):

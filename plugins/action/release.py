@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 from answers import release as models
 from answers.fields import Answer
 from answers.files import write_inside
-from answers.reading import HostAction, answer_in, known, words_of
+from answers.reading import HostAction, answer_in, json_in, known, words_of
 from answers.text import printable
 
 READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
@@ -131,7 +131,7 @@ class ActionModule(HostAction):
         if model is None or "--text" in command:
             return {"stdout": printable(printed)} if printed else {}
         due = done["rc"] == 0 and command[0] not in RECORDED
-        if not due and not any(line.startswith("{") for line in printed.split("\n")):
+        if not due and not json_in(printed):
             return {}
         return known(answer_in(printed, model, f"`{shlex.join(command)}`"))
 

@@ -83,7 +83,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def _check_folder(self, root: Path) -> None:
         # ssh's options split at a space and know %, a path in the inventory is a template, PATH has colons.
-        if odd := re.search(r"[^\w/.+@=~-]", str(root)):
+        if odd := re.search(r"[^\w/.+@=~\u0080-\U0010ffff-]", str(root)):
             self._end(
                 f"this checkout is in {str(root)!r}: ssh or Ansible would misread {odd[0]!r} in the name of a folder. "
                 "Move it to a folder whose name has letters, digits and . _ - + @ = ~ alone"

@@ -145,6 +145,21 @@ def test_ansible_keeps_its_colours() -> None:
     assert printable("\x1b[0;32mok\x1b[0m\x1b[2J", colours=True) == "\x1b[0;32mok\x1b[0m"
 
 
+@pytest.mark.parametrize("hiding", ["8", "30;40", "38;5;0", "0;30"])
+def test_no_colour_hides_a_text(hiding: str) -> None:
+    assert printable(f"\x1b[{hiding}mhidden\x1b[0m", colours=True) == "hidden\x1b[0m"
+
+
+@pytest.mark.parametrize("noise", ["\x1b]0;admin@dev1\x07", "Welcome! ", "echo {\n"])
+def test_noise_before_an_answer_breaks_no_call(noise: str) -> None:
+    assert known(answer_in(f'{noise}{{"proven": true}}\n', Proof, "it")) == {"proven": True}
+
+
+def test_a_setting_may_have_any_name_that_dotenv_reads() -> None:
+    named = {"live": "r1", "settings": {"my-key": "0f", "a.b": "0f"}}
+    assert known(answer_in(json.dumps(named), Status, "it"))["settings"] == named["settings"]
+
+
 def test_text_ends_no_block_and_no_span_of_code() -> None:
     assert fence_for("a ````` b\n```") == "``````"
     assert as_code("a`b\n# c") == "`a'b # c`"

@@ -82,11 +82,12 @@ def test_a_package_without_a_wheel_for_the_host_is_named_with_the_ways_out() -> 
     text = poetry(files=("thing-1.0-cp312-cp312-manylinux_2_17_x86_64.whl", "thing-1.0.tar.gz"))
     (finding,) = found(text)
     assert finding == (
-        "thing 1.0: poetry.lock has no wheel for Python 3.13 (debian-13 on x86_64), and hosts have no compiler. Fix: a "
-        "version that has one (`poetry update --lock thing`, commit poetry.lock); or have hosts build it: "
+        "thing 1.0: poetry.lock has no wheel for Python 3.13 (debian-13 on x86_64), and hosts install wheels "
+        "alone. Fix: a version that has one (`poetry update --lock thing`, commit poetry.lock); or have hosts build it: "
         "`packages_from_source: [thing]` and what that takes, as `base_extra_packages: [gcc, python3-dev]`"
     )
-    assert found(text, from_source=("thing",)) == []
+    assert found(text, from_source=("Thing",)) == []
+    assert len(found(poetry(files=("thing-1.0.tar.gz",)))) == 1, "what has its source alone would be built, too"
     (without,) = found(poetry(files=("thing-1.0-cp312-cp312-manylinux_2_17_x86_64.whl",)))
     assert "packages_from_source" not in without
 
@@ -109,8 +110,6 @@ def test_what_a_host_does_not_install_needs_no_wheel() -> None:
     assert found(poetry(files=windows).replace("optional = false", "optional = true")) == []
     # Poetry 1 does not say which packages are for development.
     assert found(poetry(files=windows).replace('groups = ["main"]\n', "")) == []
-    # A package that has its source alone is most often plain Python.
-    assert found(poetry(files=("thing-1.0.tar.gz",))) == []
 
 
 def test_a_uv_lock_is_followed_from_the_project() -> None:

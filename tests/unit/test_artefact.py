@@ -217,10 +217,10 @@ def test_the_lock_is_found_by_its_content(app: Path) -> None:
 
 
 PROJECT = '[project]\nname = "own"\ndependencies = ["requests"]\n[dependency-groups]\ndev = ["ruff"]\n'
-LOCK = '[[package]]\nname = "own"\ndevelop = {develop}\n\n[metadata]\ncontent-hash = "{hash}"\n'
+LOCK = '[[package]]\nname = "own"\ndevelop = {develop}\ngroups = ["{group}"]\n\n[metadata]\ncontent-hash = "{hash}"\n'
 
 
-def finding(tmp_path: Path, lock: str, project: str = PROJECT) -> str:
+def finding(tmp_path: Path, lock: str, project: str = PROJECT, runtime: str = "venv") -> str:
     """Return what is wrong with the lock file of an archive."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as tar:
@@ -228,13 +228,13 @@ def finding(tmp_path: Path, lock: str, project: str = PROJECT) -> str:
             member = tarfile.TarInfo(name)
             member.size = len(text)
             tar.addfile(member, io.BytesIO(text.encode()))
-    found: str = artefact.lock_finding(stream.getvalue(), "app")
+    found: str = artefact.lock_finding(stream.getvalue(), runtime, "app")
     return found
 
 
 def test_a_lock_that_is_older_than_the_project_is_refused(tmp_path: Path) -> None:
     for hashed in artefact.content_hashes(tomllib.loads(PROJECT)):
-        lock = LOCK.format(hash=hashed, develop="false")
+        lock = LOCK.format(hash=hashed, develop="false", group="main")
         assert finding(tmp_path, lock) == ""
         assert finding(tmp_path, lock, PROJECT + "[tool.ruff]\nline-length = 100\n") == ""
         changed = finding(tmp_path, lock, PROJECT.replace('["requests"]', '["requests", "rich"]'))
@@ -246,9 +246,10 @@ def test_a_lock_that_is_older_than_the_project_is_refused(tmp_path: Path) -> Non
 
 def test_a_package_that_stays_in_its_folder_is_refused(tmp_path: Path) -> None:
     hashed = max(artefact.content_hashes(tomllib.loads(PROJECT)))
-    assert "own is installed from a folder with `develop = true`" in finding(
-        tmp_path, LOCK.format(hash=hashed, develop="true")
-    )
+    lock = LOCK.format(hash=hashed, develop="true", group="main")
+    assert "own is installed from a folder with `develop = true`" in finding(tmp_path, lock)
+    assert finding(tmp_path, lock, runtime="container") == ""
+    assert finding(tmp_path, LOCK.format(hash=hashed, develop="true", group="dev")) == ""
 
 
 @pytest.mark.parametrize("folder", [ROOT, ROOT / "app"], ids=["the control node's", "the application's"])

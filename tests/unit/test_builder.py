@@ -213,9 +213,10 @@ def test_only_what_is_named_is_built_on_a_host(host: Any, unit: Unit) -> None:
     made(host, release(host, "r1"))
     assert wheels_only in unit.of("nba-build.service")
     unit.told.clear()
-    building = program.Host(program.Config(**{**host.config.__dict__, "packages_from_source": ["mysqlclient"]}))
-    made(building, release(host, "r2", **{"poetry.lock": "another"}))
-    assert wheels_only not in unit.of("nba-build.service")
+    building = program.Host(program.Config(**{**host.config.__dict__, "packages_from_source": ["PyYAML"]}))
+    lock = '[[package]]\nname = "pyyaml"\n\n[[package]]\nname = "fastapi"\n'
+    made(building, release(host, "r2", poetry_lock=lock))
+    assert "--setenv=POETRY_INSTALLER_ONLY_BINARY=fastapi" in unit.of("nba-build.service")
 
 
 def test_a_host_without_the_account_says_who_makes_it(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,15 @@ class HostAction(ActionBase):  # type: ignore[misc]
         return done
 
 
+def json_in(printed: str) -> str:
+    """Return the last line that begins as a JSON object, else that of the last line with one in it; else nothing."""
+    lines = printed.split("\n")[::-1]
+    whole = (line for line in lines if line.startswith("{"))
+    # A login shell that ends its noise with no line break, such as the title of a terminal.
+    behind = (line[line.index('{"') :] for line in lines if '{"' in line)
+    return next(whole, "") or next(behind, "")
+
+
 def answer_in[T](printed: str, model: type[T], what: str) -> T:
     """Return the answer to ``what``: the last line that begins as a JSON object does.
 
@@ -44,8 +53,8 @@ def answer_in[T](printed: str, model: type[T], what: str) -> T:
     Raises:
         AnsibleActionFail: there is none, or it does not have the type.
     """
-    line = next((line for line in reversed(printed.split("\n")) if line.startswith("{")), None)
-    if line is None:
+    line = json_in(printed)
+    if not line:
         raise AnsibleActionFail(f"{what} gave no answer: no line of JSON. {FIX}")
     return converted(line, model, what)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Those that Ansible writes: none that hides text, as black on black does.
+COLOUR = re.compile(r"\x1b\[(?:0|0;3[1-7]|1;3[0-7])m")
 # Escape sequences as a whole, then what else steers a terminal or hides text: control characters (line break and tab
 # stay), and Unicode's separators, directions, invisible characters and halves of characters.
 UNSAFE = re.compile(

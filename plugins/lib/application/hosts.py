@@ -12,6 +12,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 # Legacy names of a platform, and the C library (2.x) that each stands for.
 LEGACY = {"manylinux2014": 17, "manylinux2010": 12, "manylinux1": 5}
 # What clouds call the processors, and Python does.
+VERSIONED = re.compile(r"python(3\.\d+)$")
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
@@ -80,6 +81,11 @@ IMAGES = {
 }
 
 
+def is_known(python: str) -> bool:
+    """Return True if the version of `app_python` follows from its name, or from the host's system."""
+    return python in ("", "/usr/bin/python3") or VERSIONED.search(python) is not None
+
+
 def possible(image: str, machine: str, python: str) -> list[Host]:
     """Return the kinds of host that are possible, as far as the inventory says what they are.
 
@@ -91,7 +97,7 @@ def possible(image: str, machine: str, python: str) -> list[Host]:
     machines = [MACHINES.get(machine, machine)] if machine else ["x86_64", "aarch64"]
     images = [IMAGES[image]] if image in IMAGES else list(IMAGES.values())
     hosts = [replace(host, machine=one) for host in images for one in machines]
-    if found := re.search(r"python(3\.\d+)$", python):
+    if found := VERSIONED.search(python):
         # Which patch it is, nobody says here.
         hosts = [replace(host, python=f"{found[1]}.99") for host in hosts]
     return hosts

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from packaging.markers import InvalidMarker, Marker
+from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
 from packaging.utils import canonicalize_name
 
 from application.source import Source
@@ -79,7 +79,7 @@ def applies(marker: object, surroundings: Surroundings) -> bool:
     """Return True if something with a marker is for such hosts, which install no extras; True if it cannot be read."""
     try:
         return not marker or Marker(str(marker)).evaluate({**surroundings, "extra": ""})
-    except InvalidMarker:
+    except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName):
         return True
 
 

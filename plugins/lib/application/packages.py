@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
 
 from application.hosts import IMAGES, Host
 from application.locks import KINDS, Lock, Package, read
@@ -98,9 +99,10 @@ def package_findings(source: Source, path: str, hosts: Sequence[Host], from_sour
                 "address that needs none, a release of it on an index (python_index_url), or its code in the "
                 "application's own repository"
             )
+    built = {canonicalize_name(name) for name in from_source}
     for package in first.packages:
         lacking = [host for host, lock in locks.items() if not fits(lock.package(package.name), host)]
-        if len(lacking) == len(hosts) and package.name not in set(from_source):
+        if len(lacking) == len(hosts) and package.name not in built:
             yield no_wheel(package, path, lacking)
 
 
@@ -110,13 +112,10 @@ def is_private(git: str) -> bool:
 
 
 def fits(package: Package | None, host: Host) -> bool:
-    """Return True if a host can install a package without a compiler, or does not need it.
-
-    A package that has its source alone is most often plain Python, which takes no compiler.
-    """
+    """Return True if a host can install a package without a build, or does not need it."""
     if package is None or not package.lists_files:
         return True
-    return any(host.takes(wheel) for wheel in package.wheels) or (package.has_source and not package.wheels)
+    return any(host.takes(wheel) for wheel in package.wheels)
 
 
 def no_wheel(package: Package, path: str, hosts: Sequence[Host]) -> str:
@@ -131,7 +130,7 @@ def no_wheel(package: Package, path: str, hosts: Sequence[Host]) -> str:
     )
     return (
         f"{package.name} {package.version}: {path} has no wheel for Python {', '.join(pythons)} "
-        f"({', '.join(host.title for host in hosts)}), and hosts have no compiler. Fix: a version that has one "
+        f"({', '.join(host.title for host in hosts)}), and hosts install wheels alone. Fix: a version that has one "
         f"(`{update}`, commit {path}){built}"
     )
 

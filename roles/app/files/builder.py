@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -56,6 +57,8 @@ SANDBOX = (
     # Where memory runs out, the build ends and the service stays.
     "OOMScoreAdjust=1000",
 )
+# The name of a package in a poetry.lock.
+PACKAGE = re.compile(r'^name = "([^"]+)"$', re.MULTILINE)
 INSTALL = """
 "$1" -I -m venv --without-pip "$2"
 exec "$3" sync --only=main --no-root --no-interaction --compile
@@ -129,9 +132,10 @@ class Builder:
             "VIRTUAL_ENV": venv,
         }
         options = [f"--property=ReadWritePaths={venv}", f"--working-directory={workshop}/source"]
-        if not self.config.packages_from_source:
-            # A wheel is unpacked; only what is built would run code while there is a network.
-            environment["POETRY_INSTALLER_ONLY_BINARY"] = ":all:"
+        # A wheel is unpacked; what is built runs code while there is a network.
+        built = {re.sub(r"[-_.]+", "-", name).lower() for name in self.config.packages_from_source}
+        wheels = set(PACKAGE.findall((workshop / "source/poetry.lock").read_text())) - built
+        environment["POETRY_INSTALLER_ONLY_BINARY"] = ",".join(sorted(wheels)) if built else ":all:"
         if self.config.index_url:
             environment["POETRY_PYPI_MIRROR_URL"] = self.config.index_url
         if NETRC.is_file():
