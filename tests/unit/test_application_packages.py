@@ -83,8 +83,8 @@ def test_a_package_without_a_wheel_for_the_host_is_named_with_the_ways_out() -> 
     (finding,) = found(text)
     assert finding == (
         "thing 1.0: poetry.lock has no wheel for Python 3.13 (debian-13 on x86_64), and hosts install wheels "
-        "alone. Fix: a version that has one (`poetry update --lock thing`, commit poetry.lock); or have hosts build it: "
-        "`packages_from_source: [thing]` and what that takes, as `base_extra_packages: [gcc, python3-dev]`"
+        "alone. Fix: a version that has one (`poetry update --lock thing`, commit poetry.lock); or have hosts build "
+        "it: `packages_from_source: [thing]` and what that takes, as `base_extra_packages: [gcc, python3-dev]`"
     )
     assert found(text, from_source=("Thing",)) == []
     assert len(found(poetry(files=("thing-1.0.tar.gz",)))) == 1, "what has its source alone would be built, too"
