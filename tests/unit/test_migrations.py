@@ -364,7 +364,7 @@ def test_what_mysql_commits_by_itself() -> None:
 
 
 def test_the_programs_mean_the_same_table() -> None:
-    assert in_migrations("migrations.Mark.TABLE.name") == module_at("roles/app/files/backup.py").MARK_TABLE
+    assert in_migrations("migrations.Mark.TABLE.name") == module_at("roles/app/files/database.py").MARK_TABLE
 
 
 @pytest.mark.parametrize(
