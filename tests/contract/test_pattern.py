@@ -16,7 +16,7 @@ import yaml
 from tests.contract.conftest import Project
 from tests.support import ENVIRONMENTS, ROLES, ROOT, Unsafe, module_at, vault_secrets, vault_text
 
-records = module_at("roles/app/files/records.py")
+environment = module_at("roles/app/files/environment.py")
 settings = module_at("plugins/action/settings.py")
 slots = module_at("roles/app/files/slots.py")
 
@@ -111,7 +111,7 @@ def rendered(kitchen: Kitchen) -> dict[str, Files]:
 
 def env_in(files: Files, name: str = ".env") -> dict[str, str]:
     """Return what a `.env` sets."""
-    return dict(records.dotenv_values(files["app"][name]))
+    return dict(environment.dotenv_values(files["app"][name]))
 
 
 def test_both_environments_make_the_same_files(rendered: dict[str, Files]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from basics import ReleaseError
 from database import BackupError, Database
-from records import dotenv_values
+from environment import settings_of
 
 # While a release is switched to, the old one still runs beside it.
 SLOTS = 2
@@ -30,7 +30,7 @@ class Pool:
     @classmethod
     def of(cls, folder: Path, keys: Mapping[str, str]) -> Pool | None:
         """Return the pool of the release in ``folder``; None where it has no such settings."""
-        settings = dict(dotenv_values((folder / ".env").read_text()))
+        settings = settings_of(folder)
         try:
             numbers = {name: int(settings[key]) for name, key in keys.items()}
             return cls(keys, numbers["size"], numbers["overflow"], numbers["recycle_seconds"])

@@ -17,25 +17,15 @@ from typing import Any
 from urllib.parse import unquote
 
 from basics import write_whole
+from environment import MIGRATION_SETTINGS, SETTINGS, dotenv_values
 from redactor import Redactor
 
 RECEIPTS_KEPT = 200
 # Kinds of runs whose good end says that the release was live and well.
 MADE_LIVE = ("deploy", "rollback", "repair")
-SETTINGS_FILES = (".env", ".env.migrate")
+SETTINGS_FILES = (SETTINGS, MIGRATION_SETTINGS)
 SECRET_KEYS = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|DSN|URL", re.IGNORECASE)
 PASSWORD_IN_URL = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
-STAND_INS = {"${:-$}": "$", r"${:-\}": "\\", r"\'": "'"}
-STAND_IN = re.compile("|".join(re.escape(text) for text in STAND_INS))
-
-
-def dotenv_values(text: str) -> Iterator[tuple[str, str]]:
-    """Yield the settings of a `.env` that the filter `dotenv` wrote: the reverse of plugins/filter/waffle.py."""
-    for line in text.splitlines():
-        key, _, value = line.partition("=")
-        if value[:1] == "'":
-            value = STAND_IN.sub(lambda found: STAND_INS[found[0]], value[1:-1])
-        yield key, value
 
 
 def settings_redactor(files: Mapping[str, str]) -> Redactor:
