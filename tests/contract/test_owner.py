@@ -20,13 +20,20 @@ PLAY = """
   gather_facts: false
   tasks: [{ansible.builtin.debug: {msg: "went on with {{ inventory_hostname }}"}}]
 """
+RECORDS = ("owner", "project")
+REPLACED = PLAY.replace(
+    "went on with {{ inventory_hostname }}", "{{ inventory_hostname }}={{ replaced_project | default('none') }}"
+)
 NO_NAMES = [b"\x1b[2Jdev", b"d" * 100, b"{{ 7 * 7 }}", b"dev prod", b"dev\nprod", b"\xff\xfe", b"Dev"]
 PLAYBOOKS = {path.name: yaml_at(path) for path in sorted((ROOT / "playbooks").glob("*.yml"))}
 
 
-def reach(project: Project, records: list[bytes], *arguments: str) -> subprocess.CompletedProcess[str]:
+def reach(
+    project: Project, records: list[bytes], *arguments: str, served: str = "nba\n", play: str = PLAY
+) -> subprocess.CompletedProcess[str]:
     """Run the part that changing playbooks have in common, and a play after it, on a host for each record."""
     (project.root / "ssh").write_text(SSH)
+    (project.root / "project-dev0").write_text(served)
     names = [f"dev{number}" for number in range(len(records) + 1)]  # one host has no record
     for name, recorded in zip(names, records, strict=False):
         (project.root / f"owner-{name}").write_bytes(recorded)
@@ -35,8 +42,8 @@ def reach(project: Project, records: list[bytes], *arguments: str) -> subprocess
         "vars": {"database_host": "db.example.com", "ansible_ssh_executable": str(project.root / "ssh")},
     }
     (project.root / "inventory/test/hosts.yml").write_text(json.dumps({"all": {"children": {"dev": dev}}}))
-    (project.root / "play.yml").write_text(PLAY)
-    places = f"owner_file={project.root}/owner-{{{{ inventory_hostname }}}}"
+    (project.root / "play.yml").write_text(play)
+    places = json.dumps({f"{name}_file": f"{project.root}/{name}-{{{{ inventory_hostname }}}}" for name in RECORDS})
     return project.run("ansible-playbook", "play.yml", "-i", "inventory/test", "-e", places, *arguments)
 
 
@@ -58,6 +65,45 @@ def test_a_host_of_another_environment_stops_the_run(project: Project, options: 
 def test_a_host_is_taken_over_by_the_name_of_its_environment(project: Project) -> None:
     done = reach(project, [b"prod\n", b"dev\n"], "-e", "take_over=prod")
     assert done.returncode == 0 and done.stdout.count("went on") == 3, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("served", "replaced"),
+    [
+        ("nba\n", "none"),
+        ("shop\n", "shop"),
+        ("", "none"),
+        ("../nba", "none"),
+        ("{{ 7 * 7 }}", "none"),
+        ("s" * 64, "none"),
+    ],
+)
+def test_an_application_of_another_project_is_noted(project: Project, served: str, replaced: str) -> None:
+    done = reach(project, [b"dev\n"], served=served, play=REPLACED)
+    assert f"dev0={replaced}" in done.stdout and "dev1=none" in done.stdout, done.stdout
+
+
+def test_deploy_alone_does_not_replace_an_application(project: Project) -> None:
+    done = reach(
+        project,
+        [b"dev\n"],
+        "-l",
+        "dev",
+        served="shop\n",
+        play="- ansible.builtin.import_playbook: playbooks/deploy.yml\n",
+    )
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 2 and "dev0 was not changed: it serves shop" in said, said
+    assert "Fix: ansible-playbook site.yml -l dev" in said
+
+
+@pytest.mark.parametrize("name", ["nba", "shop", "", "../etc", "{{ 7 * 7 }}"])
+def test_what_a_host_serves_is_never_removed(project: Project, name: str) -> None:
+    removal = "- ansible.builtin.import_playbook: playbooks/remove.yml\n"
+    done = reach(project, [b"dev\n"], "-l", "dev", "-e", json.dumps({"remove": name}), served="shop\n", play=removal)
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 2 and "was not changed: remove is" in said, said
+    assert "Remove its site" not in done.stdout
 
 
 def test_nothing_of_a_record_that_is_no_name_is_shown(project: Project) -> None:
