@@ -15,7 +15,7 @@ DOMAIN = "waffle.lab"
 DATABASE_HOST = "db1"
 DATABASE_PORT = 3306
 DEFAULT_RELEASE = "trixie"
-DEFAULT_SUBNETS = {"lab": "10.203.0.0/24", "test": "10.203.1.0/24", "scale": "10.203.2.0/24"}
+DEFAULT_SUBNETS = {"lab": "10.203.0.0/24", "test": "10.203.1.0/24", "scale": "10.203.2.0/24", "apps": "10.203.3.0/24"}
 # The login that the distribution's own EC2 image has.
 LOGINS = {"trixie": "admin", "bookworm": "admin", "noble": "ubuntu"}
 # The names of the same systems as `machine_image` has them.

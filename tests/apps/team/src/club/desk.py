@@ -1,5 +1,6 @@
 """The rest: who asks, what was uploaded, a session in two cookies, and what goes wrong."""
 
+import asyncio
 import hashlib
 from importlib.metadata import version
 
@@ -48,3 +49,10 @@ async def crash() -> None:
 @router.post("/say", status_code=204)
 async def say(text: str) -> None:
     print(text)
+
+
+@router.get("/slow")
+async def slow(seconds: float, name: str) -> dict[str, str]:
+    print(f"slow {name} begins")
+    await asyncio.sleep(seconds)
+    return {"name": name}
