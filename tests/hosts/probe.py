@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
@@ -22,12 +23,13 @@ PAGE = 200
 # What removes the rows that probes wrote.
 FORGET = "DELETE FROM users WHERE email LIKE 'probe-%'"
 SUCCESS = (200, 201)
+VERSION = "GET version"
 KINDS = {
     "GET kept": ("GET", "/api/users", True),
     "GET new": ("GET", "/api/users", False),
     "POST kept": ("POST", "/api/users", True),
     "POST new": ("POST", "/api/users", False),
-    "GET version": ("GET", "/api/version", True),
+    VERSION: ("GET", "/api/version", True),
 }
 
 
@@ -74,9 +76,19 @@ class Probe:
     therefore one write, and a POST without an answer counts as lost, whatever became of it.
     """
 
-    def __init__(self, address: str, rate: float = 60) -> None:
-        """Prepare clients that send ``rate`` requests a second together, for at most `LIMIT_SECONDS`."""
+    def __init__(
+        self, address: str, rate: float = 60, kinds: Mapping[str, tuple[str, str, bool]] = KINDS, host: str = ""
+    ) -> None:
+        """Prepare clients that send ``rate`` requests a second together, for at most `LIMIT_SECONDS`.
+
+        Args:
+            address: of the host.
+            rate: without that of the client that asks for the version.
+            kinds: method, path and whether the connection is kept, by the client's name.
+            host: the Host header; empty for the address.
+        """
         self.address = address
+        self.kinds, self.headers = kinds, {"Host": host} if host else {}
         self.samples: list[Sample] = []
         self.written: dict[int, str] = {}
         self.marks: list[tuple[float, str]] = []
@@ -85,7 +97,8 @@ class Probe:
         self._run = secrets.token_hex(4)
         self._numbers = itertools.count()
         self._stop = threading.Event()
-        rates = {kind: VERSIONS_PER_SECOND if kind == "GET version" else rate / (len(KINDS) - 1) for kind in KINDS}
+        others = len([kind for kind in kinds if kind != VERSION])
+        rates = {kind: VERSIONS_PER_SECOND if kind == VERSION else rate / others for kind in kinds}
         self._threads = [threading.Thread(target=self._send, args=item) for item in rates.items()]
 
     def __enter__(self) -> Probe:
@@ -141,21 +154,21 @@ class Probe:
             self.samples.append(sample)
             if sample.status == 201:
                 self.written[answer["id"]] = answer["email"]
-            if kind == "GET version" and not sample.failed and answer["release"] != release:
+            if kind == VERSION and not sample.failed and answer["release"] != release:
                 if release:
                     self.mark("switch")
                 release = answer["release"]
-            if not KINDS[kind][2]:
+            if not self.kinds[kind][2]:
                 connection.close()
         connection.close()
 
     def _one(self, connection: http.client.HTTPConnection, kind: str) -> tuple[Sample, Any]:
-        method, path, _ = KINDS[kind]
-        body, headers = None, {}
+        method, path, _ = self.kinds[kind]
+        body, headers = None, dict(self.headers)
         if method == "POST":
             name = f"{self._run}-{next(self._numbers)}"
             body = json.dumps({"name": f"Probe {name}", "email": f"probe-{name}@example.com"})
-            headers = {"Content-Type": "application/json"}
+            headers["Content-Type"] = "application/json"
         if was_closed(connection):
             connection.close()
         at = time.monotonic()

@@ -1,4 +1,4 @@
-"""A WebSocket client (RFC 6455) that shows what a library would hide: the answer's status, pings and the closing code."""
+"""A WebSocket client (RFC 6455) that shows what libraries hide: the answer to the upgrade, pings, the closing code."""
 
 from __future__ import annotations
 
