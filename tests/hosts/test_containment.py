@@ -178,3 +178,21 @@ def test_one_client_asks_no_more_often_than_it_may(here: World, converged: Conve
     finally:
         here.shell(HOST, "tar -xPf /root/nginx.tar && rm /root/nginx.tar && nginx -s reload")
     await_true(lambda: here.get(HOST, "/api/version").status == 200, 10, "it is as it was")
+
+
+IN_A_SANDBOX = """
+import subprocess, sys
+sys.path.insert(0, "/usr/local/lib/nba")
+from builder import Builder
+from slots import Config
+done = Builder(Config.load()).run("nba-build.service", "nba-build", [], ("/bin/sh", "-c", sys.argv[1]))
+print(done.stdout + done.stderr, end="")
+"""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_build_writes_no_memory_of_the_host(here: World, converged: Converged, host: str) -> None:
+    inside = "echo found >/dev/shm/of-a-build && cat /dev/shm/of-a-build; ls /dev/shm; test -w /dev/null; echo $?"
+    said = here.execute(host, "python3", "-c", IN_A_SANDBOX, inside)
+    assert said.split("\n") == ["found", "of-a-build", "0", ""]
+    assert "of-a-build" not in here.shell(host, "ls /dev/shm")

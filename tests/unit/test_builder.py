@@ -225,6 +225,55 @@ def test_a_host_without_the_account_says_who_makes_it(host: Any, unit: Unit, mon
         made(host, release(host, "r1"))
 
 
+def test_a_package_that_brings_the_mark_of_a_finished_build_is_refused(host: Any, unit: Unit) -> None:
+    unit.leaves = lambda venv: (venv / ".complete").touch()
+    with pytest.raises(program.ReleaseError, match=r"refused: .*/\.complete, the mark of a finished build.*Fix: "):
+        made(host, release(host, "r1"))
+    assert list((host.config.root / "venvs").iterdir()) == []
+
+
+def test_a_build_that_was_killed_is_never_taken_for_a_finished_one(host: Any, unit: Unit) -> None:
+    folder = release(host, "r1")
+    killed = host.config.root / "venvs" / host.runtime(folder).key(folder)
+    killed.mkdir()
+    (killed / ".complete").touch()  # a wheel brought it
+    found = made(host, folder)
+    assert found.name == f"{killed.name}.1" and "nba-build.service" in str(unit.told)
+    assert made(host, folder) == found, "a finished one is taken again"
+    host.integrity.manifest(found).unlink()
+    (folder / ".venv").symlink_to(found)
+    assert host.runtime(folder).changes(folder) == ["it is not complete"]
+
+
+def test_a_build_shares_no_memory_with_the_host(host: Any, unit: Unit) -> None:
+    made(host, release(host, "r1"))
+    for name in ("nba-build.service", "nba-build-check.service"):
+        assert "--property=TemporaryFileSystem=/dev/shm:rw,nosuid,mode=1777" in unit.of(name)
+
+
+# It does not reach systemd, or it runs the command after its own options.
+SYSTEMD_RUN = """#!/bin/sh
+echo "$*" >>"$0.calls"
+test "$(wc -l <"$0.calls")" -eq 1 && echo "Failed to start transient service unit: Connection refused" >&2 && exit 1
+while test "$1" != --; do shift; done
+shift
+exec "$@"
+"""
+
+
+def test_a_build_is_not_repeated_for_what_it_says_itself(
+    host: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "systemd-run").write_text(SYSTEMD_RUN)
+    (tmp_path / "systemd-run").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    words = ("/bin/sh", "-c", "echo 'index: Connection refused' >&2; exit 7")
+    done = builder.Builder(host.config).run("nba-build.service", "nba-build", [], words)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "index: Connection refused\n", "")
+    calls = (tmp_path / "systemd-run.calls").read_text().splitlines()
+    assert len(calls) == 2, "repeated because systemd did not answer, and not because the index did not"
+
+
 # --- which one a release gets ---
 
 

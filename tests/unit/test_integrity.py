@@ -185,6 +185,7 @@ def test_an_edited_environment_is_replaced_for_all_that_share_it(
     def anew(_: Any, __: Path) -> Path:
         made.mkdir()
         (made / ".complete").touch()
+        host.integrity.remember(made)
         return made
 
     monkeypatch.setattr(sys.modules["runtimes"].Venv, "venv_for", anew)

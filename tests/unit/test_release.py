@@ -188,6 +188,7 @@ def put(host: Any, name: str, venv: str = "venv", **state: Any) -> Path:
     (folder / ".env").write_text("A=1\n")
     (host.config.root / "venvs" / venv).mkdir(exist_ok=True)
     (host.config.root / "venvs" / venv / ".complete").touch()
+    host.integrity.remember(host.config.root / "venvs" / venv)
     (folder / ".venv").symlink_to(host.config.root / "venvs" / venv)
     host.remember(name, **{"state": "prepared", "at": 0, **state})
     return folder

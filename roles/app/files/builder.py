@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from basics import ReleaseError, run
+from integrity import COMPLETE
 from slots import Config
 
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
@@ -34,6 +35,8 @@ SANDBOX = (
     "PrivateTmp=yes",
     "PrivateDevices=yes",
     "PrivateIPC=yes",
+    # Of its own, too: PrivateDevices leaves the host's, which every account may write.
+    "TemporaryFileSystem=/dev/shm:rw,nosuid,mode=1777",
     "ProtectKernelTunables=yes",
     "ProtectKernelModules=yes",
     "ProtectKernelLogs=yes",
@@ -57,6 +60,9 @@ SANDBOX = (
     # Where memory runs out, the build ends and the service stays.
     "OOMScoreAdjust=1000",
 )
+# What systemd-run says on standard error tells basics.run whether to repeat a lost call. What the command writes there
+# ("Connection refused", say) goes to standard output.
+WITHOUT_STDERR = 'exec "$@" 2>&1'
 # The name of a package in a poetry.lock.
 PACKAGE = re.compile(r'^name = "([^"]+)"$', re.MULTILINE)
 INSTALL = """
@@ -172,7 +178,7 @@ class Builder:
             *(f"--property={each}" for each in (*SANDBOX, hidden)),
             *options,
             "--",
-            *words,
+            *("/bin/sh", "-c", WITHOUT_STDERR, "sh", *words),
             check=False,
             stdin=subprocess.DEVNULL,
         )
@@ -189,6 +195,11 @@ def seal(venv: Path, python: str) -> None:
     Raises:
         ReleaseError: it holds something that a package does not need, such as a setuid bit or a link to elsewhere.
     """
+    if os.path.lexists(venv / COMPLETE):
+        raise ReleaseError(
+            f"the packages of poetry.lock were refused: one of them brings {venv / COMPLETE}, the mark of a finished "
+            "build. Fix: pin another version of the package that brings it, and commit poetry.lock"
+        )
     outside = os.path.realpath(python)
     paths = [str(venv), *(f"{place}/{name}" for place, *names in os.walk(venv) for name in (*names[0], *names[1]))]
     for path in paths:

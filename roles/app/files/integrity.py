@@ -18,6 +18,8 @@ from attributes import attributes_of, clear_tree
 from basics import run, write_whole
 from slots import Slot, server
 
+# In a virtual environment, from its check on.
+COMPLETE = ".complete"
 NAMED = 3  # so many changed files are named, the others counted
 # From linux/fs.h and linux/fcntl.h: renameat2 exchanges two names, so that neither is ever missing.
 RENAME_EXCHANGE, AT_FDCWD = 2, -100
@@ -132,7 +134,17 @@ class Integrity:
         venv = Path(os.path.realpath(link))
         if not link.is_symlink() or venv.parent != Path(os.path.realpath(self.root / "venvs")):
             return [".venv is not a link to one"]
-        return self.changes(venv) or ([] if (venv / ".complete").is_file() else ["it is not complete"])
+        return self.venv_problems(venv)
+
+    def venv_problems(self, venv: Path) -> list[str]:
+        """Return why a virtual environment may not be used.
+
+        The list of its files is made last, by root: without one, a package may have brought `.complete`.
+        """
+        if changes := self.changes(venv):
+            return changes
+        finished = (venv / COMPLETE).is_file() and self.manifest(venv).is_file()
+        return [] if finished else ["it is not complete"]
 
     def account_problems(self, release: Path) -> list[str]:
         """Return what is wrong with the groups that may read a release's secrets."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from basics import OPTION_FILE, ReleaseError, digest_of, read_json, replace_link, run
 from builder import NETRC, Builder
-from integrity import Integrity
+from integrity import COMPLETE, Integrity
 from serve import as_root
 from slots import Config, Slot
 
@@ -122,14 +122,14 @@ class Venv(Runtime):
         """
         key = self.key(folder)
         number, venv = 0, self.folder / key
-        while (venv / ".complete").is_file() and self.integrity.changes(venv):
+        while (venv / COMPLETE).is_file() and self.integrity.venv_problems(venv):
             number += 1
             venv = venv.with_name(f"{key}.{number}")
-        if not (venv / ".complete").is_file():
+        if not (venv / COMPLETE).is_file():
             builder = Builder(self.config)
             try:
                 builder.build(folder, BESIDE, venv)
-                (venv / ".complete").touch()
+                (venv / COMPLETE).touch()
                 self.integrity.remember(venv)
             except BaseException:
                 # On a full disk the room is needed by what goes on serving.
