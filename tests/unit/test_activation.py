@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import module_at
+from tests.support import ROOT, module_at
 
 program = module_at("roles/app/files/activation.py")
 ORDER = program.Order("deploy", "r1", "alice@laptop")
@@ -162,6 +162,36 @@ def test_a_run_that_has_just_begun_is_given_time_to_say_what_it_is_for(
     speaks.start()
     assert seen.begin(ORDER, [], "done", 0) == "t1"
     speaks.join()
+
+
+def test_the_repair_after_renewed_certificates_is_waited_for(tmp_path: Path, seen: Any, systemd: Systemd) -> None:
+    """It was ordered by nobody, so nobody can be told to wait for it."""
+    program.Course(tmp_path, "t1", program.Order("repair", "what is live", "certificates"), "done", 5)
+    systemd.active = True
+
+    def end() -> None:
+        systemd.active = False
+
+    ends = threading.Timer(0.3, end)
+    ends.start()
+    seen.begin(ORDER, ["activate", "r1"], "done", 0)
+    ends.join()
+    assert len(systemd.started) == 1
+
+
+def test_a_repair_after_renewed_certificates_that_hangs_is_told(
+    tmp_path: Path, seen: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program.Course(tmp_path, "t1", program.Order("repair", "what is live", "certificates"), "done", 5)
+    systemd.active = True
+    monkeypatch.setattr(program, "CERTIFICATES_SECONDS", 0.0)
+    with pytest.raises(program.ReleaseError, match="holds the lock on this host: repair of what is live by cert"):
+        seen.begin(ORDER, [], "done", 0)
+
+
+def test_the_unit_that_repairs_names_itself() -> None:
+    unit = (ROOT / "roles/app/templates/certificates.service.j2").read_text()
+    assert f" --by {program.CERTIFICATES} " in unit
 
 
 def test_the_same_of_somebody_else_does_not_join(tmp_path: Path, seen: Any, systemd: Systemd) -> None:

@@ -29,6 +29,8 @@ POLL_SECONDS = 0.05
 # systemd is asked less often than a file is read: the cores are needed for what is being started.
 ASK_SECONDS = 0.5
 SPEAKS_WITHIN_SECONDS = 10.0
+# Who orders the repair after renewed certificates (certificates.service.j2), and how long anybody waits for it.
+CERTIFICATES, CERTIFICATES_SECONDS = "certificates", 600.0
 
 
 class Abandoned(ReleaseError):
@@ -126,6 +128,9 @@ class Run:
             # One that has just begun has not said yet what it is for.
             silent = not known or bool(known.get("ended"))
             patience = SPEAKS_WITHIN_SECONDS if silent else 0.0
+            # Nor for that of a run that no person began.
+            if known.get("by") == CERTIFICATES:
+                patience = CERTIFICATES_SECONDS
             if time.monotonic() > deadline + patience and known.get("phase") != "switched":
                 raise ReleaseError(
                     f"another run holds the lock on this host: {self.holder() or known.get('order', self.unit)}.\n"
