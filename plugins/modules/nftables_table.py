@@ -17,8 +17,12 @@ options:
   table: {type: str, required: true, description: Family and name of the table.}
   content:
     type: str
-    required: true
     description: The rules, as in a file of nftables. They must replace the table as a whole, to be loaded twice.
+  state:
+    type: str
+    choices: [present, absent]
+    default: present
+    description: With C(absent) the table is deleted if there is one; a host without C(nft) has none.
 """
 
 EXAMPLES = r"""
@@ -26,26 +30,46 @@ EXAMPLES = r"""
   nftables_table:
     table: inet waffle_iron
     content: "{{ lookup('ansible.builtin.template', 'nftables.conf.j2') }}"
+
+- name: Delete the firewall of a preview
+  nftables_table:
+    table: inet nba-pr-12
+    state: absent
 """
 
 RETURN = r"""
 diff:
   description: The rules that were loaded, and those that are wanted.
   type: dict
-  returned: always
+  returned: with C(state=present)
 """
 
 # Loads its input where no packet passes, and prints the rules as the kernel has them.
 ALONE = 'nft --file - && nft list table "$@"'
 
 
+def remove(module: AnsibleModule, table: list[str]) -> None:
+    """Delete a table if there is one, and exit."""
+    found = bool(module.get_bin_path("nft")) and module.run_command(["nft", "list", "table", *table])[0] == 0
+    if found and not module.check_mode:
+        module.run_command(["nft", "delete", "table", *table], check_rc=True)
+    module.exit_json(changed=found)
+
+
 def main() -> None:
     """Compare, load, and tell."""
     module = AnsibleModule(
-        argument_spec={"table": {"type": "str", "required": True}, "content": {"type": "str", "required": True}},
+        argument_spec={
+            "table": {"type": "str", "required": True},
+            "content": {"type": "str"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        required_if=[("state", "present", ["content"])],
         supports_check_mode=True,
     )
     content, table = module.params["content"], module.params["table"].split()
+    if module.params["state"] == "absent":
+        remove(module, table)
     code, wanted, errors = module.run_command(["unshare", "--net", "sh", "-c", ALONE, "sh", *table], data=content)
     if code != 0:
         module.fail_json(msg=f"nft does not take the rules of table {module.params['table']}: {errors.strip()}")

@@ -74,6 +74,10 @@ def test_a_pull_request_is_previewed_beside_the_live_release(here: World, commit
         runner.run("preview", "remove", event(runner, "unlabeled", commit))
         assert here.shell("dev1", TRACES) == ""
         assert here.sql("mysql", "SELECT user FROM user WHERE user LIKE '%pr_12'; SHOW DATABASES LIKE '%pr_12'") == ""
+        # One that never ran has its rules loaded, and no unit takes them away.
+        here.shell("dev1", "nft add table inet nba-pr-12")
+        assert here.ansible(*PREVIEW, "-e", "preview_state=absent").succeeded().changed()["dev1"] == 1
+        assert here.shell("dev1", TRACES) == ""
         assert set(here.ansible(*PREVIEW, "-e", "preview_state=absent").succeeded().changed().values()) == {0}
         probe.stop()
     assert (probe.failed, probe.missing()) == ([], [])
@@ -109,3 +113,18 @@ def test_a_preview_can_read_the_live_database_and_write_nothing(here: World, com
 def test_a_name_that_cannot_be_is_refused(here: World, converged: Converged, name: str) -> None:
     run = here.ansible("playbooks/preview.yml", "-l", "dev", "-e", f"preview={name}", "-e", "preview_domain=dev.test")
     assert run.code != 0 and "a preview takes a preview_domain" in run.output
+
+
+def test_an_account_of_the_database_reaches_no_other(here: World, converged: Converged) -> None:
+    """In a grant `_` is any character: nba_dev would be nbaXdev, too. A host of before loses such grants."""
+    grants = "SELECT user, db FROM db WHERE user LIKE 'nba\\_dev%' ORDER BY user, db"
+    known = here.sql("mysql", grants)
+    assert known.count("nba\\\\_dev") == 5 and known.count("\\\\") == 5
+    accounts = ("nba_dev", "nba_dev_read", "nba_dev_migrate")
+    for account in accounts:
+        here.sql("mysql", f"GRANT SELECT ON nba_dev.* TO {account}")
+    assert here.sql("mysql", grants) != known
+    run = here.ansible("playbooks/database.yml", "-l", "dev").succeeded()
+    assert sum("Create the account" in change for change in run.changes()) == len(accounts)
+    assert here.sql("mysql", grants) == known
+    assert set(here.ansible("playbooks/database.yml", "-l", "dev").succeeded().changed().values()) == {0}
