@@ -120,6 +120,17 @@ def test_nothing_is_swallowed() -> None:
         assert [line for line in lines if not line.startswith("unset ")] == [], name_of(path)
 
 
+def test_accounts_come_before_the_units_and_rules_that_name_them() -> None:
+    """An upgrade may be a deploy, and each way to a release begins with look.yml; main.yml alone is not one."""
+    imports = {
+        path.stem: [task.get("ansible.builtin.import_tasks") for task in tasks_in(yaml_at(path))]
+        for path in ROOT.glob("roles/app/tasks/*.yml")
+    }
+    assert [name for name, files in imports.items() if "service.yml" in files] == ["look"]
+    assert imports["look"][:2] == ["accounts.yml", "service.yml"]
+    assert [name for name, files in imports.items() if "accounts.yml" in files] == ["look"]
+
+
 def test_values_are_not_rewritten_on_the_way() -> None:
     for path, task in all_tasks():
         assert "ansible.builtin.include_vars" not in task, name_of(path)
@@ -138,7 +149,7 @@ def test_files_and_roles_stay_short() -> None:
         count = sum(
             1 for task in every if not {"ansible.builtin.import_tasks", "ansible.builtin.include_tasks"} & set(task)
         )
-        assert 0 < count <= 40, role
+        assert 0 < count <= 42, role
 
 
 def test_main_is_a_table_of_contents_or_all_there_is() -> None:

@@ -34,6 +34,7 @@ class Converged:
     """What the first runs on bare hosts said, and what was seen beside them."""
 
     preview: Run
+    deploy: Run
     plan: Run
     before_dev: str
     dev: Run
@@ -44,8 +45,9 @@ class Converged:
 
 @pytest.fixture(scope="session")
 def converged(here: World) -> Converged:
-    """Preview and plan bare hosts, converge dev, look at prod, converge prod."""
+    """Preview, deploy in check mode and plan bare hosts, converge dev, look at prod, converge prod."""
     preview = here.ansible("site.yml", "-l", "dev", "--check", "--diff")
+    deploy = here.ansible("playbooks/deploy.yml", "-l", "dev", "--check")
     plan = here.ansible("playbooks/plan.yml", "-l", "dev")
     before_dev = here.shell("dev1", "ls -A /srv; ls -d /usr/local/lib/nba /opt/poetry-* /etc/nginx 2>/dev/null || :")
     with command_lines_of(here, "dev1") as seen:
@@ -54,7 +56,7 @@ def converged(here: World) -> Converged:
         "prod1", "ls /srv /usr/local/sbin /usr/local/lib; dpkg-query -W -f '${Package}\\n' nginx || :"
     )
     prod = here.ansible("site.yml", "-l", "prod", "--diff")
-    return Converged(preview, plan, before_dev, dev, untouched, prod, seen())
+    return Converged(preview, deploy, plan, before_dev, dev, untouched, prod, seen())
 
 
 @pytest.fixture

@@ -27,6 +27,21 @@ def test_the_preview_of_a_bare_host_ends_well_and_names_what_it_would_do(converg
     assert "/etc/nginx/nginx.conf" in preview.output
 
 
+def test_a_deploy_in_check_mode_does_so_too(converged: Converged) -> None:
+    assert converged.deploy.succeeded().changed()["dev1"] > 1
+
+
+def test_a_deploy_brings_an_account_that_is_new(here: World, converged: Converged) -> None:
+    """The host was converged by a version without it."""
+    here.shell("dev1", "userdel nba-build && rm /etc/systemd/system/nba@.service")
+    here.ansible("playbooks/deploy.yml", "-l", "dev").succeeded()
+    assert here.shell("dev1", "id -u nba-build").strip().isdecimal()
+    gid = here.shell("dev1", "id -g nba-build").strip()
+    rules = here.shell("dev1", "nft list table inet nba")
+    assert gid in rules or "nba-build" in rules
+    assert set(here.ansible("playbooks/deploy.yml", "-l", "dev").succeeded().changed().values()) == {0}
+
+
 def test_dev_alone_leaves_prod_as_it_was(converged: Converged) -> None:
     converged.dev.succeeded()
     assert "nba" not in converged.prod_after_dev
