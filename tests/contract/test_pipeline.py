@@ -652,6 +652,68 @@ def test_a_preview_has_a_database_of_its_own_or_reads_the_live_one(
     assert len(given) == (2 if own else 1) and all(len(each) >= 16 for each in given)
 
 
+# --- which previews are refused ---
+
+CHECKED = {"preflight_passed": True, "preflight_built": True, "preflight_confirmed": True, "preview_domain": "x.test"}
+
+
+def refused(project: Project, environment: str, **values: object) -> str:
+    """Return why a preview is refused; nothing if it would be made."""
+    words = ("-i", "inventory/test", "-l", environment, "-e", json.dumps({"preview": "pr-12", **CHECKED, **values}))
+    done = project.run("ansible-playbook", "playbooks/preview.yml", *words)
+    assert done.returncode != 0 and "Traceback" not in done.stdout, done.stdout
+    return "" if project.called else " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("preview", "word"),
+    [
+        ("migrate", "migrate"),  # the live application's account for migrations
+        ("read", "read"),  # its reader, in the database
+        ("release", "release"),  # the folder of its run
+        ("pr-1-green", "green"),  # a slot of the preview pr-1
+        ("migrate-pr-1", "migrate"),  # the migration account of the preview pr-1, in the database
+    ],
+)
+def test_a_preview_has_no_name_of_the_live_application(project: Project, preview: str, word: str) -> None:
+    """Least of all one that is to be removed."""
+    state = "absent" if preview == word else "present"
+    told = refused(project, "dev", preview=preview, preview_state=state)
+    assert f"preview={preview} is refused: nba's own accounts, units, folders or databases have {word} in" in told
+
+
+def test_every_name_that_the_roles_make_is_reserved(project: Project) -> None:
+    """What follows the project's name, or stands in a database account's: no preview may be called so."""
+    reserved = set(yaml_at("playbooks/tasks/check_preview.yml")[0]["vars"]["reserved"])
+    values = yaml_at("roles/app/vars/main.yml")
+    made = {account["name"] for account in values["__app_accounts"]} | set(values["__app_traces"])
+    made |= set(yaml_at("group_vars/all/vars.yml")["mysql_client_accounts"][1]["scratch_databases"])
+    text = " ".join(made) + (ROOT / "roles/app/files/builder.py").read_text()
+    words = re.findall(r"(?:app_name|database_name|config\.name) ?\}+[-@]([a-z-]+)", text)
+    assert len(words) > 10
+    assert {part for word in words for part in word.rstrip("-").split("-")} <= reserved
+    accounts = [yaml_at(f"group_vars/{name}/vars.yml") for name in ("dev", "prod")]
+    for known in accounts:
+        for key in ("database_migration_user", "database_reader_user"):
+            assert known[key].removeprefix(f"{known['database_user']}_") in reserved
+
+
+def test_a_preview_is_made_where_code_needs_no_proof(project: Project) -> None:
+    told = refused(project, "prod")
+    assert "no preview is made in prod: its promote_from is" in told and "-l dev -e preview=pr-12" in told
+    assert refused(project, "prod", preview_state="absent") == "", "it can be removed"
+
+
+def test_no_containerfile_of_a_pull_request_is_built(project: Project) -> None:
+    told = refused(project, "dev", app_runtime="container")
+    assert "no preview is made with app_runtime" in told and "-e app_runtime=venv" in told
+    assert refused(project, "dev", app_runtime="container", preview_state="absent") == ""
+
+
+def test_any_other_preview_is_made(project: Project) -> None:
+    assert refused(project, "dev", preview="greener") == ""
+
+
 # --- what is missing on GitHub ---
 
 API = """
