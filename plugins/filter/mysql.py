@@ -1,8 +1,9 @@
-"""Filter: the accounts of a database, as MySQL will keep their passwords."""
+"""Filters: the accounts of a database, as MySQL will keep their passwords, and what they are granted."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,9 +26,14 @@ def salted(accounts: Sequence[Mapping[str, Any]], key: str) -> list[dict[str, An
     return found
 
 
+def database_pattern(name: str) -> str:
+    """Return what a grant calls a database: unless they are escaped, `_` is any character there, and `%` any number."""
+    return re.sub(r"([_%])", r"\\\1", name)
+
+
 class FilterModule:
-    """The filter by its name in templates."""
+    """The filters by their names in templates."""
 
     def filters(self) -> dict[str, Any]:
-        """Return name and function of the filter."""
-        return {"salted": salted}
+        """Return names and functions of the filters."""
+        return {"salted": salted, "database_pattern": database_pattern}

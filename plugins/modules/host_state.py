@@ -39,6 +39,7 @@ from ansible.module_utils.host_state.parsing import (
     nginx_files,
     option_settings,
     sysctl_name,
+    unescaped,
     unix_listeners_in,
     without_counters,
     without_hash,
@@ -358,7 +359,7 @@ class Host:
                 if row[0] == "@":
                     lines = found.setdefault(row[1], [])
                 else:
-                    lines.append(without_hash(" ".join(row)))
+                    lines.append(without_hash(unescaped(" ".join(row))))
         finally:
             os.close(descriptor)
         # Environments may share a server; then only these tell one's accounts from the other's.

@@ -261,13 +261,13 @@ def test_accounts_of_the_database(here: World, converged: Converged) -> None:
     digest = here.sql("mysql", "SELECT HEX(authentication_string) FROM user WHERE user = 'nba_dev'").strip()
     try:
         here.sql("mysql", "ALTER USER nba_dev IDENTIFIED BY 'another password'")
-        here.sql("mysql", "REVOKE INSERT ON nba_prod.* FROM nba_prod")
+        here.sql("mysql", r"REVOKE INSERT ON `nba\_prod`.* FROM nba_prod")
         password = "database: db1.waffle.lab:3306 refuses the password of account nba_dev (MySQL's error 1045)"
         grant = "database: account nba_prod lacks rights in nba_prod: INSERT missing"
         named_first(doctor(here), {"dev1": password, "bare1": password, "prod1": grant, "prod2": grant})
     finally:
         here.sql("mysql", f"ALTER USER nba_dev IDENTIFIED WITH caching_sha2_password AS 0x{digest}")
-        here.sql("mysql", "GRANT INSERT ON nba_prod.* TO nba_prod")
+        here.sql("mysql", r"GRANT INSERT ON `nba\_prod`.* TO nba_prod")
 
 
 def test_schemas(here: World, converged: Converged) -> None:

@@ -121,6 +121,14 @@ def test_a_name_needs_a_key() -> None:
         waffle.release_id(PARTS, "", "c")
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("shop", "shop"), ("nba_dev-restore", r"nba\_dev-restore"), ("a_b%c", r"a\_b\%c"), ("", "")],
+)
+def test_a_grant_is_for_one_database(name: str, pattern: str) -> None:
+    assert mysql.database_pattern(name) == pattern
+
+
 def test_an_account_has_the_same_hash_as_long_as_nothing_of_it_changes() -> None:
     accounts = [{"name": "nba", "password": AWKWARD, "privileges": "SELECT"}, {"name": "ada", "password": AWKWARD}]
     one, other = mysql.salted(accounts, "key")

@@ -185,6 +185,12 @@ def test_an_account_has_no_hash(text: str) -> None:
     assert shown.endswith("<hash> REQUIRE SSL")
 
 
+def test_a_grant_names_its_database_as_the_environment_does() -> None:
+    # The client doubles backslashes.
+    shown = parsing.unescaped(r"GRANT SELECT ON `nba\\_dev`.* TO `nba_dev`@`%`")
+    assert shown == "GRANT SELECT ON `nba_dev`.* TO `nba_dev`@`%`"
+
+
 def test_sysctl_names() -> None:
     assert parsing.sysctl_name("/proc/sys/vm/swappiness") == "vm.swappiness"
     assert parsing.sysctl_name("/proc/sys/net/ipv4/conf/eth0.5/mtu") == "net.ipv4.conf.eth0/5.mtu"

@@ -136,6 +136,11 @@ def without_counters(text: str) -> str:
     return lines_of(re.sub(r"(?<=\S) \[\d+:\d+\]$", "", text, flags=re.MULTILINE))
 
 
+def unescaped(grant: str) -> str:
+    """Return a grant with its database as it is called elsewhere: parity looks for the names that environments set."""
+    return re.sub(r"\\+([_%])", r"\1", grant)
+
+
 def without_hash(text: str) -> str:
     """Return an account's definition without the hash of its password, which has a salt of its own."""
     literal = r"(?:'(?:[^'\\]|\\.|'')*'|0x[0-9A-Fa-f]+)"
