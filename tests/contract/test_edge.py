@@ -32,9 +32,16 @@ def test_a_share_can_be_all() -> None:
     assert "zone=client_requests:10m rate=1r/s;" in rendered("nginx", "nginx.conf.j2", **none)
 
 
-def test_the_question_of_a_load_balancer_is_not_counted() -> None:
-    whole = rendered("nginx", "nginx.conf.j2", nginx_health_path="/api/health/ready")
-    assert '/api/health/ready "";\n' in whole.partition("map $uri $counted_client {")[2].partition("}")[0]
+@pytest.mark.parametrize("trusted", [[], ["10.0.0.0/16"]])
+def test_the_question_of_a_load_balancer_alone_is_not_counted(trusted: list[str]) -> None:
+    """The health path asks the database: a client's requests for it count like any others."""
+    whole = rendered("nginx", "nginx.conf.j2", nginx_health_path="/api/health/ready", nginx_trusted_proxies=trusted)
+    assert "map $uri" not in whole
+    exempt = whole.partition("map $asks_for_health$uri $counted_client {")[2].partition("}")[0]
+    assert exempt.split() == ["1/api/health/ready", '"";', "default", "$binary_remote_addr;"]
+    asking = whole.partition("geo $asks_for_health {")[2].partition("}")[0]
+    known = [line.split() for line in asking.strip().splitlines()]
+    assert known == [["default", "0;"], *([each, "1;"] for each in ("127.0.0.0/8", "::1/128", *trusted))]
 
 
 def test_a_client_is_named_by_trusted_proxies_alone() -> None:
