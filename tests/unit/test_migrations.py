@@ -286,14 +286,53 @@ def test_a_migration_killed_at_a_whole_revision_leaves_nothing_to_decide(applica
     assert application.result("upgrade")["from"] == "a1"
 
 
+def tables_of(application: Application) -> set[str]:
+    with contextlib.closing(sqlite3.connect(application.folder / "test.db")) as connection:
+        return {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+@pytest.mark.parametrize("look", ["plan", "interrupted"])
+def test_who_only_looks_takes_no_mark_of_a_migration_at_work(application: Application, look: str) -> None:
+    """Its env.py need not hold a lock, and between two revisions its mark is like that of one that has ended."""
+    looks = "import subprocess, sys\nif not op.get_context().as_sql:\n    subprocess.run({}, check=True)"
+    command = [str(PYTHON), "-I", "-B", str(PROGRAM), look]
+    application.add("a2", looks.format(command), down="a1")
+    killed = "import os\nif not op.get_context().as_sql:\n    os.kill(os.getpid(), 9)"
+    application.add("a3", f"op.execute({THREE[0]!r})\n{killed}", down="a2")
+    assert application.call("upgrade").returncode == -signal.SIGKILL
+    report = mark_of(application)
+    assert report and (report["revision"], report["before"]) == ("a3", ["a1", "a2"])
+
+
+def test_the_mark_of_a_migration_that_came_to_a_whole_revision_goes_with_the_next(application: Application) -> None:
+    application.add("a2", KILLED, down="a1")
+    assert application.call("upgrade").returncode == -signal.SIGKILL
+    assert mark_of(application) is None and "waffle_iron_migration" in tables_of(application)
+    application.add("a2", "pass", down="a1")
+    application.result("upgrade")
+    assert "waffle_iron_migration" not in tables_of(application)
+
+
+def test_the_report_comes_also_to_code_that_does_not_have_the_revision(application: Application) -> None:
+    """The release that migrated may be of a branch; the one that is deployed now knows nothing of it."""
+    application.add("a2", "pass", down="a1")
+    application.result("upgrade")
+    application.add("a3", f"op.execute({THREE[0]!r})\n{KILLED}", down="a2")
+    assert application.call("upgrade").returncode == -signal.SIGKILL
+    for name in ("a2", "a3"):
+        (application.folder / f"migrations/versions/{name}.py").unlink()
+    plan = application.result("plan")
+    assert (plan["interrupted"]["revision"], plan["pending"], plan["current"]) == ("a3", [], "a2")
+    failed = application.call("upgrade")
+    assert failed.returncode == 1 and json.loads(failed.stdout)["failure"]["revision"] == "a3"
+
+
 def test_a_migration_that_ends_leaves_no_table(application: Application) -> None:
     application.result("upgrade")
     application.add("a2", 'op.execute("INSERT INTO nowhere VALUES (1)")', down="a1")
     report = json.loads(application.call("upgrade").stdout)["failure"]
     assert report["interrupted"] is False, "nothing of it is left"
-    with contextlib.closing(sqlite3.connect(application.folder / "test.db")) as connection:
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-    assert tables == {"users", "alembic_version", "sqlite_autoindex_alembic_version_1"}
+    assert tables_of(application) == {"users", "alembic_version"}
 
 
 def test_rows_that_a_revision_commits_itself_are_not_said_to_be_rolled_back(application: Application) -> None:

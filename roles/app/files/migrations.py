@@ -325,7 +325,9 @@ class Migrations:
         return heads[0] if heads else None
 
     def state(self) -> State:
-        """Return what the database says of itself, and remove the mark of a migration whose end is known.
+        """Return what the database says of itself; the mark of a migration whose end is known counts as none.
+
+        It stays until the next `change`: between two revisions, that of a migration at work is like it.
 
         Raises:
             MigrationError: the database is at several revisions.
@@ -333,12 +335,9 @@ class Migrations:
         found: list[State] = []
 
         def look(revision: Any, context: Any) -> list[Any]:
-            version, mark = version_of(revision), Mark(context.connection.engine)
-            known = mark.read()
-            if known and settled(known, version):
-                mark.remove()
-                known = None
-            found.append(State.of(context, version, interruption(known, version) if known else None))
+            version, known = version_of(revision), Mark(context.connection.engine).read()
+            report = interruption(known, version) if known and not settled(known, version) else None
+            found.append(State.of(context, version, report))
             return []
 
         self.run(look, dont_mutate=True)
@@ -402,8 +401,12 @@ class Migrations:
 
     def plan(self) -> dict[str, Any]:
         """Return where the database is, where the release wants it, and what is to be done for that."""
-        head, state = self.head(), self.state()
-        current = self.known(state)
+        state = self.state()
+        if state.interrupted:
+            # This release need not have the revision that was interrupted, nor what comes before it.
+            heads = ", ".join(self.script.get_heads()) or None
+            return {"current": state.version, "head": heads, "pending": [], "interrupted": state.interrupted}
+        head, current = self.head(), self.known(state)
         steps = self.upward(current)
         shown = self.rendered(steps, current)
         pending, new_tables = [], set[str]()
@@ -423,7 +426,7 @@ class Migrations:
                     "problems": state.problems(script.revision, listed),
                 }
             )
-        return {"current": current, "head": head, "pending": pending, "interrupted": state.interrupted}
+        return {"current": current, "head": head, "pending": pending, "interrupted": None}
 
     def upgrade(self, note: dict[str, Any]) -> dict[str, Any]:
         """Bring the database to the release's revision, step by step.
@@ -444,7 +447,10 @@ class Migrations:
 
     def change(self, steps_from: Callable[[Any], list[Any]], note: dict[str, Any]) -> dict[str, Any]:
         """Run steps, with a mark in the database for as long as their end is not known; return what was done."""
-        start = self.known(self.state())
+        state = self.state()
+        if state.interrupted:
+            raise RevisionFailed(state.interrupted)
+        start = self.known(state)
         planned = self.planned(steps_from(start), start)
         recorder = Recorder()
 
@@ -452,7 +458,9 @@ class Migrations:
             # Read again under the lock: another run may have come first.
             mark, steps = Mark(context.connection.engine), steps_from(revision)
             if known := mark.read():
-                raise RevisionFailed(interruption(known, start))
+                if not settled(known, version := version_of(revision)):
+                    raise RevisionFailed(interruption(known, version))
+                mark.remove()
             if not steps:
                 return
             begun = {"from": start, "planned": planned, **{key: note[key] for key in note if key != "backup"}}
