@@ -52,14 +52,17 @@ class Redactor:
 
     def __init__(self) -> None:
         self._forms: set[str] = set()
+        self._longest_first: list[str] = []
 
     def add(self, secret: str) -> None:
         """Remove a secret from all text from now on; one that is too short to be a secret is ignored."""
         if len(secret) >= SHORTEST_SECRET:
             self._forms |= forms_of(secret)
+            # A longer one may hold a shorter one.
+            self._longest_first = sorted(self._forms, key=len, reverse=True)
 
     def redact(self, text: str) -> str:
         """Return the text without the secrets."""
-        for form in sorted(self._forms, key=len, reverse=True):  # a longer one may hold a shorter one
+        for form in self._longest_first:
             text = text.replace(form, MASK)
         return text
