@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basics import OPTION_FILE, locked, write_whole
+from basics import OPTION_FILE, locked, option_files, write_whole
 from bucket import Bucket, BucketError
 from database import BLOCK_BYTES, BROKEN, BackupError, Database
 
@@ -105,14 +105,13 @@ class Backups:
         Raises:
             BackupError: there is no release with an option file.
         """
-        found = (self.config.root / "releases").glob(f"*/{OPTION_FILE}")
-        files = sorted(found, key=lambda path: path.stat().st_mtime)
+        files = option_files(self.config.root)
         if not files:
             raise BackupError(
                 f"no release below {self.config.root}/releases has a {OPTION_FILE}: set app_backup_connection in "
                 "group_vars/all/vars.yml, then: ansible-playbook playbooks/deploy.yml -l ENV"
             )
-        return Database(files[-1])
+        return Database(files[0])
 
     @contextlib.contextmanager
     def alone(self, database: Database) -> Iterator[None]:

@@ -119,6 +119,12 @@ def digest_of(file: Path | IO[bytes]) -> str:
     return digest.hexdigest()
 
 
+def option_files(root: Path) -> list[Path]:
+    """Return the option files of all releases, that of the release prepared last first: it has the newest password."""
+    found = (root / "releases").glob(f"*/{OPTION_FILE}")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
 def parsed(body: str) -> dict[str, Any]:
     """Return the JSON object that ``/version`` answers; nothing where the body is none."""
     try:

@@ -55,7 +55,7 @@ SANDBOX = (
     "KeyringMode=private",
     "LimitCORE=0",
     "UMask=0022",
-    # The credentials of the machine's role on EC2.
+    # The credentials of the machine's role on EC2: the firewall's table is there only while a slot runs.
     "IPAddressDeny=169.254.169.254 fd00:ec2::254",
     # Where memory runs out, the build ends and the service stays.
     "OOMScoreAdjust=1000",

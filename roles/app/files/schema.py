@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basics import OPTION_FILE, ReleaseError, parsed, run
+from basics import OPTION_FILE, ReleaseError, option_files, parsed, run
 from database import BackupError, Database
 
 if TYPE_CHECKING:
@@ -138,12 +138,6 @@ class Schema:
             f"           {name}-release stamp {self.release} {before}\n"
             "           and run the same command again"
         )
-
-
-def option_files(root: Path) -> list[Path]:
-    """Return the option files of all releases, that of the release prepared last first: it has the newest password."""
-    found = (root / "releases").glob(f"*/{OPTION_FILE}")
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
 def has_mark(files: list[Path]) -> bool:
