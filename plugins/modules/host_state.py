@@ -27,6 +27,7 @@ from ansible.module_utils.host_state.handshakes import certificate_of, handshake
 from ansible.module_utils.host_state.parsing import (
     Facts,
     accounts_in,
+    as_text,
     assignments,
     blocks_of,
     dotenv_settings,
@@ -705,7 +706,7 @@ def main() -> None:
     veil = Veil(module.params["key"])
     veil.learn(*(value for value in options if len(value) >= 12))
     state = read(Host(module.params["name"], veil, module.params["master_options"]))
-    module.exit_json(changed=False, state=json.dumps(state))
+    module.exit_json(changed=False, state=json.dumps(as_text(state)))
 
 
 if __name__ == "__main__":

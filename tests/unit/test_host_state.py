@@ -6,6 +6,7 @@ import base64
 import datetime
 import hashlib
 import json
+import os
 import socket
 import ssl
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from ansible.module_utils import attributes
 from ansible.module_utils.host_state import handshakes, parsing, reading
@@ -183,6 +185,17 @@ def test_an_account_has_no_hash(text: str) -> None:
     assert "SALT" not in shown
     assert "53414C54" not in shown
     assert shown.endswith("<hash> REQUIRE SSL")
+
+
+def test_a_name_that_is_no_text_can_be_compared_as_well(tmp_path: Path) -> None:
+    """The boundary of the control node takes no JSON with half a character in it."""
+    (tmp_path / os.fsdecode(b"caf\xe9")).touch()
+    state = {"attributes": {"paths": reading.names_in(str(tmp_path))}, "owners": {"caf\udce9": 1}}
+    printed = json.dumps(parsing.as_text(state))
+    assert json.loads(printed) == {"attributes": {"paths": ["caf\\xe9"]}, "owners": {"caf\\xe9": 1}}
+    assert msgspec.json.decode(printed) == json.loads(printed)
+    with pytest.raises(msgspec.DecodeError):
+        msgspec.json.decode(json.dumps(state))
 
 
 def test_a_grant_names_its_database_as_the_environment_does() -> None:

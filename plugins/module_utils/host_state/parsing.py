@@ -8,6 +8,7 @@ import hashlib
 import re
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 Facts = dict[str, str]
 LISTENS = 0x10000
@@ -134,6 +135,15 @@ def without_counters(text: str) -> str:
     text = re.sub(r"packets \d+ bytes \d+", "packets * bytes *", text)
     text = re.sub(r"^\[\d+:\d+\] ", "", text, flags=re.MULTILINE)
     return lines_of(re.sub(r"(?<=\S) \[\d+:\d+\]$", "", text, flags=re.MULTILINE))
+
+
+def as_text(value: Any) -> Any:
+    r"""Return a JSON value whose texts are Unicode: a byte of a file's name that is none stands as ``\xff``."""
+    if isinstance(value, str):
+        return value.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    if isinstance(value, dict):
+        return {as_text(key): as_text(part) for key, part in value.items()}
+    return [as_text(part) for part in value] if isinstance(value, list) else value
 
 
 def unescaped(grant: str) -> str:
