@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from application.hosts import IMAGES, Host, possible
-from application.locks import Lock, present, read, shown
+from application.hosts import IMAGES, Host, is_known, possible
+from application.locks import Lock, applies, present, read, shown
 from application.packages import (
     accepts,
     lock_findings,
@@ -110,6 +110,17 @@ def test_what_a_host_does_not_install_needs_no_wheel() -> None:
     assert found(poetry(files=windows).replace("optional = false", "optional = true")) == []
     # Poetry 1 does not say which packages are for development.
     assert found(poetry(files=windows).replace('groups = ["main"]\n', "")) == []
+
+
+@pytest.mark.parametrize(
+    "marker",
+    ["python_version <", "nonsense == '1'", "sys_platform ~= 'linux'", "'dev' in dependency_groups"],
+    ids=["invalid", "unknown name", "undefined comparison", "undefined name"],
+)
+def test_a_package_whose_marker_cannot_be_read_counts(marker: str) -> None:
+    """One that is looked at for nothing costs little; one that is passed over fails on the host."""
+    assert applies(marker, TRIXIE.surroundings)
+    assert not applies("sys_platform == 'win32'", TRIXIE.surroundings)
 
 
 def test_a_uv_lock_is_followed_from_the_project() -> None:
@@ -268,6 +279,14 @@ def test_a_python_that_hosts_have_not_is_named_with_the_ways_out() -> None:
     )
     (finding,) = python_findings(">=3.14", possible("", "", ""))
     assert "debian-12 has 3.11.2, debian-13 has 3.13.5, ubuntu-24.04 has 3.12.3. Fix: an interpreter" in finding
+
+
+@pytest.mark.parametrize(
+    ("python", "known"),
+    [("", True), ("/usr/bin/python3", True), ("/opt/bin/python3.14", True), ("/opt/python/bin/python3", False)],
+)
+def test_of_an_interpreter_without_a_version_nothing_is_said(python: str, known: bool) -> None:
+    assert is_known(python) is known
 
 
 def test_an_interpreter_of_one_s_own_has_the_version_in_its_name() -> None:
