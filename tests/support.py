@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import yaml
+from jinja2 import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ("dev", "prod")
@@ -32,6 +33,13 @@ def module_at(path: str) -> ModuleType:
 def yaml_at(path: str | Path) -> Any:
     """Read a YAML file by its path below the root."""
     return yaml.safe_load((ROOT / path).read_text())
+
+
+def rendered(role: str, template: str, **changed: Any) -> str:
+    """Return a template as the role writes it."""
+    values = {**yaml_at(f"roles/{role}/defaults/main.yml"), **changed}
+    environment = Environment(trim_blocks=True)  # noqa: S701
+    return environment.from_string((ROOT / f"roles/{role}/templates/{template}").read_text()).render(values)
 
 
 class Unsafe(str):

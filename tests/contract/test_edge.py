@@ -5,16 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from jinja2 import Environment
 
-from tests.support import ROOT, yaml_at
-
-
-def rendered(role: str, template: str, **changed: Any) -> str:
-    """Return a template as the role writes it."""
-    values = {**yaml_at(f"roles/{role}/defaults/main.yml"), **changed}
-    environment = Environment(trim_blocks=True)  # noqa: S701
-    return environment.from_string((ROOT / f"roles/{role}/templates/{template}").read_text()).render(values)
+from tests.support import rendered
 
 
 def test_a_client_has_a_share_of_the_application() -> None:
