@@ -179,7 +179,7 @@ DAMAGES = [
         "upstream",
         f"{in_file(SITE, 's#server unix:[^ ]*#server unix:/run/nba/nowhere.sock#')[0]} && systemctl reload nginx",
         f"{in_file(SITE, '')[1]} && systemctl reload nginx",
-        "nginx: nginx does not reach the application (/api/version answers 502",
+        "nginx: nginx does not reach the application (/.waffle/version answers 502",
     ),
 ]
 

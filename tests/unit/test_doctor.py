@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pwd
 import socket
@@ -396,7 +397,17 @@ def test_ports_are_those_of_the_configuration() -> None:
     assert web.ports_of("") == [80]
 
 
-NGINX = {"root": "/srv/shop", "public_url": "http://127.0.0.1/api", "public_host": "_", "version_path": "/version"}
+NGINX = {"root": "/srv/shop", "public_url": "http://127.0.0.1", "public_host": "_"}
+
+
+def release_at(folder: Path, *, page: bool = True, application: bool = True) -> Path:
+    """Return the folder of a release."""
+    release = folder / "r1"
+    release.mkdir()
+    if page:
+        (release / "frontend").mkdir()
+    (release / "release.json").write_text(json.dumps({"application": {"module": "main:app"}} if application else {}))
+    return release
 
 
 @pytest.mark.parametrize(
@@ -406,15 +417,35 @@ NGINX = {"root": "/srv/shop", "public_url": "http://127.0.0.1/api", "public_host
         ((404, ""), (200, '{"release": "r1"}'), ["nginx.frontend"]),
         ((200, ""), (502, ""), ["nginx.upstream"]),
         ((200, ""), (200, '{"release": "r0"}'), ["nginx.upstream"]),
+        ((200, ""), (404, '{"detail": "Not Found"}'), ["nginx.upstream"]),
         ((0, "refused"), (0, "refused"), ["nginx.frontend", "nginx.upstream"]),
     ],
 )
 def test_answers_of_nginx(
-    monkeypatch: pytest.MonkeyPatch, page: tuple[int, str], version: tuple[int, str], keys: list[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, page: tuple[int, str], version: tuple[int, str], keys: list[str]
 ) -> None:
-    monkeypatch.setattr(web, "get", lambda _, path, host: {"/": page, "/api/version": version}[path])
+    monkeypatch.setattr(web, "get", lambda _, path, host: {"/": page, "/.waffle/version": version}[path])
     area = Area("nginx")
-    web.public(area, NGINX, Path("/srv/shop/releases/r1"), "-l dev")
+    web.public(area, NGINX, release_at(tmp_path), "-l dev")
+    assert [one.key for one in area.findings] == keys
+
+
+def test_without_a_page_the_start_page_is_the_application_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(web, "get", lambda _, path, host: {"/.waffle/version": (200, '{"release": "r1"}')}[path])
+    monkeypatch.setattr(web, "obstacle", lambda path, user, bits: "not there" if path.endswith("html") else "")
+    area, release = Area("nginx"), release_at(tmp_path, page=False)
+    web.public(area, NGINX, release, "-l dev")
+    web.rights(area, tmp_path, release, "www-data", "-l dev")
+    assert area.findings == []
+
+
+@pytest.mark.parametrize(("status", "keys"), [(404, []), (200, []), (502, ["nginx.upstream"])])
+def test_a_release_of_an_older_version_has_to_be_reached_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int, keys: list[str]
+) -> None:
+    monkeypatch.setattr(web, "get", lambda _, path, host: {"/": (200, ""), "/.waffle/version": (status, "")}[path])
+    area = Area("nginx")
+    web.public(area, NGINX, release_at(tmp_path, application=False), "-l dev")
     assert [one.key for one in area.findings] == keys
 
 

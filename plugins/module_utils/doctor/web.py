@@ -19,6 +19,8 @@ from ansible.module_utils.doctor.service import SECONDS, get, parsed
 CONFIGURATION = Path("/etc/nginx/nginx.conf")
 ACCESS_LOG = "/var/log/nginx/access.log"
 LOG_BYTES = 8 << 20
+# What the server of each release answers to its own host (roles/nginx), whatever the application is.
+VERSION = "/.waffle/version"
 DAYS_BEFORE_EXPIRY = 21
 
 
@@ -88,33 +90,43 @@ def running(area: Area, ports: list[int], target: str) -> bool:
 
 
 def public(area: Area, config: Mapping[str, Any], release: Path, target: str) -> None:
-    """Note what the public address answers: the front end, and the API of the live release."""
-    host, _, path = str(config["public_url"]).removeprefix("http://").partition("/")
+    """Note what the public address answers: the front end, if there is one, and the release's server."""
+    host = str(config["public_url"]).removeprefix("http://").partition("/")[0]
     name = host if config["public_host"] == "_" else str(config["public_host"])
     web, site = f"ansible-playbook playbooks/web.yml {target}", f"ansible-playbook site.yml {target}"
-    status, body = get(http.client.HTTPConnection(host, timeout=SECONDS), "/", name)
-    if status != 200:
-        words = f"the front end answers {status or body}"
-        area.add("frontend", words, web, follows=("application.live",))
-    where = f"/{path}{config['version_path']}".replace("//", "/")
-    status, body = get(http.client.HTTPConnection(host, timeout=SECONDS), where, name)
-    answering = parsed(body).get("release")
-    if answering == release.name:
-        return
+    if has_page(release):
+        status, body = get(http.client.HTTPConnection(host, timeout=SECONDS), "/", name)
+        if status != 200:
+            words = f"the front end answers {status or body}"
+            area.add("frontend", words, web, follows=("application.live",))
+    status, body = get(http.client.HTTPConnection(host, timeout=SECONDS), VERSION, name)
     if status in (0, 502, 503, 504):
-        words = f"nginx does not reach the application ({where} answers {status or body})"
+        words = f"nginx does not reach the application ({VERSION} answers {status or body})"
         command = f"on the host: tail -n 5 /var/log/nginx/error.log; then: {web}"
         area.add("upstream", words, command, follows=("application", "nginx.socket"))
-    else:
-        words = f"{where} answers {status}, release {answering or 'unknown'}, where {release.name} is live"
+    elif states_its_application(release) and (answering := parsed(body).get("release")) != release.name:
+        words = f"{VERSION} answers {status}, release {answering or 'unknown'}, where {release.name} is live"
         area.add("upstream", words, site, follows=("application",))
 
 
-def rights(area: Area, root: Path, user: str, target: str) -> None:
+def has_page(release: Path) -> bool:
+    """Return True if a release has a front end of its own."""
+    return (release / "frontend").is_dir()
+
+
+def states_its_application(release: Path) -> bool:
+    """Return True if a release has a server that answers for it; one of an older version of Waffle Iron has none."""
+    try:
+        return "application" in parsed((release / "release.json").read_text(errors="replace"))
+    except OSError:
+        return False
+
+
+def rights(area: Area, root: Path, release: Path, user: str, target: str) -> None:
     """Note what nginx's workers may not read or connect to."""
     site = f"ansible-playbook site.yml {target}"
     page = f"{root}/live/release/frontend/index.html"
-    if words := obstacle(page, user, 4):
+    if has_page(release) and (words := obstacle(page, user, 4)):
         mend = f"on the host: namei -l {os.path.realpath(page)}; a release with the right modes: {site}"
         area.add("permission", f"nginx cannot serve the front end: {words}", mend, follows=("application.live",))
     if words := obstacle(f"{root}/live/socket", user, 6):
@@ -140,11 +152,11 @@ def examine(config: Mapping[str, Any], slot: str, release: Path | None, target: 
         return area, tested.out
     if release:
         before = len(area.findings)
-        rights(area, Path(str(config["root"])), account_of(CONFIGURATION.read_text()), target)
+        rights(area, Path(str(config["root"])), release, account_of(CONFIGURATION.read_text()), target)
         # A request would start a service that does not run; the doctor changes nothing.
         if len(area.findings) == before and service_runs:
             public(area, config, release, target)
-    area.checked = ["configuration", "port", "front end", "API"]
+    area.checked = ["configuration", "port", *(["front end"] if not release or has_page(release) else []), "API"]
     return area, tested.out
 
 
