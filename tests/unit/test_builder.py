@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -29,6 +30,8 @@ class Unit:
         self.leaves: Callable[[Path], object] = lambda venv: None
         self.codes = {"nba-build.service": 0, "nba-build-check.service": 0}
         self.venv = Path()
+        self.script: list[str] = []
+        self.says = "what Poetry says\n"
 
     def run(self, *command: object, **_: Any) -> subprocess.CompletedProcess[str]:
         words = [str(word) for word in command]
@@ -38,16 +41,17 @@ class Unit:
             return subprocess.CompletedProcess(words, 5, "", "")
         unit = self.option("--unit")
         if unit == "nba-build.service":
-            self.venv = Path(words[-2])
+            self.venv = Path(self.option("--property=ReadWritePaths").partition("=")[2])
             self.sources = sorted(path.name for path in (self.venv / ".build/source").iterdir())
+            self.script = words[words.index("-euc") + 1 :]
             (self.venv / "lib").mkdir()
             (self.venv / "lib/module.py").write_text("VALUE = 1\n")
             (self.venv / "bin").mkdir()
-            (self.venv / "bin/python").symlink_to("/usr/bin/python3")
+            (self.venv / "bin/python").symlink_to(self.script[2])
             (self.venv / "bin/tool").write_text("#!/bin/sh\n")
             (self.venv / "bin/tool").chmod(0o700)
             self.leaves(self.venv)
-        return subprocess.CompletedProcess(words, self.codes[unit], "what Poetry says\n", "")
+        return subprocess.CompletedProcess(words, self.codes[unit], self.says, "")
 
     def option(self, name: str) -> str:
         """Return the value of an option of the last command."""
@@ -139,7 +143,7 @@ def test_what_was_built_is_root_s_whatever_the_umask_was(host: Any, unit: Unit) 
 def test_a_build_is_tried_by_the_service_account_without_a_network(host: Any, unit: Unit) -> None:
     unit.codes["nba-build-check.service"] = 1
     with pytest.raises(
-        program.ReleaseError, match=r"(?s)nba cannot use the virtual environment.*what Poetry says.*Fix"
+        program.ReleaseError, match=r"(?s)nba cannot use the packages of poetry\.lock.*what Poetry says.*Fix"
     ):
         made(host, release(host, "r1"))
     assert {"--uid=nba", "--property=PrivateNetwork=yes"} <= unit.of("nba-build-check.service")
@@ -253,7 +257,7 @@ def test_a_build_shares_no_memory_with_the_host(host: Any, unit: Unit) -> None:
 
 # It does not reach systemd, or it runs the command after its own options.
 SYSTEMD_RUN = """#!/bin/sh
-echo "$*" >>"$0.calls"
+echo called >>"$0.calls"
 test "$(wc -l <"$0.calls")" -eq 1 && echo "Failed to start transient service unit: Connection refused" >&2 && exit 1
 while test "$1" != --; do shift; done
 shift
@@ -269,9 +273,176 @@ def test_a_build_is_not_repeated_for_what_it_says_itself(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     words = ("/bin/sh", "-c", "echo 'index: Connection refused' >&2; exit 7")
     done = builder.Builder(host.config).run("nba-build.service", "nba-build", [], words)
-    assert (done.returncode, done.stdout, done.stderr) == (7, "index: Connection refused\n", "")
+    assert (done.returncode, done.stderr) == (7, "")
+    assert builder.reason(done) == "index: Connection refused"
     calls = (tmp_path / "systemd-run.calls").read_text().splitlines()
     assert len(calls) == 2, "repeated because systemd did not answer, and not because the index did not"
+
+
+@pytest.mark.parametrize(
+    ("written", "errors", "reason"),
+    [
+        ("Installing\n", "warning: old\nerror: no wheel\n", "error: no wheel"),
+        ("checksums differ\n", "The poetry.lock is old\n", "The poetry.lock is old"),
+        ("checksums differ\n", "/a/b.py:3: DeprecationWarning: old\n", "checksums differ"),
+        ("", "Warning: old\n", "Warning: old"),
+        ("", "", "it said nothing"),
+    ],
+)
+def test_the_reason_of_a_failure_is_its_error_and_not_its_warnings(written: str, errors: str, reason: str) -> None:
+    done = subprocess.CompletedProcess([], 1, f"{written}\n{builder.ERRORS}\n{errors}", "")
+    assert builder.reason(done) == reason
+
+
+def application(**stated: str) -> str:
+    """Return the metadata of a release that states its application."""
+    return json.dumps({"artefact": "0123", "application": {"module": "main:app", **stated}})
+
+
+@pytest.mark.parametrize(
+    ("lock", "index", "words"),
+    [
+        ("poetry.lock", "", ["sync --only=main --no-root"]),
+        ("uv.lock", "", ["sync --frozen --no-dev --no-install-project"]),
+        ("uv.lock", "https://index.example.org/simple", ["export --quiet --frozen --no-dev", "pip sync"]),
+        ("pylock.toml", "", ["pip sync", "pylock.toml"]),
+        ("pylock.toml", "https://index.example.org/simple", ["pip sync", "--require-hashes ../exported.txt"]),
+        ("requirements.txt", "", ["pip sync", "--require-hashes requirements.txt"]),
+    ],
+)
+def test_each_lock_file_has_its_installer(host: Any, unit: Unit, lock: str, index: str, words: list[str]) -> None:
+    here = program.Host(program.Config(**{**host.config.__dict__, "index_url": index}))
+    folder = release(here, "r1", release_json=application(lock=lock))
+    (folder / "poetry.lock").rename(folder / lock)
+    made(here, folder)
+    script, _, _, target, tool, *options = unit.script
+    assert all(each in script for each in words)
+    assert (target, tool) == (str(unit.venv), here.config.poetry if lock == "poetry.lock" else here.config.uv)
+    assert options == ([] if lock == "poetry.lock" else ["--no-build"])
+    unit.codes["nba-build.service"] = 1
+    other = release(here, "r2", release_json=application(lock=lock), pyproject_toml="[project] # another\n")
+    (other / "poetry.lock").rename(other / lock)
+    with pytest.raises(
+        program.ReleaseError, match=rf"(?s)^the packages of {lock} could not .*`(poetry|uv) .*commit {lock}"
+    ):
+        made(here, other)
+
+
+def test_a_lock_file_of_no_known_kind_is_refused(host: Any, unit: Unit) -> None:
+    folder = release(host, "r1", release_json=application(lock="Pipfile.lock"))
+    with pytest.raises(program.ReleaseError, match=r"Pipfile\.lock could not be installed: .* Fix: .*lock_file"):
+        made(host, folder)
+
+
+@pytest.mark.parametrize(
+    ("lock", "text", "options"),
+    [
+        ("uv.lock", 'name = "a"\n\nname = "My_B"\n', ["--no-build-package", "a"]),
+        ("pylock.toml", 'name = "a"\nname = "my-b"\n', ["--only-binary", "a"]),
+        ("requirements.txt", "a==1 ; python_version < '4' \\\n  --hash=x\nmy.b[c]==2\n", ["--only-binary", "a"]),
+    ],
+)
+def test_what_may_be_built_is_said_to_uv(host: Any, unit: Unit, lock: str, text: str, options: list[str]) -> None:
+    here = program.Host(program.Config(**{**host.config.__dict__, "packages_from_source": ["my-b"]}))
+    folder = release(here, "r1", release_json=application(lock=lock))
+    (folder / lock).write_text(text)
+    made(here, folder)
+    assert unit.script[-2:] == options
+
+
+# --- the server's packages ---
+
+
+def test_a_release_shares_the_server_s_packages(host: Any, unit: Unit) -> None:
+    first, second = (release(host, name, release_json=application(), main_py=name) for name in ("r1", "r2"))
+    host.runtime(first).make(first)
+    script, _, python, target, tool, *options = unit.script
+    assert "--require-hashes requirements.txt" in script and options == ["--no-build"]
+    assert (python, tool) == (host.config.python, host.config.uv)
+    assert Path(target).parent == host.config.root / "servers" and (first / ".server").resolve() == Path(target)
+    assert "requirements.txt" in unit.sources
+    unit.told.clear()
+    host.runtime(second).make(second)
+    assert (second / ".server").resolve() == Path(target) and unit.told == []
+
+
+def test_a_release_of_an_older_version_has_its_server_among_its_packages(host: Any, unit: Unit) -> None:
+    host.runtime(folder := release(host, "r1")).make(folder)
+    assert not (folder / ".server").exists() and list((host.config.root / "servers").iterdir()) == []
+    assert host.runtime(folder).changes(folder) == []
+
+
+def test_another_server_is_another_folder(
+    host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = release(host, "r1", release_json=application())
+    first = host.runtime(folder).server_for(folder)
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server/requirements.txt").write_text("gunicorn==0\n")
+    monkeypatch.setattr(runtimes, "WORKERS", tmp_path / "server")
+    assert host.runtime(folder).server_for(folder) != first
+
+
+def test_changed_packages_of_the_server_are_told_and_made_anew(host: Any, unit: Unit) -> None:
+    first, second = (release(host, name, release_json=application(), main_py=name) for name in ("r1", "r2"))
+    runtime = host.runtime(first)
+    for folder in (first, second):
+        runtime.make(folder)
+    old = (first / ".server").resolve()
+    assert runtime.changes(first) == []
+    (old / "lib/module.py").write_text("VALUE = 2\n")
+    assert runtime.changes(first) == ["in the server's packages: lib/module.py was changed"]
+    runtime.renew(first, [second])
+    new = (first / ".server").resolve()
+    assert new != old and (second / ".server").resolve() == new and runtime.changes(first) == []
+    runtime.clean([first, second])
+    assert not old.exists() and new.exists()
+    runtime.clean([])
+    assert not new.exists() and list((host.config.root / "venvs").iterdir()) == []
+
+
+# --- which Python ---
+
+
+@pytest.fixture
+def pythons(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Return a host whose system has Python 3.13, with Python 3.12 beside it."""
+    (tmp_path / "pythons/cpython-3.12.9/bin").mkdir(parents=True)
+    (tmp_path / "pythons/cpython-3.12.9/bin/python3").touch()
+    (tmp_path / "pythons/3.12").symlink_to("cpython-3.12.9")
+
+    def run(*command: object, **_: Any) -> subprocess.CompletedProcess[str]:
+        version = "3.12.9" if "cpython-3.12.9" in str(command[0]) else "3.13.5"
+        return subprocess.CompletedProcess([], 0, f"Python {version} (main)", "")
+
+    monkeypatch.setattr(runtimes, "run", run)
+    return program.Host(program.Config(**{**host.config.__dict__, "pythons": str(tmp_path / "pythons")}))
+
+
+@pytest.mark.parametrize("wanted", ["", "3", "3.13", "3.13.5"])
+def test_the_host_s_own_python_is_enough(pythons: Any, wanted: str) -> None:
+    folder = release(pythons, "r1", release_json=application(python=wanted))
+    assert pythons.runtime(folder).interpreter(folder) == "/usr/bin/python3"
+
+
+def test_a_release_has_the_python_that_it_states(pythons: Any, unit: Unit) -> None:
+    folder = release(pythons, "r1", release_json=application(python="3.12"))
+    own = release(pythons, "r2", release_json=application())
+    runtime = pythons.runtime(folder)
+    assert runtime.key(folder) != runtime.key(own)
+    runtime.make(folder)
+    assert unit.script[2] == f"{pythons.config.pythons}/cpython-3.12.9/bin/python3", (
+        "a newer one is another environment"
+    )
+    runtime.make(own)
+    assert (own / ".server").resolve() != (folder / ".server").resolve()
+
+
+@pytest.mark.parametrize("wanted", ["3.1", "3.14", "3.13.50"])
+def test_a_python_that_is_not_there_is_named_with_the_way_to_it(pythons: Any, wanted: str) -> None:
+    folder = release(pythons, "r1", release_json=application(python=wanted))
+    with pytest.raises(program.ReleaseError, match=rf"Python {wanted} is not on this host.*3\.13\.5.*Fix: .*site\.yml"):
+        pythons.runtime(folder).interpreter(folder)
 
 
 # --- which one a release gets ---

@@ -103,7 +103,9 @@ CONFIG: dict[str, Any] = {
     "migration_user": "nba-migrate",
     "build_user": "nba-build",
     "poetry": "/usr/local/bin/poetry",
+    "uv": "/usr/local/bin/uv",
     "python": "/usr/bin/python3",
+    "pythons": "/usr/local/lib/waffle-iron/python",
     "index_url": "",
     "packages_from_source": [],
     "settings_command": ["python", "-m", "nba.settings"],
@@ -131,7 +133,7 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     root = tmp_path / "srv"
-    for folder in ("releases", "venvs", "images", "state", "slots/blue", "slots/green"):
+    for folder in ("releases", "venvs", "servers", "images", "state", "slots/blue", "slots/green"):
         (root / folder).mkdir(parents=True)
     for slot in program.SLOTS:
         (root / "slots" / slot / "socket").symlink_to(tmp_path / f"{slot}.sock")
@@ -673,7 +675,7 @@ def test_a_good_release_is_not_to_blame_for_a_database_that_it_does_not_know(
 def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = list[Path]()
 
-    def build(builder: Any, folder: Path, secrets: tuple[str, ...], venv: Path) -> None:
+    def build(builder: Any, installer: Any, python: str, source: Path, secrets: tuple[str, ...], venv: Path) -> None:
         shutil.rmtree(venv, ignore_errors=True)
         venv.mkdir()
         made.append(venv)
@@ -696,7 +698,7 @@ def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch
 def test_a_virtual_environment_that_cannot_be_made_leaves_nothing(
     host: Any, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(builder: Any, folder: Path, secrets: tuple[str, ...], venv: Path) -> None:
+    def build(builder: Any, installer: Any, python: str, source: Path, secrets: tuple[str, ...], venv: Path) -> None:
         venv.mkdir()
         raise program.ReleaseError("No space left on device")
 

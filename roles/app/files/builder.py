@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from basics import ReleaseError, run
+from installers import EXPORTED, PYLOCK_MIRRORED, Installer, requirements_of
 from integrity import COMPLETE
 from slots import Config
 
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 NETRC = Path("/root/.netrc")  # credentials of an index of packages
-# In a virtual environment that is being built: sources, a home and Poetry's cache. Nothing of it outlives the build.
+# In a folder that is being built: sources, a home and the installer's cache. Nothing of it outlives the build.
 WORKSHOP = ".build"
 # What gives an account more than the mode says.
 EXTENDED = {"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
@@ -61,21 +62,28 @@ SANDBOX = (
     "OOMScoreAdjust=1000",
 )
 # What systemd-run says on standard error tells basics.run whether to repeat a lost call. What the command writes there
-# ("Connection refused", say) goes to standard output.
-WITHOUT_STDERR = 'exec "$@" 2>&1'
-# The name of a package in a poetry.lock.
-PACKAGE = re.compile(r'^name = "([^"]+)"$', re.MULTILINE)
-INSTALL = """
-"$1" -I -m venv --without-pip "$2"
-exec "$3" sync --only=main --no-root --no-interaction --compile
+# ("Connection refused", say) follows on standard output, after a line of its own.
+ERRORS = "--- standard error ---"
+APART = f"""
+errors=$(mktemp)
+"$@" 2>"$errors"
+status=$?
+printf '\\n%s\\n' '{ERRORS}'
+cat "$errors"
+rm "$errors"
+exit "$status"
 """
-# As the account that will run it: the interpreter starts, and the packages can be read.
-CHECK = "from importlib.metadata import distributions; print(len([each.version for each in distributions()]))"
+WARNING = re.compile(r"\s*(\S+:\d+: )?\w*warning\b", re.IGNORECASE)
+# Before the script of an installer.
+NAMED = """
+python=$1 target=$2 tool=$3
+shift 3
+"""
 
 
 @dataclass(frozen=True)
 class Builder:
-    """Builds the virtual environments of an application, one at a time."""
+    """Builds the virtual environments of an application, and its server's packages, one at a time."""
 
     config: Config
 
@@ -84,13 +92,15 @@ class Builder:
         """Return the unit that builds run in."""
         return f"{self.config.name}-build.service"
 
-    def build(self, release: Path, secrets: tuple[str, ...], venv: Path) -> None:
-        """Make ``venv`` with exactly the packages that the release's poetry.lock names.
+    def build(self, installer: Installer, python: str, source: Path, secrets: tuple[str, ...], target: Path) -> None:
+        """Make ``target`` with exactly the packages that a lock file names.
 
         Args:
-            release: folder of the release, which is only read.
-            secrets: files of it that the build does not get.
-            venv: the folder to make, at its final path, which its programs name.
+            installer: what installs them.
+            python: the interpreter that they are for.
+            source: the folder with the lock file, which is only read.
+            secrets: what the build does not get of it.
+            target: the folder to make, at its final path, which its programs name.
 
         Raises:
             ReleaseError: it cannot be made; `discard` removes what there is of it.
@@ -102,70 +112,88 @@ class Builder:
                 f"{self.config.build_user}, the account that installs dependencies, is not on this host. "
                 "Fix: ansible-playbook playbooks/app.yml -l ENV"
             ) from None
-        self.discard(venv)
-        workshop = venv / WORKSHOP
-        left_out = (*secrets, ".venv")
+        self.discard(target)
+        workshop = target / WORKSHOP
         shutil.copytree(
-            release,
+            source,
             workshop / "source",
             symlinks=True,
-            ignore=lambda place, _: left_out if Path(place) == release else (),
+            ignore=lambda place, _: secrets if Path(place) == source else (),
         )
         (workshop / "home").mkdir()
+        if installer is PYLOCK_MIRRORED:
+            (workshop / EXPORTED).write_text(requirements_of((source / installer.lock).read_text()))
         # Nobody else can write there yet.
-        for path in (venv, *venv.rglob("*")):
+        for path in (target, *target.rglob("*")):
             os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
-        self.install(venv)
+        self.install(installer, python, target)
         shutil.rmtree(workshop)
-        seal(venv, self.config.python)
-        self.check(venv)
+        seal(target, python, installer.lock)
+        self.check(installer, python, target)
 
-    def discard(self, venv: Path) -> None:
+    def discard(self, target: Path) -> None:
         """Remove what is not finished, after the end of a build that lost the program that began it."""
         run("systemctl", "stop", self.unit, check=False)
-        shutil.rmtree(venv, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
 
-    def install(self, venv: Path) -> None:
+    def install(self, installer: Installer, python: str, target: Path) -> None:
         """Install the packages; the only step that has a network."""
-        workshop = venv / WORKSHOP
-        environment = {
-            "HOME": workshop / "home",
-            "LANG": "C.UTF-8",
-            "PATH": f"{venv}/bin:/usr/bin:/bin",
-            "POETRY_CACHE_DIR": workshop / "cache",
-            # Poetry brings its own list of authorities; the system's may know more.
-            "REQUESTS_CA_BUNDLE": AUTHORITIES,
-            "VIRTUAL_ENV": venv,
-        }
-        options = [f"--property=ReadWritePaths={venv}", f"--working-directory={workshop}/source"]
+        workshop = target / WORKSHOP
         # A wheel is unpacked; what is built runs code while there is a network.
-        built = {re.sub(r"[-_.]+", "-", name).lower() for name in self.config.packages_from_source}
-        wheels = set(PACKAGE.findall((workshop / "source/poetry.lock").read_text())) - built
-        environment["POETRY_INSTALLER_ONLY_BINARY"] = ",".join(sorted(wheels)) if built else ":all:"
-        if self.config.index_url:
-            environment["POETRY_PYPI_MIRROR_URL"] = self.config.index_url
+        lock = (workshop / "source" / installer.lock).read_text()
+        wheels = installer.wheels(lock, self.config.packages_from_source)
+        environment = self.environment(target, wheels)
+        options = [f"--property=ReadWritePaths={target}", f"--working-directory={workshop}/source"]
         if NETRC.is_file():
             options.append(f"--property=LoadCredential=netrc:{NETRC}")
             environment["NETRC"] = f"/run/credentials/{self.unit}/netrc"
         options += [f"--setenv={name}={value}" for name, value in environment.items()]
-        words = ("/bin/sh", "-euc", INSTALL, "sh", self.config.python, str(venv), self.config.poetry)
-        done = self.run(self.unit, self.config.build_user, options, words)
+        tool = getattr(self.config, installer.tool)
+        words = ("/bin/sh", "-euc", NAMED + installer.script, "sh", python, str(target), tool)
+        done = self.run(self.unit, self.config.build_user, options, (*words, *installer.options(wheels)))
         if done.returncode != 0:
             raise ReleaseError(
-                f"the packages of poetry.lock could not be installed: `poetry sync` exited with status "
-                f"{done.returncode}:\n{tail(done)}\nNothing was switched. Fix what it names, and run the same command"
+                f"the packages of {installer.lock} could not be installed: `{installer.title}` exited with status "
+                f"{done.returncode}:\n{reason(done)}\nNothing was switched. Fix: change what it names, commit "
+                f"{installer.lock}, and run the same command again"
             )
 
-    def check(self, venv: Path) -> None:
+    def environment(self, target: Path, wheels: list[str] | None) -> dict[str, str]:
+        """Return what the installers read from their environment."""
+        workshop = target / WORKSHOP
+        values = {
+            "HOME": f"{workshop}/home",
+            "LANG": "C.UTF-8",
+            "PATH": f"{target}/bin:/usr/bin:/bin",
+            "POETRY_CACHE_DIR": f"{workshop}/cache",
+            "POETRY_INSTALLER_ONLY_BINARY": ":all:" if wheels is None else ",".join(wheels),
+            # Both bring a list of authorities of their own; the system's may know more.
+            "REQUESTS_CA_BUNDLE": AUTHORITIES,
+            "SSL_CERT_FILE": AUTHORITIES,
+            "UV_CACHE_DIR": f"{workshop}/cache",
+            "UV_COMPILE_BYTECODE": "1",
+            # The host's settings count, not those of a developer that the application has in its repository.
+            "UV_NO_CONFIG": "1",
+            "UV_NO_PROGRESS": "1",
+            "UV_PROJECT_ENVIRONMENT": str(target),
+            "UV_PYTHON_DOWNLOADS": "never",
+            "VIRTUAL_ENV": str(target),
+        }
+        if self.config.index_url:
+            values |= {"POETRY_PYPI_MIRROR_URL": self.config.index_url, "UV_DEFAULT_INDEX": self.config.index_url}
+        return values
+
+    def check(self, installer: Installer, python: str, target: Path) -> None:
         """Raise `ReleaseError` if the service account cannot use what was built."""
-        words = (f"{venv}/bin/python", "-c", CHECK)
+        own = target / "bin/python"
+        words = (str(own) if own.exists() else python, "-I", "-c", installer.proof, str(target))
         unit = f"{self.config.name}-build-check.service"
         done = self.run(unit, self.config.user, ["--property=PrivateNetwork=yes"], words)
         if done.returncode != 0:
             raise ReleaseError(
-                f"{self.config.user} cannot use the virtual environment that was built: "
-                f"{venv}/bin/python exited with status {done.returncode}:\n{tail(done)}\n"
-                f"Fix: let everybody enter the folders above {venv}, and run the same command again"
+                f"{self.config.user} cannot use the packages of {installer.lock} that were installed: "
+                f"{words[0]} exited with status {done.returncode}:\n{reason(done)}\n"
+                f"Fix: let everybody enter the folders above {target}, and run the same command again"
             )
 
     def run(self, unit: str, user: str, options: list[str], words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
@@ -178,27 +206,34 @@ class Builder:
             *(f"--property={each}" for each in (*SANDBOX, hidden)),
             *options,
             "--",
-            *("/bin/sh", "-c", WITHOUT_STDERR, "sh", *words),
+            *("/bin/sh", "-c", APART, "sh", *words),
             check=False,
             stdin=subprocess.DEVNULL,
         )
 
 
-def tail(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the end of what a command wrote."""
-    return "\n".join((done.stdout + done.stderr).strip().splitlines()[-OUTPUT_LINES:])
+def reason(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the end of what a command said of its failure, without the warnings that it also wrote.
+
+    Poetry writes some errors to standard output.
+    """
+    written, _, errors = (done.stdout + done.stderr).partition(f"\n{ERRORS}\n")
+    for text in (errors, written):
+        if lines := [line for line in text.strip().splitlines() if not WARNING.match(line)]:
+            return "\n".join(lines[-OUTPUT_LINES:])
+    return errors.strip() or "it said nothing"
 
 
-def seal(venv: Path, python: str) -> None:
-    """Give a virtual environment to root, readable for everybody, whatever the umask and its builder left.
+def seal(venv: Path, python: str, lock: str) -> None:
+    """Give a folder of packages to root, readable for everybody, whatever the umask and its builder left.
 
     Raises:
         ReleaseError: it holds something that a package does not need, such as a setuid bit or a link to elsewhere.
     """
     if os.path.lexists(venv / COMPLETE):
         raise ReleaseError(
-            f"the packages of poetry.lock were refused: one of them brings {venv / COMPLETE}, the mark of a finished "
-            "build. Fix: pin another version of the package that brings it, and commit poetry.lock"
+            f"the packages of {lock} were refused: one of them brings {venv / COMPLETE}, the mark of a finished "
+            f"build. Fix: pin another version of the package that brings it, and commit {lock}"
         )
     outside = os.path.realpath(python)
     paths = [str(venv), *(f"{place}/{name}" for place, *names in os.walk(venv) for name in (*names[0], *names[1]))]
@@ -206,8 +241,8 @@ def seal(venv: Path, python: str) -> None:
         status = os.lstat(path)
         if reason := unfit(path, status, venv, outside):
             raise ReleaseError(
-                f"the packages of poetry.lock were refused: {path} is {reason}, which root will not own. "
-                "Fix: pin another version of the package that brings it, and commit poetry.lock"
+                f"the packages of {lock} were refused: {path} is {reason}, which root will not own. "
+                f"Fix: pin another version of the package that brings it, and commit {lock}"
             )
     for path in paths:
         os.chown(path, 0, 0, follow_symlinks=False)

@@ -18,21 +18,23 @@ from attributes import attributes_of, clear_tree
 from basics import run, write_whole
 from slots import Slot, server
 
-# In a virtual environment, from its check on.
+# In a folder that releases share, from its check on.
 COMPLETE = ".complete"
+# In a release, to the folders that it shares: a repair replaces them.
+LINKS = (".venv", ".server")
 NAMED = 3  # so many changed files are named, the others counted
 # From linux/fs.h and linux/fcntl.h: renameat2 exchanges two names, so that neither is ever missing.
 RENAME_EXCHANGE, AT_FDCWD = 2, -100
 
 
 def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield a folder (".") and all that is in it, with what `lstat` says; the link to a virtual environment is not."""
+    """Yield a folder (".") and all that is in it, with what `lstat` says; links to what releases share are not."""
     yield ".", os.lstat(folder)
     for place, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = f"{place}/{name}"
             relative = path[len(str(folder)) + 1 :]
-            if relative != ".venv":
+            if relative not in LINKS:
                 yield relative, os.lstat(path)
 
 
@@ -128,13 +130,12 @@ class Integrity:
             return ["the list of its files was changed"]
         return compare(folder, known)
 
-    def venv_changes(self, release: Path) -> list[str]:
-        """Return what is wrong with a release's virtual environment."""
-        link = release / ".venv"
-        venv = Path(os.path.realpath(link))
-        if not link.is_symlink() or venv.parent != Path(os.path.realpath(self.root / "venvs")):
-            return [".venv is not a link to one"]
-        return self.venv_problems(venv)
+    def shared_changes(self, release: Path, link: str, folder: Path) -> list[str]:
+        """Return what is wrong with what a release shares by a link to one of a folder's."""
+        shared = Path(os.path.realpath(release / link))
+        if not (release / link).is_symlink() or shared.parent != Path(os.path.realpath(folder)):
+            return [f"{link} is not a link to one"]
+        return self.venv_problems(shared)
 
     def venv_problems(self, venv: Path) -> list[str]:
         """Return why a virtual environment may not be used.
@@ -198,7 +199,7 @@ class Integrity:
         # An application reads certificates once, when it starts.
         files += map(os.path.realpath, slot.config.certificate_files)
         files += [f"{release}/{name}" for name in (".env", "release.json")]
-        for folder in (os.path.realpath(release), os.path.realpath(release / ".venv")):
+        for folder in (os.path.realpath(release), *(os.path.realpath(release / link) for link in LINKS)):
             try:
                 files += [f"{folder}/{name}" for name in json.loads(self.manifest(Path(folder)).read_text())]
             except (OSError, ValueError):

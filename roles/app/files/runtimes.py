@@ -19,16 +19,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from basics import OPTION_FILE, ReleaseError, digest_of, read_json, replace_link, run
+from application import Application
+from basics import OPTION_FILE, ReleaseError, digest_of, read_json, run
 from builder import NETRC, Builder
-from integrity import COMPLETE, Integrity
+from installers import SERVER, Installer, installer_for
+from integrity import LINKS, Integrity
+from project import write_metadata
 from serve import as_root
+from shared import Shared
 from slots import Config, Slot
 
 CERTIFICATES = Path("/etc/ssl/certs")
-# In a lock file, a package that is in the artefact.
-LOCAL_PACKAGE = re.compile(r'^type = "(directory|file)"$', re.MULTILINE)
-# What the server is told to take its worker from.
+# Our own part of the server, and the pins of the packages that it needs.
 WORKERS = Path(__file__).resolve().with_name("server")
 
 
@@ -75,8 +77,8 @@ class Runtime(abc.ABC):
         """Return the names of all that there are on this host."""
 
     @abc.abstractmethod
-    def name_for(self, folder: Path) -> str:
-        """Return the name of the one that a release has."""
+    def names_for(self, folder: Path) -> set[str]:
+        """Return the names of those that a release has."""
 
     @abc.abstractmethod
     def remove(self, name: str) -> None:
@@ -84,7 +86,7 @@ class Runtime(abc.ABC):
 
     def clean(self, kept: Iterable[Path]) -> None:
         """Remove all but those of the releases that stay."""
-        for name in self.names() - {self.name_for(folder) for folder in kept}:
+        for name in self.names().difference(*(self.names_for(folder) for folder in kept)):
             self.remove(name)
 
     @contextlib.contextmanager
@@ -99,68 +101,112 @@ class Runtime(abc.ABC):
 
 
 class Venv(Runtime):
-    """A virtual environment for each set of packages, shared by the releases that have it and linked as `.venv`."""
+    """A virtual environment for each set of packages, shared by the releases that have it and linked as `.venv`.
+
+    Beside it, the server's own packages, linked as `.server`: the application's lock file does not name them.
+    """
 
     title = "virtual environment"
 
     @property
-    def folder(self) -> Path:
-        """Return the folder of them all."""
-        return self.config.root / "venvs"
+    def venvs(self) -> Shared:
+        """Return the virtual environments."""
+        return Shared(self.integrity, self.config.root / "venvs", ".venv")
+
+    @property
+    def servers(self) -> Shared:
+        """Return the folders with the server's packages."""
+        return Shared(self.integrity, self.config.root / "servers", ".server")
 
     def make(self, folder: Path) -> None:
-        """Make the one for the release's lock file, unless there is one, and link it."""
-        venv = self.venv_for(folder)
-        (folder / ".venv").symlink_to(venv)
-        # The system's Python, isolated, reads the release's code and runs none of it, nor of its packages.
-        run(self.config.python, "-I", "-m", "compileall", "-q", "-x", r"/\.venv/", folder)
+        """Make those for the release, unless they are there, and link them."""
+        (folder / ".venv").symlink_to(self.venv_for(folder))
+        if Application.of(folder):
+            (folder / ".server").symlink_to(self.server_for(folder))
+            write_metadata(folder)
+        # Isolated, Python reads the release's code and runs none of it, nor of its packages.
+        skipped = "/(" + "|".join(map(re.escape, LINKS)) + ")/"
+        run(self.interpreter(folder), "-I", "-m", "compileall", "-q", "-x", skipped, folder)
+
+    def interpreter(self, folder: Path) -> str:
+        """Return the Python of a release: this host's own, unless the application needs a version that it has not.
+
+        Raises:
+            ReleaseError: no such version is on this host.
+        """
+        application = Application.of(folder)
+        wanted = application.python if application else ""
+        if not wanted or f"{self.version(self.config.python)}.".startswith(f"{wanted}."):
+            return self.config.python
+        # A link to the newest that was installed: a virtual environment is for one of them.
+        python = Path(os.path.realpath(Path(self.config.pythons) / wanted / "bin" / "python3"))
+        if not python.is_file():
+            raise ReleaseError(
+                f"Python {wanted} is not on this host: {self.config.python} is {self.version(self.config.python)}, and "
+                f"{self.config.pythons} has no {wanted}. Fix: ansible-playbook site.yml -l ENV installs the version "
+                "that app_python_version names"
+            )
+        return str(python)
+
+    def version(self, python: str) -> str:
+        """Return the version of an interpreter, as 3.13.5."""
+        return run(python, "-VV").stdout.split()[1]
 
     def venv_for(self, folder: Path) -> Path:
-        """Return the one for a release's lock file, made where there is none that is as it was made.
+        """Return the virtual environment for a release's lock file."""
+        builder, installer, python = Builder(self.config), self.installer(folder), self.interpreter(folder)
 
-        One that somebody changed stays beside the new one for those who still run from it; `clean` removes it.
-        """
-        key = self.key(folder)
-        number, venv = 0, self.folder / key
-        while (venv / COMPLETE).is_file() and self.integrity.venv_problems(venv):
-            number += 1
-            venv = venv.with_name(f"{key}.{number}")
-        if not (venv / COMPLETE).is_file():
-            builder = Builder(self.config)
-            try:
-                builder.build(folder, BESIDE, venv)
-                (venv / COMPLETE).touch()
-                self.integrity.remember(venv)
-            except BaseException:
-                # On a full disk the room is needed by what goes on serving.
-                builder.discard(venv)
-                raise
-        return venv
+        def build(target: Path) -> None:
+            builder.build(installer, python, folder, (*BESIDE, *LINKS), target)
+
+        return self.venvs.made(self.key(folder), build, builder.discard)
+
+    def server_for(self, folder: Path) -> Path:
+        """Return the folder with the server's packages for a release's Python."""
+        builder, python = Builder(self.config), self.interpreter(folder)
+        parts = [digest_of(WORKERS / SERVER.lock), python, run(python, "-VV").stdout, platform.machine()]
+
+        def build(target: Path) -> None:
+            builder.build(SERVER, python, WORKERS, ("__pycache__",), target)
+
+        return self.servers.made(keyed(parts), build, builder.discard)
+
+    def installer(self, folder: Path) -> Installer:
+        """Return what installs the packages of a release."""
+        application = Application.of(folder)
+        return installer_for(application.lock if application else "poetry.lock", bool(self.config.index_url))
 
     def key(self, folder: Path) -> str:
-        """Return a digest of all that determines what is in the one for a release."""
-        poetry = Path(os.path.realpath(self.config.poetry))
-        # Poetry and what it needs, by version, in the virtual environment that it is installed in.
-        installer = [path.name for path in poetry.parent.parent.glob("lib/python*/site-packages/*.dist-info")]
-        version = run(self.config.python, "-VV").stdout
-        parts = [self.config.python, version, platform.machine(), str(poetry), *sorted(installer)]
-        files = [folder / name for name in ("poetry.lock", "pyproject.toml", "poetry.toml")]
+        """Return a digest of all that determines what is in the virtual environment for a release."""
+        installer, python = self.installer(folder), self.interpreter(folder)
+        tool = Path(os.path.realpath(getattr(self.config, installer.tool)))
+        # The program and what it needs, by version, in the virtual environment that it is installed in.
+        versions = [path.name for path in tool.parent.parent.glob("lib/python*/site-packages/*.dist-info")]
+        parts = [python, run(python, "-VV").stdout, platform.machine(), str(tool), *sorted(versions)]
+        files = [folder / name for name in (installer.lock, *installer.settings)]
         parts += [f"{path.name} {digest_of(path)}" for path in files if path.is_file()]
-        if LOCAL_PACKAGE.search((folder / "poetry.lock").read_text()):
+        if installer.local.search((folder / installer.lock).read_text()):
             # It may be built from any file of the artefact.
             parts.append(str(read_json(folder / "release.json")["artefact"]))
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        return keyed(parts)
+
+    def kinds(self, folder: Path) -> list[Shared]:
+        """Return the kinds of folders that a release shares; an older one has its server among its packages."""
+        return [self.venvs, self.servers] if Application.of(folder) else [self.venvs]
 
     def changes(self, folder: Path) -> list[str]:
-        """Return what somebody changed in the one that a release has."""
-        return self.integrity.venv_changes(folder)
+        """Return what somebody changed in those that a release has."""
+        found = self.venvs.changes(folder)
+        if self.servers in self.kinds(folder):
+            found += [f"in the server's packages: {change}" for change in self.servers.changes(folder)]
+        return found
 
     def renew(self, folder: Path, others: Iterable[Path]) -> None:
-        """Give a release, and all that share the one that it has, one that is as it was made."""
-        old, venv = os.path.realpath(folder / ".venv"), self.venv_for(folder)
-        for release in (folder, *others):
-            if release == folder or os.path.realpath(release / ".venv") == old:
-                replace_link(release / ".venv", venv)
+        """Give a release, and all that share those that it has, some that are as they were made."""
+        others = list(others)
+        for kind in self.kinds(folder):
+            target = self.venv_for(folder) if kind == self.venvs else self.server_for(folder)
+            kind.replace(target, folder, [each for each in others if kind in self.kinds(each)])
 
     def run(self, folder: Path, user: str, command: list[str], *_programs: Path) -> subprocess.CompletedProcess[str]:
         """Run a command of the virtual environment in the release's folder."""
@@ -189,19 +235,22 @@ class Venv(Runtime):
         raise ReleaseError(as_root(slot.service))
 
     def names(self) -> set[str]:
-        """Return the names of the virtual environments, and of what else is where only they belong."""
-        return {path.name for path in self.folder.iterdir()}
+        """Return those of both kinds, as `venvs/<key>`."""
+        return {f"{kind.folder.name}/{name}" for kind in (self.venvs, self.servers) for name in kind.names()}
 
-    def name_for(self, folder: Path) -> str:
-        """Return the name of the one that a release is linked to."""
-        return Path(os.path.realpath(folder / ".venv")).name
+    def names_for(self, folder: Path) -> set[str]:
+        """Return those that a release is linked to."""
+        return {f"{kind.folder.name}/{kind.of(folder).name}" for kind in self.kinds(folder)}
 
     def remove(self, name: str) -> None:
         """Remove one, and what is known of its files."""
-        venv = self.folder / name
-        self.integrity.clear(venv)
-        shutil.rmtree(venv) if venv.is_dir() and not venv.is_symlink() else venv.unlink()
-        self.integrity.forget(venv)
+        folder, _, key = name.partition("/")
+        next(kind for kind in (self.venvs, self.servers) if kind.folder.name == folder).remove(key)
+
+
+def keyed(parts: Iterable[str]) -> str:
+    """Return the name of a folder whose content these decide."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 # crun alone can leave a container in the control group that it is started in. Podman's own events would stand in the
@@ -255,6 +304,10 @@ class Image(Runtime):
         facts = read_json(folder / "release.json")
         base = hashlib.sha256(facts["image_base"].encode()).hexdigest()[:8] if facts.get("image_base") else "own"
         return f"{facts['artefact'][:16]}-{base}"
+
+    def names_for(self, folder: Path) -> set[str]:
+        """Return the tag of a release's image."""
+        return {self.name_for(folder)}
 
     def image_for(self, folder: Path) -> str:
         """Return the image of a release by its full name."""

@@ -29,7 +29,9 @@ class Config:
     migration_user: str
     build_user: str
     poetry: str
+    uv: str
     python: str
+    pythons: str
     index_url: str
     packages_from_source: list[str]
     settings_command: list[str]
