@@ -29,7 +29,7 @@ from tests.support import module_at
 
 release = module_at("roles/app/files/release.py")
 program, slots, parcels = sys.modules["host"], sys.modules["slots"], sys.modules["parcel"]
-runtimes = sys.modules["runtimes"]
+runtimes, gate = sys.modules["runtimes"], sys.modules["gate"]
 
 
 class Systemd:
@@ -42,6 +42,7 @@ class Systemd:
         self.changed: set[str] = set()
         self.broken: set[str] = set()
         self.answers: dict[str, str] = {}
+        self.log = "ModuleNotFoundError: No module named 'nba.typo'\n"
 
     def run(self, *command: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         words = [str(word) for word in command]
@@ -68,7 +69,7 @@ class Systemd:
             case "daemon-reload":
                 self.changed.clear()
             case "journalctl":
-                out = "ModuleNotFoundError: No module named 'nba.typo'\n"
+                out = self.log
             case "unmask" | "reset-failed":
                 pass
             case other:
@@ -108,15 +109,12 @@ CONFIG: dict[str, Any] = {
     "pythons": "/usr/local/lib/waffle-iron/python",
     "index_url": "",
     "packages_from_source": [],
-    "settings_command": ["python", "-m", "nba.settings"],
     "migrations": True,
     "seed_command": [],
-    "serve_command": ["gunicorn", "--workers={workers}"],
-    "live_path": "/health/live",
-    "ready_path": "/health/ready",
-    "version_path": "/version",
     "public_url": "",
     "public_host": "localhost",
+    "request_timeout_seconds": 30,
+    "graceful_timeout_seconds": 30,
     "start_timeout_seconds": 1,
     "settle_seconds": 0,
     "watch_seconds": 0,
@@ -127,6 +125,13 @@ CONFIG: dict[str, Any] = {
     "connection_reserve": 10,
     "keep_releases": 2,
     "certificate_files": [],
+}
+
+
+APPLICATION: dict[str, Any] = {
+    "module": "nba.main:app",
+    "ready_path": "/health/ready",
+    "settings_command": ["python", "-m", "nba.settings"],
 }
 
 
@@ -145,15 +150,16 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     systemd = Systemd(root)
     for module in (program, slots):
         monkeypatch.setattr(module, "run", systemd.run)
-    monkeypatch.setattr(program.Slot, "ask", lambda slot, path, timeout=5: systemd.ask(slot))
+    monkeypatch.setattr(program.Slot, "ask", lambda slot, path, **_: systemd.ask(slot))
     monkeypatch.setattr(program.Path, "is_socket", lambda path: path.is_symlink())
     monkeypatch.setattr(program.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(program.Run, "active", lambda run: False)
     monkeypatch.setattr(program.Schema, "refuse_interrupted", lambda schema: None)
     # A slot's name stands for the id of its process.
     monkeypatch.setattr(program.Slot, "main", lambda slot: slot.name if slot.service in systemd.active else "0")
-    monkeypatch.setattr(program, "alive", lambda main: f"nba@{main}.service" in systemd.active)
-    monkeypatch.setattr(program, "workers_of", lambda main: set())
+    for module in (program, gate):
+        monkeypatch.setattr(module, "alive", lambda main: f"nba@{main}.service" in systemd.active)
+    monkeypatch.setattr(gate, "workers_of", lambda main: set())
     return systemd
 
 
@@ -188,6 +194,7 @@ def put(host: Any, name: str, venv: str = "venv", **state: Any) -> Path:
     folder: Path = host.folder(name)
     folder.mkdir()
     (folder / ".env").write_text("A=1\n")
+    (folder / "release.json").write_text(json.dumps({"release": name, "application": APPLICATION}))
     (host.config.root / "venvs" / venv).mkdir(exist_ok=True)
     (host.config.root / "venvs" / venv / ".complete").touch()
     host.integrity.remember(host.config.root / "venvs" / venv)
@@ -328,7 +335,7 @@ def sent(release: str, *members: Any, digest: str = "", **changed: str) -> io.By
         for info, content in members or [member("poetry.lock", b"# lock\n")]:
             tar.addfile(info, io.BytesIO(content))
     digest = digest or hashlib.sha256(archive.getvalue()).hexdigest()
-    facts = json.dumps({"release": release, "artefact": digest, "commit": "c0ffee"})
+    facts = json.dumps({"release": release, "artefact": digest, "commit": "c0ffee", "application": APPLICATION})
     files = {".env": "A=1\n", ".env.migrate": "B=2\n", ".mysql.cnf": "[client]\n", "release.json": facts}
     files.update({f".{name}": text for name, text in changed.items()})
     words = json.dumps({"files": files, "bytes": len(archive.getvalue())}).encode()
@@ -738,10 +745,13 @@ def test_a_release_that_never_gets_ready_is_refused(
     host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(host, "r1")
-    monkeypatch.setattr(program.Slot, "ask", lambda *_: (503, '{"reason": "database"}'))
+    systemd.log = "GET /health/ready 503\n"
+    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (503, '{"reason": "database"}'))
     clock = iter(range(100))
     monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
-    with pytest.raises(program.ReleaseError, match=r"not ready after 1 s; /health/ready answered 503: .*database"):
+    with pytest.raises(
+        program.ReleaseError, match=r"not ready after 1 s: GET /health/ready .*answered 503: .*database"
+    ):
         deploy(host, "r1")
     assert systemd.active == systemd.enabled == set()
     assert host.live is None
@@ -769,13 +779,14 @@ def test_a_release_that_gets_the_public_requests_comes_back_at_boot(host: Any, l
 
 
 def test_a_release_that_never_gets_ready_never_gets_a_public_request(
-    host: Any, links: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    host: Any, systemd: Systemd, links: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    systemd.log = ""
     put(host, "good")
     deploy(host, "good")
     links.clear()
     put(host, "bad")
-    monkeypatch.setattr(program.Slot, "ask", lambda *_: (503, ""))
+    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (503, ""))
     with pytest.raises(program.ReleaseError, match="not ready after 1 s"):
         deploy(host, "bad")
     assert (links, host.live.release) == ([], "good")
@@ -783,31 +794,21 @@ def test_a_release_that_never_gets_ready_never_gets_a_public_request(
 
 def test_another_release_that_answers_is_refused(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "r1")
-    monkeypatch.setattr(program.Slot, "ask", lambda *_: (200, '{"release": "r0"}'))
+    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (200, '{"release": "r0"}'))
     clock = iter(range(100))
     monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
-    with pytest.raises(program.ReleaseError, match="/version names the release r0"):
+    with pytest.raises(program.ReleaseError, match=r"/\.waffle/version names the release r0"):
         deploy(host, "r1")
 
 
 def test_every_worker_has_to_answer(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "r1")
-    monkeypatch.setattr(program, "workers_of", lambda _: {"11", "12"})
-    monkeypatch.setattr(program.Slot, "ask", lambda *_: (200, '{"release": "r1", "worker": 11}'))
+    monkeypatch.setattr(gate, "workers_of", lambda _: {"11", "12"})
+    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (200, '{"release": "r1", "worker": 11}'))
     clock = iter(range(100))
     monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
-    with pytest.raises(program.ReleaseError, match=r"not ready after 1 s; 1 worker\(s\) never answered"):
+    with pytest.raises(program.ReleaseError, match=r"not ready after 1 s: 1 worker\(s\) never answered"):
         deploy(host, "r1")
-
-
-def test_an_application_need_not_tell_which_worker_answers(
-    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(host, "r1")
-    monkeypatch.setattr(program, "workers_of", lambda _: {"11", "12"})
-    monkeypatch.setattr(program.Slot, "ask", lambda *_: (200, '{"release": "r1"}'))
-    deploy(host, "r1")
-    assert host.live.release == "r1"
 
 
 def test_a_release_that_is_not_here_is_named(host: Any, systemd: Systemd) -> None:
@@ -821,11 +822,11 @@ def test_a_bad_public_answer_switches_back(host: Any, systemd: Systemd, monkeypa
     put(host, "new")
     seen: list[str] = []
 
-    def watch(host: Any, slot: Any, release: str, seconds: float) -> None:
+    def watch(_gate: Any, release: str, seconds: float) -> None:
         seen.append(host.live.release)
         raise program.ReleaseError("answered 502")
 
-    monkeypatch.setattr(program.Host, "watch", watch)
+    monkeypatch.setattr(gate.Gate, "watch", watch)
     with pytest.raises(program.ReleaseError, match="switched back to old: answered 502"):
         deploy(host, "new")
     assert seen == ["new"]
@@ -845,14 +846,15 @@ def public(host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[tup
     waits = {"watch_seconds": 5, "drain_seconds": 20}
     host.config = dataclasses.replace(host.config, public_url="http://nba.example.com", **waits)
     answers = [said("new")]
-    monkeypatch.setattr(program, "ask", lambda *_: answers.pop(0) if len(answers) > 1 else answers[0])
+    monkeypatch.setattr(gate, "ask", lambda *_: answers.pop(0) if len(answers) > 1 else answers[0])
     return answers
 
 
 def test_every_worker_has_to_answer_on_the_public_address(
     host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "workers_of", lambda _: {"11", "12"})
+    monkeypatch.setattr(gate, "workers_of", lambda _: {"11", "12"})
+    monkeypatch.setattr(gate.Gate, "await_ready", lambda *_: None)
     public[:] = [said("new", worker=11)]
     silent = r"to old: 1 worker\(s\) of nba@green\.service never answered on http://nba\.example\.com"
     with pytest.raises(program.ReleaseError, match=silent):
@@ -878,7 +880,7 @@ def test_a_fault_of_the_host_while_it_is_watched_switches_back(
     def refuse(*_: Any) -> None:
         raise OSError("Too many open files")
 
-    monkeypatch.setattr(program.Host, "watch", refuse)
+    monkeypatch.setattr(gate.Gate, "watch", refuse)
     for state, left in (("prepared", "failed"), ("good", "good")):
         host.remember("new", state=state, turn=0)
         with pytest.raises(program.ReleaseError, match="switched back to old: Too many open files"):
@@ -893,7 +895,7 @@ def test_a_release_that_dies_while_it_is_watched_switches_back(
         systemd.active.discard("nba@green.service")
         return said("new")
 
-    monkeypatch.setattr(program, "ask", answer_and_die)
+    monkeypatch.setattr(gate, "ask", answer_and_die)
     for state in ("prepared", "good"):
         host.remember("new", state=state, turn=0)
         with pytest.raises(program.ReleaseError, match=r"to old: nba@green\.service died after the switch"):
@@ -934,7 +936,7 @@ def test_requests_go_back_before_a_release_is_asked_whether_it_is_to_blame(
         lives.append(host.live.release)
         return ""
 
-    monkeypatch.setattr(program.Host, "await_ready", lambda *_: None)
+    monkeypatch.setattr(gate.Gate, "await_ready", lambda *_: None)
     monkeypatch.setattr(program.Slot, "answering", hang)
     public[:] = [(502, "Bad Gateway")]
     host.remember("new", state="good", turn=0)
@@ -970,7 +972,7 @@ def test_a_log_that_cannot_be_read_keeps_nothing_from_being_undone(
 
         return refuse
 
-    monkeypatch.setattr(program.Host, "watch", fail("answered 502"))
+    monkeypatch.setattr(gate.Gate, "watch", fail("answered 502"))
     monkeypatch.setattr(program.Slot, "journal", fail("no journal"))
     with pytest.raises(program.ReleaseError, match=r"to old: answered 502\nits log cannot be read: no journal"):
         deploy(host, "new")
@@ -1400,7 +1402,7 @@ def test_a_release_is_ready_when_each_worker_has_answered(
 ) -> None:
     put(host, "r1")
     left = iter(answers)
-    monkeypatch.setattr(program, "workers_of", lambda _: {"1", "2"})
+    monkeypatch.setattr(gate, "workers_of", lambda _: {"1", "2"})
     monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": "r1", "worker": next(left)})
     host.start(host.idle, "r1", lasting=False)
     assert list(left) == []
@@ -1411,7 +1413,7 @@ def test_a_worker_that_dies_before_all_have_answered_is_not_waited_for(
 ) -> None:
     put(host, "r1")
     workers = iter([{"1", "2"}, {"1", "3"}])
-    monkeypatch.setattr(program, "workers_of", lambda _: next(workers))
+    monkeypatch.setattr(gate, "workers_of", lambda _: next(workers))
     monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": "r1", "worker": "1"})
     with pytest.raises(program.ReleaseError, match="a worker died soon after it had started"):
         host.start(host.idle, "r1", lasting=False)
@@ -1432,7 +1434,7 @@ def test_the_public_address_is_asked_which_release_answers(host: Any, systemd: S
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            assert (self.path, self.headers["Host"]) == ("/api/version", "nba.example.com")
+            assert (self.path, self.headers["Host"]) == ("/api/.waffle/version", "nba.example.com")
             body = json.dumps({"release": next(answers)}).encode()
             self.send_response(200)
             self.end_headers()
@@ -1446,12 +1448,12 @@ def test_the_public_address_is_asked_which_release_answers(host: Any, systemd: S
         url = f"http://127.0.0.1:{server.server_port}/api"
         changed = {**host.config.__dict__, "public_url": url, "public_host": "nba.example.com"}
         watching = program.Host(program.Config(**changed))
-        watching.watch(host.live, "r1", 0)
+        watching.gate(host.live).watch("r1", 0)
         with pytest.raises(program.ReleaseError, match=r"answered 200 \(r0\), not release r1"):
-            watching.watch(host.live, "r1", 0)
+            watching.gate(host.live).watch("r1", 0)
         server.shutdown()
-    with pytest.raises(program.ReleaseError, match="answered nothing"):
-        watching.watch(host.live, "r1", 0)
+    with pytest.raises(program.ReleaseError, match="ConnectionRefusedError"):
+        watching.gate(host.live).watch("r1", 0)
 
 
 def test_the_link_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1559,10 +1561,10 @@ def test_asks_over_a_unix_socket() -> None:
         with socketserver.UnixStreamServer(path, Handler) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             connection = slots.UnixConnection(path, 5)
-            assert program.ask(connection, "/version") == (200, '{"release": "r1"}')
-            assert program.ask(slots.UnixConnection(path, 5), "/health/ready")[0] == 503
+            assert slots.ask(connection, "/version") == (200, '{"release": "r1"}')
+            assert slots.ask(slots.UnixConnection(path, 5), "/health/ready")[0] == 503
             server.shutdown()
-        status, reason = program.ask(slots.UnixConnection(path, 5), "/version")
+        status, reason = slots.ask(slots.UnixConnection(path, 5), "/version")
     assert status == 0
     assert reason.startswith("ConnectionRefusedError")
 
@@ -1574,7 +1576,7 @@ def short_folder() -> tempfile.TemporaryDirectory[str]:
 
 def test_a_start_is_waited_for_until_it_answers(host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([0, 503, 200])
-    monkeypatch.setattr(program, "alive", slots.alive)
+    monkeypatch.setattr(gate, "alive", slots.alive)
     monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (next(answers), ""))
     host.probe("blue", os.getpid())
     assert list(answers) == []
@@ -1584,16 +1586,16 @@ def test_nobody_waits_for_a_process_that_ended_or_never_answers(
     host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (503, ""))
-    monkeypatch.setattr(program, "alive", slots.alive)
+    monkeypatch.setattr(gate, "alive", slots.alive)
     with subprocess.Popen(["true"]) as ended:
         pass
     with pytest.raises(program.ReleaseError, match="main process ended"):
         host.probe("blue", ended.pid)
-    with pytest.raises(program.ReleaseError, match=r"/health/live did not answer within 1 s$"):
+    with pytest.raises(program.ReleaseError, match=r"did not answer within 1 s \(503: an empty body\)\. Fix"):
         host.probe("blue", os.getpid())
     workers = itertools.count()
-    monkeypatch.setattr(program, "workers_of", lambda main: {str(next(workers))})
-    with pytest.raises(program.ReleaseError, match=r"/health/live did not answer within 1 s; \d+ worker\(s\) died"):
+    monkeypatch.setattr(gate, "workers_of", lambda main: {str(next(workers))})
+    with pytest.raises(program.ReleaseError, match=r"did not answer within 1 s .*; \d+ worker\(s\) died"):
         host.probe("blue", os.getpid())
 
 
@@ -1622,7 +1624,7 @@ def test_a_release_whose_worker_dies_soon_after_its_start_is_refused(
     deploy(host, "first")
     put(host, "second")
     workers = iter([set(), {"1", "2"}, {"1", "2"}, {"1", "3"}])
-    monkeypatch.setattr(program, "workers_of", lambda _: next(workers))
+    monkeypatch.setattr(gate, "workers_of", lambda _: next(workers))
     with pytest.raises(program.ReleaseError, match="a worker died soon after"):
         deploy(host, "second")
     assert (host.live.release, host.problems(), host.state("second")["state"]) == ("first", [], "failed")
@@ -1635,13 +1637,13 @@ def test_a_release_that_ends_as_soon_as_it_is_ready_does_not_last(
     deploy(host, "first")
     put(host, "second")
     host.config = dataclasses.replace(host.config, settle_seconds=5)
-    settle = program.Host.settle
+    settle = gate.Gate.settle
 
-    def end_and_settle(host: Any, slot: Any) -> None:
-        systemd.active.discard(slot.service)
-        settle(host, slot)
+    def end_and_settle(gate: Any) -> None:
+        systemd.active.discard(gate.slot.service)
+        settle(gate)
 
-    monkeypatch.setattr(program.Host, "settle", end_and_settle)
+    monkeypatch.setattr(gate.Gate, "settle", end_and_settle)
     with pytest.raises(program.ReleaseError, match="a worker died soon after"):
         deploy(host, "second")
     assert host.live.release == "first"

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import ROOT, yaml_at
 from tests.unit.test_release import (
+    APPLICATION,
     Course,
     Systemd,
     accounts,
@@ -30,7 +31,14 @@ from tests.unit.test_release import (
 __all__ = ["accounts", "host", "root", "systemd"]  # fixtures
 
 ARTEFACT = "a" * 64
-FACTS = {"artefact": ARTEFACT, "lock": "10c4", "commit": "c0ffee", "runtime": "container", "image_base": ""}
+FACTS = {
+    "artefact": ARTEFACT,
+    "lock": "10c4",
+    "commit": "c0ffee",
+    "runtime": "container",
+    "image_base": "",
+    "application": APPLICATION,
+}
 GROUPS = {"nba": [901], "nba-blue": [901], "nba-migrate": [901, 902]}
 
 
@@ -99,7 +107,7 @@ def contained(host: Any, name: str, image: bool = True, state: str = "prepared",
     (folder / "Containerfile").write_text("FROM scratch\n")
     for secret in (".env.migrate", ".mysql.cnf"):
         (folder / secret).write_text("secret\n")
-    (folder / "release.json").write_text(json.dumps({**FACTS, "release": name, **facts}))
+    (folder / "release.json").write_text(json.dumps({**FACTS, "application": APPLICATION, "release": name, **facts}))
     if image:
         host.runtime(folder).make(folder)
     return folder
@@ -177,7 +185,9 @@ def test_a_container_may_do_nothing_but_its_work(host: Any, podman: Podman) -> N
     folder = contained(host, "r1")
     host.execute("r1", ["python", "-m", "nba.seed"])
     words = podman.told[-1]
-    assert words[0] == "run" and words[-4:] == [f"localhost/nba:{'a' * 16}-own", "python", "-m", "nba.seed"]
+    assert words[0] == "run" and words[-3:] == ["python", "-m", "nba.seed"]
+    export = str(ROOT / "roles/app/files/environment.py")
+    assert words[-7:-3] == [f"localhost/nba:{'a' * 16}-own", "python", "-I", export], "settings become variables there"
     assert {"--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--pull=never"} <= set(words)
     assert podman.options("--user") == ["901:901"] and podman.options("--group-add") == []
     volumes = [volume for volume in podman.options("--volume") if volume.startswith(str(folder))]
@@ -205,7 +215,8 @@ def test_podman_takes_the_place_of_the_program(host: Any, podman: Podman, monkey
     (words,) = started
     assert tuple(words[: len(runtimes.PODMAN)]) == runtimes.PODMAN
     assert {"--name=nba-blue", "--replace", "--detach", "--sdnotify=conmon", "--log-driver=passthrough"} <= set(words)
-    assert words[-2:] == ["gunicorn", f"--workers={host.workers()}"]
+    assert {f"--workers={host.workers()}", "--release=r1"} <= set(words) and words[-1] == "nba.main:app"
+    assert f"--volume={ROOT}/roles/app/files/server:{ROOT}/roles/app/files/server:ro" in words
     assert "--user=903:901" in words, "the slot's own account"
 
 

@@ -1,12 +1,20 @@
-"""The settings of a release, read from the `.env` that the filter `dotenv` wrote."""
+"""The settings of a release, read from the `.env` that the filter `dotenv` wrote.
+
+As a program it becomes a command that has them as environment variables: how containers get theirs, so that podman is
+told of none and keeps none. Python 3.10 or newer, with nothing but its standard library.
+"""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SETTINGS, MIGRATION_SETTINGS = ".env", ".env.migrate"
+# By these systemd hands over the socket, and hears that the server is ready. No setting takes their place.
+KEPT = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "PATH")
 STAND_INS = {"${:-$}": "$", r"${:-\}": "\\", r"\'": "'"}
 STAND_IN = re.compile("|".join(re.escape(text) for text in STAND_INS))
 
@@ -30,3 +38,27 @@ def settings_of(folder: Path, migration: bool = False) -> dict[str, str]:
     if migration and (folder / MIGRATION_SETTINGS).exists():
         values.update(dotenv_values((folder / MIGRATION_SETTINGS).read_text()))
     return values
+
+
+def environment_of(folder: Path, base: Mapping[str, str], migration: bool = False) -> dict[str, str]:
+    """Return the variables of a process of the release in ``folder``: its settings, beside those of ``base``.
+
+    Raises:
+        OSError: the settings cannot be read.
+    """
+    kept = {name: base[name] for name in KEPT if name in base}
+    return {**base, "PYTHONUNBUFFERED": "1", **settings_of(folder, migration), **kept}
+
+
+def main() -> str:
+    """Become the command; return why it cannot be."""
+    command = sys.argv[1:]
+    try:
+        # A container of the service account has no file of the migration account.
+        os.execvpe(command[0], command, environment_of(Path.cwd(), os.environ, migration=True))  # noqa: S606
+    except OSError as error:
+        return f"cannot start {command[0]}: {error}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import configparser
 import contextlib
 import dataclasses
-import http.client
 import json
 import math
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from activation import Abandoned, Course, Order, Run
+from application import Application
 from basics import (
     OPTION_FILE,
     ReleaseError,
@@ -31,13 +31,15 @@ from basics import (
     write_whole,
 )
 from connections import Pool, Server, fit
+from gate import Gate
 from integrity import Integrity, exchange, in_words, unknown
 from parcel import Parcel
+from reasons import start_reason
 from records import Records, release_redactor, settings_changed
-from runtimes import KINDS, Runtime, runtime_of
+from runtimes import KINDS, SERVER, Runtime, runtime_of
 from schema import AccessDenied, Schema
-from serve import server_command, workers
-from slots import SLOTS, Config, Slot, alive, ask, server, workers_of
+from serve import import_command, older, server_command, workers
+from slots import SLOTS, Config, Slot, alive
 
 RECENT_SECONDS = 3600
 SAMPLES_KEPT = 40
@@ -45,7 +47,6 @@ SAMPLES_KEPT = 40
 WAY_BACK = 2
 # Longer than a release takes whose dependencies are there, and shorter than a person waits without a word.
 SOON_SECONDS = 10.0
-WORKER_DIED = "a worker died soon after it had started"
 
 
 class Busy(ReleaseError):
@@ -349,7 +350,9 @@ class Host:
                     return
                 partial.rename(target)
             self.integrity.remember(target)
-            facts = {key: value for key, value in parcel.facts.items() if key not in ("release", "settings")}
+            facts = {
+                key: value for key, value in parcel.facts.items() if key not in ("release", "settings", "application")
+            }
             self.judge(release, "prepared", preparation=round(time.monotonic() - begin, 2), **facts)
 
     @contextlib.contextmanager
@@ -458,13 +461,25 @@ class Host:
 
     def check_settings(self, folder: Path) -> None:
         """Let the release's own code accept or refuse its ``.env``."""
-        if not self.config.settings_command:
+        application = Application.of(folder)
+        if application is None:
+            raise ReleaseError(older(folder.name))
+        if command := application.settings_command:
+            done = self.runtime(folder).run(folder, self.config.user, command)
+            if done.returncode != 0:
+                raise ReleaseError(
+                    f"the application refuses its settings:\n{(done.stderr or done.stdout).strip()}\n"
+                    "correct them in group_vars and run the same command again; nothing was switched"
+                )
             return
-        done = self.runtime(folder).run(folder, self.config.user, self.config.settings_command)
+        seconds = int(self.config.start_timeout_seconds)
+        done = self.runtime(folder).run(folder, self.config.user, import_command(application, seconds), SERVER)
         if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or ["it said nothing"]
+            words = "\n".join(lines[-25:])
             raise ReleaseError(
-                f"the application refuses its settings:\n{(done.stderr or done.stdout).strip()}\n"
-                "correct them in group_vars and run the same command again; nothing was switched"
+                f"the application cannot be imported: {start_reason(done.stderr) or lines[-1]}\n{words}\n"
+                "Nothing was switched"
             )
 
     def execute(self, release: str, command: list[str]) -> str:
@@ -574,19 +589,28 @@ class Host:
             with self.step(f"start {release} in {slot.name}"):
                 run("systemctl", "start", slot.socket_unit, slot.service)
             with self.step("wait until it is ready"):
-                self.await_ready(slot, release)
+                self.gate(slot).await_ready(release)
             # Where nothing was live, there is nothing to keep.
             if self.live and lasting:
                 with self.step("see whether it lasts"):
-                    self.settle(slot)
+                    self.gate(slot).settle()
         except ReleaseError as error:
-            log = self.last_words(slot, release)
+            reason, log = self.reason(slot, error), self.last_words(slot, release)
             slot.stop()
             if self.blames(release):
                 self.judge(release, "failed")
             raise ReleaseError(
-                f"release {release} was refused, and what was live before still is: {error}\n{log}"
+                f"release {release} was refused, and what was live before still is: {reason}\n{log}"
             ) from None
+
+    def reason(self, slot: Slot, error: ReleaseError) -> str:
+        """Return why a release did not start: the exception that ended it comes before what was seen of that."""
+        try:
+            gone = not alive(slot.main())
+            found = start_reason(slot.journal()) if gone else ""
+        except (OSError, ReleaseError):
+            found = ""
+        return f"{found}\n({error})" if found else str(error)
 
     def was_good(self, release: str) -> bool:
         """Tell whether a release was live and well, so that others may be to blame for what becomes of it now."""
@@ -595,7 +619,7 @@ class Host:
     def blames(self, release: str) -> bool:
         """Tell whether a release is to blame for not starting: no good one is, where the live one is not ready."""
         live = self.live
-        return not self.was_good(release) or not live or live.ask(self.config.ready_path)[0] == 200
+        return not self.was_good(release) or not live or self.gate(live).healthy()
 
     @staticmethod
     def still_answers(slot: Slot, release: str) -> bool:
@@ -622,7 +646,7 @@ class Host:
                 replace_link(link, new.folder)
             switched = time.monotonic()
             with self.step("watch the public address"):
-                self.watch(new, release, self.config.watch_seconds if old else 0)
+                self.gate(new).watch(release, self.config.watch_seconds if old else 0)
             course.reached("switched", patient=True)
         except (ReleaseError, OSError) as error:
             refused = not isinstance(error, Abandoned)
@@ -677,7 +701,7 @@ class Host:
             with self.step("wait until it is ready"):
                 # After a reboot it may still be about to start.
                 run("systemctl", "start", live.socket_unit, live.service)
-                self.await_ready(live, live.release)
+                self.gate(live).await_ready(live.release)
             self.finish(live)
 
     def call_good(self, slot: Slot) -> None:
@@ -779,83 +803,13 @@ class Host:
             self.remember(release, by=receipt["by"], seconds=receipt["seconds"], **counted)
         self.records.keep(receipt)
 
-    def await_ready(self, slot: Slot, release: str) -> None:
-        """Wait until a slot's own health check and version are right in every worker; give up when it dies."""
-        main, deadline = slot.main(), time.monotonic() + self.config.start_timeout_seconds
-        last, seen, known = "no answer yet", set[str](), set[str]()
-        while time.monotonic() < deadline:
-            if not alive(main):
-                raise ReleaseError("its main process ended")
-            status, body = self.sample(slot, self.config.ready_path)
-            running = workers_of(main)
-            known |= running
-            # A server starts another where one died, so only that one's absence tells.
-            if known - running:
-                raise ReleaseError(WORKER_DIED)
-            version = slot.version() if status == 200 else {}
-            if status != 200:
-                last = f"{self.config.ready_path} answered {status or 'nothing'}: {body[:300]}"
-            elif version.get("release") != release:
-                last = f"{self.config.version_path} names the release {version.get('release') or 'none'}"
-            else:
-                seen.add(str(version.get("worker", "")))
-                silent = running - seen if seen != {""} else set()
-                if not silent:
-                    return
-                last = f"{len(silent)} worker(s) never answered"
-                # The kernel chooses who answers: the next one may be another.
-                time.sleep(0.005)
-                continue
-            time.sleep(0.05)
-        raise ReleaseError(f"not ready after {self.config.start_timeout_seconds:.0f} s; {last}")
+    def gate(self, slot: Slot) -> Gate:
+        """Return what asks a slot's release; answers of the application are kept for the receipt."""
+        return Gate(self.config, slot, self.sample)
 
-    def sample(self, slot: Slot, path: str) -> tuple[int, str]:
-        """Ask a slot, and keep what it answered and how fast for the receipt."""
-        begin = time.monotonic()
-        status, body = slot.ask(path)
-        milliseconds = round((time.monotonic() - begin) * 1000, 1)
+    def sample(self, path: str, status: int, milliseconds: float) -> None:
+        """Keep what the application answered, and how fast, for the receipt."""
         self.samples.append({"path": path, "status": status, "milliseconds": milliseconds})
-        return status, body
-
-    def settle(self, slot: Slot) -> None:
-        """Watch a ready slot for a while: a release that crashes soon after its start must never get a request."""
-        main, deadline = slot.main(), time.monotonic() + self.config.settle_seconds
-        workers = workers_of(main)
-        while (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(0.1, left))
-            if not alive(main) or workers_of(main) != workers:
-                raise ReleaseError(WORKER_DIED)
-        status, body = self.sample(slot, self.config.ready_path)
-        if status != 200:
-            raise ReleaseError(f"{self.config.ready_path} answered {status or 'nothing'} after a while: {body[:300]}")
-
-    def watch(self, slot: Slot, release: str, seconds: float) -> None:
-        """Ask the public address which release answers, until every worker has, and for some seconds."""
-        if not self.config.public_url:
-            return
-        host, _, path = self.config.public_url.removeprefix("http://").partition("/")
-        name = self.config.public_host if self.config.public_host != "_" else host
-        main, begin, seen = slot.main(), time.monotonic(), set[str]()
-        while True:
-            connection = http.client.HTTPConnection(host, timeout=10)
-            status, body = ask(connection, f"/{path}{self.config.version_path}".replace("//", "/"), name)
-            version = parsed(body)
-            seen.add(str(version.get("worker", "")))
-            if status != 200 or version.get("release") != release:
-                raise ReleaseError(
-                    f"{self.config.public_url}{self.config.version_path} answered {status or 'nothing'} "
-                    f"({version.get('release') or body[:200]}), not release {release}"
-                )
-            if not alive(main):
-                raise ReleaseError(f"{slot.service} died after the switch")
-            silent = workers_of(main) - seen if seen != {""} else set()
-            if time.monotonic() - begin > seconds and not silent:
-                return
-            if time.monotonic() - begin > seconds + self.config.start_timeout_seconds:
-                raise ReleaseError(
-                    f"{len(silent)} worker(s) of {slot.service} never answered on {self.config.public_url}"
-                )
-            time.sleep(0.1)
 
     def renew(self, live: Slot, course: Course) -> None:
         """Start the live release anew in the other slot and switch to that, so that no request is lost."""
@@ -899,7 +853,7 @@ class Host:
             live = self.live or live
         else:
             run("systemctl", "start" if answers else "restart", live.service)
-            self.await_ready(live, live.release)
+            self.gate(live).await_ready(live.release)
             self.idle.stop()
         # A run that was torn after its switch left it live, and not yet called good, or not yet the last good one.
         if self.good()[:1] != [live.release]:
@@ -948,25 +902,13 @@ class Host:
 
     def serve(self, slot: str) -> None:
         """Become the server of a slot that systemd starts for podman, in the release's folder (else: serve.py)."""
-        command = server_command(self.config.serve_command, self.config.workers_max)
-        self.runtime(Path.cwd()).serve(self.slot(slot), command)
+        release = Path.cwd()
+        application = Application.of(release)
+        if application is None:
+            raise ReleaseError(older(release.name))
+        command = server_command(release, application, dataclasses.asdict(self.config))
+        self.runtime(release).serve(self.slot(slot), ["python", *command])
 
     def probe(self, slot_name: str, pid: int) -> None:
-        """Wait until a starting slot answers at all; end at once when its main process ``pid`` is gone.
-
-        gunicorn tells systemd that it is ready before it has imported the application, so `Type=notify` proves nothing.
-        """
-        slot, deadline = self.slot(slot_name), time.monotonic() + self.config.start_timeout_seconds
-        known = running = set[str]()
-        while time.monotonic() < deadline:
-            if not alive(str(pid)):
-                raise ReleaseError("the main process ended while it started")
-            running = workers_of(server(str(pid)))
-            known = known | running
-            if slot.ask(self.config.live_path, timeout=2)[0] == 200:
-                return
-            time.sleep(0.05)
-        died = f"; {len(known - running)} worker(s) died meanwhile" if known - running else ""
-        raise ReleaseError(
-            f"{self.config.live_path} did not answer within {self.config.start_timeout_seconds:.0f} s{died}"
-        )
+        """Wait until a starting slot, whose main process is ``pid``, answers at all."""
+        Gate(self.config, self.slot(slot_name)).answered_live(pid)

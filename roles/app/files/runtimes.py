@@ -22,6 +22,7 @@ from pathlib import Path
 from application import Application
 from basics import OPTION_FILE, ReleaseError, digest_of, read_json, run
 from builder import NETRC, Builder
+from environment import environment_of
 from installers import SERVER, Installer, installer_for
 from integrity import LINKS, Integrity
 from project import write_metadata
@@ -30,8 +31,10 @@ from shared import Shared
 from slots import Config, Slot
 
 CERTIFICATES = Path("/etc/ssl/certs")
-# Our own part of the server, and the pins of the packages that it needs.
-WORKERS = Path(__file__).resolve().with_name("server")
+# What starts the server of a release, and the pins of the packages that it needs.
+LAUNCHER = Path(__file__).resolve().with_name("server")
+# What gives a command in a container the settings of its release.
+EXPORT = Path(__file__).resolve().with_name("environment.py")
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,10 @@ class Venv(Runtime):
     def server_for(self, folder: Path) -> Path:
         """Return the folder with the server's packages for a release's Python."""
         builder, python = Builder(self.config), self.interpreter(folder)
-        parts = [digest_of(WORKERS / SERVER.lock), python, run(python, "-VV").stdout, platform.machine()]
+        parts = [digest_of(LAUNCHER / SERVER.lock), python, run(python, "-VV").stdout, platform.machine()]
 
         def build(target: Path) -> None:
-            builder.build(SERVER, python, WORKERS, ("__pycache__",), target)
+            builder.build(SERVER, python, LAUNCHER, ("__pycache__",), target)
 
         return self.servers.made(keyed(parts), build, builder.discard)
 
@@ -211,12 +214,13 @@ class Venv(Runtime):
     def run(self, folder: Path, user: str, command: list[str], *_programs: Path) -> subprocess.CompletedProcess[str]:
         """Run a command of the virtual environment in the release's folder."""
         account = pwd.getpwnam(user)
+        base = {"PATH": f"{folder}/.venv/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent",
+                "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
         return subprocess.run(
             [str(folder / ".venv" / "bin" / command[0]), *command[1:]],
             check=False,
             cwd=folder,
-            env={"PATH": f"{folder}/.venv/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent",
-                 "PYTHONDONTWRITEBYTECODE": "1"},
+            env=environment_of(folder, base, migration=user == self.config.migration_user),
             user=user,
             group=account.pw_gid,
             extra_groups=os.getgrouplist(user, account.pw_gid),
@@ -224,7 +228,7 @@ class Venv(Runtime):
             capture_output=True,
             text=True,
             errors="replace",
-        )  # fmt: skip
+        )
 
     def serve(self, slot: Slot, _command: list[str]) -> None:
         """Refuse: only a unit that was made for a container comes here, as root; serve.py serves this one.
@@ -380,11 +384,13 @@ class Image(Runtime):
     def command(self, folder: Path, user: str, options: list[str], command: list[str]) -> list[str]:
         """Return the command line that runs a release's image as an account of this host.
 
-        The container reads the release's settings from mounted files: nothing secret is in a command line, or in what
-        `podman inspect` shows.
+        The container reads the release's settings from mounted files, and has them as variables by a program of its
+        own: nothing secret is in a command line, or in what `podman inspect` shows.
         """
         account = pwd.getpwnam(user)
         groups = set(os.getgrouplist(user, account.pw_gid)) - {account.pw_gid}
+        # What is compiled in it is for this host's Python; uvicorn does without in another one.
+        brought = folder / ".server"
         files = OF_THE_RELEASE + (OF_THE_MIGRATION_ACCOUNT if user == self.config.migration_user else ())
         return [
             *PODMAN,
@@ -395,9 +401,11 @@ class Image(Runtime):
             *(f"--group-add={group}" for group in sorted(groups)),
             f"--workdir={INSIDE}",
             *(f"--volume={folder / name}:{INSIDE}/{name}:ro" for name in files if (folder / name).is_file()),
+            *((f"--volume={brought.resolve()}:{INSIDE}/.server:ro",) if brought.exists() else ()),
+            f"--volume={EXPORT}:{EXPORT}:ro",
             *options,
             self.image_for(folder),
-            *command,
+            *("python", "-I", str(EXPORT), *command),
         ]
 
     def run(self, folder: Path, user: str, command: list[str], *programs: Path) -> subprocess.CompletedProcess[str]:
@@ -414,7 +422,7 @@ class Image(Runtime):
             # What it writes goes where systemd sends what a unit writes.
             "--log-driver=passthrough",
             "--sdnotify=conmon",
-            f"--volume={WORKERS}:{WORKERS}:ro",
+            f"--volume={LAUNCHER}:{LAUNCHER}:ro",
         ]
         folder = (slot.folder / "release").resolve()
         os.execvp(PODMAN[0], self.command(folder, slot.user, options, command))  # noqa: S606

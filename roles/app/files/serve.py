@@ -12,7 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# An isolated Python (-I) does not look for modules beside the program.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from application import Application
+from environment import environment_of
+
 CONFIG = Path(__file__).resolve().with_name("release.json")
+LAUNCHER = Path(__file__).resolve().with_name("server") / "launch.py"
 
 
 def workers(ceiling: int) -> int:
@@ -20,9 +27,34 @@ def workers(ceiling: int) -> int:
     return min(len(os.sched_getaffinity(0)) + 1, ceiling)
 
 
-def server_command(wanted: list[str], ceiling: int) -> list[str]:
-    """Return the command line of the server, as the role has it, with the number of workers of this host."""
-    return [part.replace("{workers}", str(workers(ceiling))) for part in wanted]
+def older(release: str) -> str:
+    """Return why a release cannot start that states nothing about its application."""
+    return (
+        f"release {release} was made by an older version of Waffle Iron, which this one cannot start. "
+        "Fix: deploy its commit again: ansible-playbook playbooks/deploy.yml -l ENV -e app_version=COMMIT"
+    )
+
+
+def server_command(release: Path, application: Application, config: dict[str, Any]) -> list[str]:
+    """Return the arguments of the release's Python that start its server; ``config`` is the host's."""
+    options = {
+        "folder": application.folder,
+        "release": json.loads((release / "release.json").read_text())["release"],
+        "root-path": application.root_path,
+        "preload": ",".join(application.preload_modules),
+        "workers": workers(config["workers_max"]),
+        "timeout": config["request_timeout_seconds"],
+        "graceful-timeout": config["graceful_timeout_seconds"],
+    }
+    words = [f"--{name}={value}" for name, value in options.items() if value != ""]
+    # Isolated from variables and the account's own packages; what is printed is in the journal at once.
+    return ["-I", "-u", str(LAUNCHER), *words, application.module]
+
+
+def import_command(application: Application, seconds: int) -> list[str]:
+    """Return the command that imports the application, as its server does, and ends within some seconds."""
+    words = [f"--folder={application.folder}"] if application.folder else []
+    return ["python", "-I", str(LAUNCHER), *words, f"--check={seconds}", application.module]
 
 
 def as_root(unit: str) -> str:
@@ -36,15 +68,19 @@ def serve(config: dict[str, Any], slot: str) -> str:
     Returns:
         Why it cannot be; otherwise it does not return.
     """
-    unit = f"{config['name']}@{slot}.service"
+    unit, release = f"{config['name']}@{slot}.service", Path.cwd()
     if os.geteuid() == 0:
         return as_root(unit)
-    command = server_command(config["serve_command"], config["workers_max"])
-    program = str(Path.cwd() / ".venv" / "bin" / command[0])
+    application = Application.of(release)
+    if application is None:
+        return f"{unit} cannot start: {older(release.name)}"
+    venv = release / ".venv" / "bin"
+    base = {**os.environ, "PATH": f"{venv}:/usr/bin:/bin"}
+    command = [str(venv / "python"), *server_command(release, application, config)]
     try:
-        os.execv(program, [program, *command[1:]])  # noqa: S606
+        os.execve(command[0], command, environment_of(release, base))  # noqa: S606
     except OSError as error:
-        return f"{unit} cannot start {program}: {error.strerror}"
+        return f"{unit} cannot start {error.filename or command[0]}: {error.strerror}"
 
 
 def main() -> str:

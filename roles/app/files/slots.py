@@ -9,9 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from application import Application
 from basics import parsed, replace_link, run
 
 SLOTS = ("blue", "green")
+# What the server of a release answers itself, before the application (server/waffle_asgi.py).
+LIVE_PATH = "/.waffle/live"
+VERSION_PATH = "/.waffle/version"
+# A release of an older version has this from its application.
+OLDER_VERSION_PATH = "/version"
 CONFIG = Path(__file__).resolve().with_name("release.json")
 # Where administrators' programs put units, beside those in /etc that people edit.
 UNITS = Path("/usr/local/lib/systemd/system")
@@ -34,15 +40,12 @@ class Config:
     pythons: str
     index_url: str
     packages_from_source: list[str]
-    settings_command: list[str]
     migrations: bool
     seed_command: list[str]
-    serve_command: list[str]
-    live_path: str
-    ready_path: str
-    version_path: str
     public_url: str
     public_host: str
+    request_timeout_seconds: int
+    graceful_timeout_seconds: int
     start_timeout_seconds: float
     settle_seconds: float
     watch_seconds: float
@@ -79,12 +82,20 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(connection: http.client.HTTPConnection, path: str, host: str = "localhost") -> tuple[int, str]:
-    """Send one GET; return status and body, or status 0 and the reason why there was no answer."""
+def ask(
+    connection: http.client.HTTPConnection, path: str, host: str = "localhost", scheme: str = ""
+) -> tuple[int, str]:
+    """Send one GET, with the ``scheme`` that a proxy claims; return status and body.
+
+    The body of a redirect is the address that it leads to. If there was no answer, status is 0 and the body is the
+    reason.
+    """
+    headers = {"Host": host, "Connection": "close", **({"X-Forwarded-Proto": scheme} if scheme else {})}
     try:
-        connection.request("GET", path, headers={"Host": host, "Connection": "close"})
+        connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
-        return answer.status, answer.read(1 << 16).decode(errors="replace")
+        body = answer.read(1 << 16).decode(errors="replace")
+        return answer.status, answer.headers.get("Location", body) if 300 <= answer.status < 400 else body
     except (OSError, http.client.HTTPException) as error:
         return 0, f"{type(error).__name__}: {error}"
     finally:
@@ -172,13 +183,18 @@ class Slot:
         out = run("systemctl", "show", self.service, "--property", ",".join(properties)).stdout
         return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
 
-    def ask(self, path: str, timeout: float = 5) -> tuple[int, str]:
+    @property
+    def application(self) -> Application | None:
+        """Return the application of the release that the slot points to; None if an older version made it."""
+        return Application.of(self.folder / "release")
+
+    def ask(self, path: str, timeout: float = 5, host: str = "localhost", scheme: str = "") -> tuple[int, str]:
         """Send one GET through the slot's socket."""
-        return ask(UnixConnection(str(self.folder / "socket"), timeout), path)
+        return ask(UnixConnection(str(self.folder / "socket"), timeout), path, host, scheme)
 
     def version(self) -> dict[str, Any]:
-        """Return what the release on the socket says of itself; nothing where none answers."""
-        status, body = self.ask(self.config.version_path)
+        """Return what the server on the socket says of its release; nothing if none answers."""
+        status, body = self.ask(VERSION_PATH if self.application else OLDER_VERSION_PATH)
         return parsed(body) if status == 200 else {}
 
     def answering(self) -> str:
