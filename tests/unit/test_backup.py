@@ -268,7 +268,9 @@ def test_after_an_interrupted_restore_no_backup_is_made(backups: Any, play: Path
     assert files(backups) == set()
 
 
-@pytest.mark.parametrize(("answer", "reason"), [("0\n", "another host makes one"), ("", "no reason given")])
+@pytest.mark.parametrize(
+    ("answer", "reason"), [("0\n", "another run holds the lock shop-backup"), ("", "no reason given")]
+)
 def test_a_backup_waits_for_its_turn(backups: Any, play: Path, answer: str, reason: str) -> None:
     (play / "turn").write_text(answer)
     with pytest.raises(program.BackupError, match=f"a backup cannot begin: {reason}"):

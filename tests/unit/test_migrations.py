@@ -63,9 +63,11 @@ class Application:
         (folder / "migrations/env.py").write_text(ENV)
         (folder / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/migrations\n")
 
+    place = "migrations"
+
     def add(self, name: str, up: str, *, down: str | None = None, marks: str = "", back: str = "pass") -> None:
         text = REVISION.format(name=name, down=down, marks=marks, up=up.replace("\n", "\n    "), back=back)
-        (self.folder / f"migrations/versions/{name}.py").write_text(text)
+        (self.folder / f"{self.place}/versions/{name}.py").write_text(text)
 
     def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         assert PYTHON.exists(), "the application's environment is missing: scripts/test makes it"
@@ -97,7 +99,7 @@ def warnings_of(application: Application, *revisions: list[str]) -> list[list[st
 
 
 def test_a_plan_an_upgrade_and_the_way_back(application: Application) -> None:
-    create = "CREATE TABLE users ( id INTEGER NOT NULL AUTO_INCREMENT, PRIMARY KEY (id) )"
+    create = "CREATE TABLE users ( id INTEGER NOT NULL, PRIMARY KEY (id) )"
     pending = {"revision": "a1", "message": "Revision a1", "compatible": False, "statements": [create], "warnings": []}
     planned = {"current": None, "head": "a1", "pending": [{**pending, "problems": []}], "interrupted": None}
     assert application.result("plan") == planned
@@ -361,6 +363,168 @@ def test_an_id_that_alembic_s_table_does_not_hold_is_a_problem(application: Appl
     assert first["problems"] == []
     (problem,) = second["problems"]
     assert "33 characters" in problem and "holds 32" in problem
+
+
+# --- the templates of `alembic init`, as they are ---
+
+
+class Stock(Application):
+    """An application with the `env.py` that Alembic wrote, in a folder of its own."""
+
+    place = "backend/alembic"
+
+    def __init__(self, folder: Path, template: str) -> None:
+        self.folder, backend = folder, folder / "backend"
+        backend.mkdir()
+        command = [str(PYTHON), "-m", "alembic", "init", "--template", template, "alembic"]
+        subprocess.run(command, cwd=backend, check=True, capture_output=True)
+        driver = {"async": "sqlite+aiosqlite", "generic": "sqlite"}[template]
+        # By themselves: else the mark, which is written on a connection of its own, would wait for the file.
+        self.write("sqlalchemy.url", f"{driver}:///{folder}/test.db\nsqlalchemy.isolation_level = AUTOCOMMIT")
+        self.state({"alembic": "backend/alembic.ini"})
+
+    def write(self, key: str, value: str) -> None:
+        ini = self.folder / "backend/alembic.ini"
+        lines = ini.read_text().splitlines()
+        ini.write_text("\n".join(f"{key} = {value}" if line.startswith(f"{key} =") else line for line in lines))
+
+    def state(self, stated: dict[str, Any]) -> None:
+        (self.folder / "release.json").write_text(json.dumps({"application": stated}))
+
+
+@pytest.fixture(params=["generic", "async"])
+def stock(request: pytest.FixtureRequest, tmp_path: Path) -> Stock:
+    made = Stock(tmp_path, request.param)
+    made.add("a1", USERS, back='op.drop_table("users")')
+    return made
+
+
+def test_the_templates_of_alembic_need_no_change(stock: Stock) -> None:
+    stock.add("a2", 'op.execute("CREATE TABLE t1 (id INTEGER)")', down="a1", back='op.execute("DROP TABLE t1")')
+    _, second = stock.result("plan")["pending"]
+    assert second["statements"] == ["CREATE TABLE t1 (id INTEGER)"]
+    assert stock.result("current") == {"revision": "base"}
+    done = stock.result("upgrade")
+    assert [(step["revision"], step["statements"]) for step in done["applied"]] == [("a1", 1), ("a2", 1)]
+    assert stock.result("current") == stock.result("head") == {"revision": "a2"}
+    assert stock.result("downgrade", "a1")["to"] == "a1"
+    assert stock.result("stamp", "a2")["to"] == "a2"
+
+
+def test_a_failure_in_a_template_of_alembic_is_reported_and_marked(stock: Stock) -> None:
+    two = ("CREATE TABLE t1 (id INTEGER)", "CREATE TABLE users (id INTEGER)")
+    stock.add("a2", "\n".join(f"op.execute({one!r})" for one in two), down="a1")
+    report = json.loads(stock.call("upgrade").stdout)["failure"]
+    assert (report["file"], report["applied"], report["failed"]) == ("backend/alembic/versions/a2.py", [two[0]], two[1])
+    again = stock.call("upgrade")
+    assert again.returncode == 1 and "revision a2 (Revision a2) failed" in again.stderr
+    stock.result("stamp", "a2")
+    assert stock.result("interrupted") == {"interrupted": None}
+
+
+def test_an_engine_that_the_application_keeps_may_be_used_by_every_run(tmp_path: Path) -> None:
+    """Its pool has connections of an event loop that has ended."""
+    made = Stock(tmp_path, "async")
+    made.add("a1", USERS)
+    made.state({"alembic": "backend/alembic.ini", "folder": "src"})
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/store.py").write_text(
+        "from sqlalchemy.ext.asyncio import create_async_engine\n"
+        "from sqlalchemy.pool import AsyncAdaptedQueuePool\n"
+        f"engine = create_async_engine('sqlite+aiosqlite:///{tmp_path}/test.db', isolation_level='AUTOCOMMIT',\n"
+        "    poolclass=AsyncAdaptedQueuePool)\n"
+    )
+    (tmp_path / "backend/alembic/env.py").write_text(
+        "import asyncio\nfrom alembic import context\nfrom store import engine\n"
+        "def work(connection):\n    context.configure(connection=connection)\n"
+        "    with context.begin_transaction():\n        context.run_migrations()\n"
+        "async def main():\n    async with engine.connect() as connection:\n        await connection.run_sync(work)\n"
+        "asyncio.run(main())\n"
+    )
+    done = made.call("upgrade")
+    assert done.returncode == 0 and json.loads(done.stdout)["to"] == "a1", done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("names", [{"url": "SHOP_URL"}, {"host": "DB_HOST", "port": "DB_PORT", "user": "DB_USER"}])
+def test_an_address_in_alembic_ini_is_named_with_the_line_to_write(stock: Stock, names: dict[str, str]) -> None:
+    stock.write("sqlalchemy.url", "driver://user:pass@localhost/dbname")
+    stock.state({"alembic": "backend/alembic.ini", "database": names})
+    refused = stock.call("plan")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "backend/alembic.ini has an address of a database of its own (sqlalchemy.url)" in refused.stderr
+    assert 'config.set_main_option("sqlalchemy.url", ' in refused.stderr
+    assert all(f'os.environ["{name}"]' in refused.stderr for name in names.values())
+    # The line is true.
+    line = next(line for line in refused.stderr.splitlines() if "set_main_option" in line and "os.environ" in line)
+    if "url" in names:
+        env = stock.folder / "backend/alembic/env.py"
+        below = f"config = context.config\nimport os\n{line.strip()}\n"
+        env.write_text(env.read_text().replace("config = context.config\n", below))
+        assert "KeyError: 'SHOP_URL'" in stock.call("plan").stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import nowhere", "add nowhere to the application's dependencies"),
+        ("import os; os.environ['SHOP_URL']", "add 'SHOP_URL' to app_settings"),
+    ],
+)
+def test_what_env_py_stumbles_over_is_named_with_its_place(application: Application, code: str, words: str) -> None:
+    (application.folder / "migrations/env.py").write_text(f"\n{code}\n")
+    refused = application.call("plan")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "env.py failed (migrations/env.py, line 2): " in refused.stderr and words in refused.stderr
+
+
+def test_an_environment_without_alembic_is_named(application: Application) -> None:
+    bare = application.folder / "bare"
+    subprocess.run([str(PYTHON), "-m", "venv", "--without-pip", str(bare)], check=True)
+    command = [str(bare / "bin/python"), "-I", "-B", str(PROGRAM), "plan"]
+    refused = subprocess.run(command, cwd=application.folder, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "alembic is not among the packages of its lock file. Fix: add it" in refused.stderr
+
+
+# --- merges ---
+
+
+@pytest.fixture
+def merged(application: Application) -> Application:
+    """Return an application with two branches that were merged, each with a statement."""
+    for name in ("b1", "b2"):
+        up, back = f'op.execute("CREATE TABLE {name} (id INTEGER)")', f'op.execute("DROP TABLE {name}")'
+        application.add(name, up, down="a1", back=back)
+    application.add("m1", "pass", marks='down_revision = ("b1", "b2")\ncompatible = True')
+    return application
+
+
+def test_a_merge_goes_up_and_down(merged: Application) -> None:
+    assert merged.result("upgrade")["to"] == "m1"
+    assert merged.result("downgrade", "b1")["to"] == "b1", "and not the other branch beside it"
+    assert merged.result("upgrade")["to"] == "m1"
+    assert merged.result("downgrade", "base")["to"] is None
+
+
+def test_the_other_branch_of_a_merge_counts_as_newer(merged: Application) -> None:
+    merged.result("upgrade")
+    assert merged.result("compatible", "b1", "m1") == {"compatible": False, "unmarked": ["b2"]}
+    assert merged.result("compatible", "base", "a1") == {"compatible": False, "unmarked": ["a1"]}
+    assert "a release on m1 takes the revision(s) b2, m1" in merged.call("compatible", "m1", "b1").stderr
+
+
+def test_a_migration_that_fails_between_branches_goes_on_there(merged: Application) -> None:
+    file = merged.folder / "migrations/versions/m1.py"
+    whole = file.read_text()
+    file.write_text(whole.replace("def upgrade():\n    pass", "def upgrade():\n    raise ValueError('not today')"))
+    report = json.loads(merged.call("upgrade").stdout)["failure"]
+    assert (report["revision"], report["version"], report["interrupted"]) == ("m1", "b1,b2", False)
+    assert merged.result("plan")["current"] == "b1,b2"
+    file.write_text(whole)
+    assert merged.result("upgrade")["to"] == "m1"
+    assert merged.result("stamp", "b1,b2")["to"] == "b1,b2"
+    assert merged.result("stamp", "m1")["to"] == "m1"
 
 
 def in_migrations(expression: str) -> Any:

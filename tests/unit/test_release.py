@@ -43,6 +43,8 @@ class Systemd:
         self.broken: set[str] = set()
         self.answers: dict[str, str] = {}
         self.log = "ModuleNotFoundError: No module named 'nba.typo'\n"
+        # That of the database.
+        self.revision: str | None = "0001"
 
     def run(self, *command: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         words = [str(word) for word in command]
@@ -109,8 +111,6 @@ CONFIG: dict[str, Any] = {
     "pythons": "/usr/local/lib/waffle-iron/python",
     "index_url": "",
     "packages_from_source": [],
-    "migrations": True,
-    "seed_command": [],
     "public_url": "",
     "public_host": "localhost",
     "request_timeout_seconds": 30,
@@ -132,6 +132,7 @@ APPLICATION: dict[str, Any] = {
     "module": "nba.main:app",
     "ready_path": "/health/ready",
     "settings_command": ["python", "-m", "nba.settings"],
+    "alembic": "alembic.ini",
 }
 
 
@@ -155,6 +156,8 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     monkeypatch.setattr(program.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(program.Run, "active", lambda run: False)
     monkeypatch.setattr(program.Schema, "refuse_interrupted", lambda schema: None)
+    for module in (program, sys.modules["schema"]):
+        monkeypatch.setattr(module, "recorded", lambda root: systemd.revision)
     # A slot's name stands for the id of its process.
     monkeypatch.setattr(program.Slot, "main", lambda slot: slot.name if slot.service in systemd.active else "0")
     for module in (program, gate):
@@ -193,14 +196,20 @@ def put(host: Any, name: str, venv: str = "venv", **state: Any) -> Path:
     """Make a finished release."""
     folder: Path = host.folder(name)
     folder.mkdir()
+    applies(folder)
     (folder / ".env").write_text("A=1\n")
-    (folder / "release.json").write_text(json.dumps({"release": name, "application": APPLICATION}))
     (host.config.root / "venvs" / venv).mkdir(exist_ok=True)
     (host.config.root / "venvs" / venv / ".complete").touch()
     host.integrity.remember(host.config.root / "venvs" / venv)
     (folder / ".venv").symlink_to(host.config.root / "venvs" / venv)
     host.remember(name, **{"state": "prepared", "at": 0, **state})
     return folder
+
+
+def applies(folder: Path, **stated: Any) -> None:
+    """State the application of a release; without more, one with Alembic."""
+    facts = {"release": folder.name, "application": {**APPLICATION, **stated}}
+    (folder / "release.json").write_text(json.dumps(facts))
 
 
 class Course:
@@ -1001,6 +1010,12 @@ class Marks:
         if self.interrupted:
             raise program.ReleaseError("revision 0002 was interrupted")
 
+    def revision(self) -> str:
+        return str(sys.modules["schema"].recorded(None))
+
+    def head(self) -> str:
+        return {"old": "0001", "new": "0002"}[self.release]
+
     def run(self, *arguments: str) -> dict[str, Any]:
         assert (self.release, arguments) == ("new", ("compatible", "0001", "0002"))
         return {"compatible": not self.unmarked, "unmarked": self.unmarked}
@@ -1012,19 +1027,16 @@ class Marks:
 @pytest.fixture
 def moved_on(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a host whose live release brought another schema."""
-    for name, schema in (("old", "0001"), ("new", "0002")):
+    for name, systemd.revision in (("old", "0001"), ("new", "0002")):
         put(host, name)
         deploy(host, name)
-        host.remember(name, schema=schema)
-    host.database = "0002"
-    monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": slot.release, "schema": host.database})
     monkeypatch.setattr(program, "Schema", Marks)
     monkeypatch.setattr(Marks, "unmarked", [])
     return host
 
 
-def test_a_rollback_over_the_same_schema_asks_nothing(moved_on: Any) -> None:
-    moved_on.database = "0001"
+def test_a_rollback_over_the_same_schema_asks_nothing(moved_on: Any, systemd: Systemd) -> None:
+    systemd.revision = "0001"
     assert moved_on.rollback_target("", "") == {"release": "old", "downgrade": ""}
     assert moved_on.rollback_target("old", "") == {"release": "old", "downgrade": ""}
 
@@ -1051,18 +1063,60 @@ def test_a_rollback_over_another_schema_names_the_ways(moved_on: Any, monkeypatc
             moved_on.rollback_target("", schema)
 
 
-def test_a_release_that_ran_on_a_newer_schema_still_has_its_own(
-    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    schema = "0001"
-    monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": slot.release, "schema": schema})
+def test_a_release_that_ran_on_a_newer_schema_still_has_its_own(host: Any, systemd: Systemd) -> None:
+    systemd.revision = "0001"
     put(host, "old")
     deploy(host, "old")
-    schema = "0002"
+    systemd.revision = "0002"
     put(host, "new")
     for name in ("new", "old", "new"):
         deploy(host, name)
     assert host.rollback_target("", "downgrade") == {"release": "old", "downgrade": "0001"}
+
+
+def test_the_guard_asks_the_database_and_never_the_application(moved_on: Any, systemd: Systemd) -> None:
+    """As of an application whose /version knows no schema, or that has none."""
+    with pytest.raises(program.ReleaseError, match="old ran on schema 0001, and the database has 0002"):
+        moved_on.rollback_target("", "")
+    assert [moved_on.state(name)["schema"] for name in ("old", "new")] == ["0001", "0002"]
+
+
+def test_a_revision_that_was_not_recorded_is_asked_of_the_release_itself(moved_on: Any) -> None:
+    """As with a database that did not answer when the release became live: nothing unknown equals anything."""
+    for name in ("old", "new"):
+        moved_on.remember(name, schema=None)
+    with pytest.raises(program.ReleaseError, match="old ran on schema 0001, and the database has 0002"):
+        moved_on.rollback_target("", "")
+
+
+def test_a_rollback_without_alembic_says_that_nothing_was_compared(host: Any, systemd: Systemd) -> None:
+    for name in ("old", "new"):
+        applies(put(host, name), alembic="", database={"host": "DB_HOST"})
+        deploy(host, name)
+    assert host.rollback_target("", "") == {"release": "old", "downgrade": ""}
+    host.activate(program.Order("rollback", "old", "me"), Course())
+    (note,) = host.notes
+    assert "release old has no migrations (no alembic.ini)" in note and "was not checked" in note
+    assert host.state("old")["schema"] is None
+
+
+def test_a_rollback_from_alembic_to_a_release_without_it_takes_a_word(host: Any, systemd: Systemd) -> None:
+    applies(put(host, "old"), alembic="")
+    deploy(host, "old")
+    put(host, "new")
+    deploy(host, "new")
+    for schema in ("", "downgrade"):
+        with pytest.raises(program.ReleaseError, match=r"old has no migrations .* and new has: .*-e schema=keep"):
+            host.rollback_target("", schema)
+    assert host.rollback_target("", "keep") == {"release": "old", "downgrade": ""}
+
+
+def test_a_release_of_an_older_version_cannot_be_gone_back_to(moved_on: Any) -> None:
+    (moved_on.folder("old") / "release.json").write_text('{"release": "old"}')
+    with pytest.raises(program.ReleaseError, match=r"old was made by an older version .* Fix: deploy its commit"):
+        moved_on.rollback_target("old", "keep")
+    with pytest.raises(program.ReleaseError, match="a previous release is not a release to go back to"):
+        moved_on.rollback_target("", "keep")
 
 
 @pytest.mark.parametrize("wanted", ["new", "never-seen", "failed"])
@@ -1072,9 +1126,11 @@ def test_a_rollback_goes_to_a_good_release_only(moved_on: Any, wanted: str) -> N
         moved_on.rollback_target(wanted, "keep")
 
 
-def test_a_rollback_is_one_also_where_its_end_was_not_heard(moved_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rollback_is_one_also_where_its_end_was_not_heard(
+    moved_on: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The control node was gone when `new` was left for `old`: the same command again is no way back to `new`."""
-    moved_on.database = "0001"
+    systemd.revision = "0001"
     order = ["rollback-target", "--schema=keep"]
     deploy(moved_on, "old")
     moved_on.remember("new", schema="0001")
@@ -1115,7 +1171,7 @@ def test_the_way_back_is_known_also_where_the_schema_of_a_later_release_was_kept
         put(host, name, schema=schema)
         deploy(host, name)
     deploy(host, "second")
-    monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": slot.release, "schema": "0003"})
+    systemd.revision = "0003"
     asked: list[Any] = []
 
     def run(schema: Any, *arguments: str) -> dict[str, Any]:
@@ -1384,7 +1440,7 @@ def test_migrations_are_left_out_only_where_nothing_can_be_pending(  # noqa: PLR
         (host.folder("r2") / "db/versions" / change).write_text("")
     deploy(host, "r1")
     host.remember("r1", schema="0001")
-    monkeypatch.setattr(program.Slot, "version", lambda slot: {"release": "r1", "schema": schema})
+    systemd.revision = schema
     assert host.has_schema_of("r2") is expected
 
 
@@ -1709,7 +1765,10 @@ def programs(host: Any, monkeypatch: pytest.MonkeyPatch) -> Programs:
     programs = Programs(folder)
     monkeypatch.setattr(runtimes.Venv, "run", programs.run_in)
     monkeypatch.setattr(sys.modules["schema"], "run", programs.run)
-    monkeypatch.setattr(sys.modules["schema"].Database, "marked", lambda database: programs.interrupted is not None)
+    databases = sys.modules["schema"].Database
+    monkeypatch.setattr(databases, "marked", lambda database: programs.interrupted is not None)
+    monkeypatch.setattr(databases, "name", lambda database: "shop")
+    monkeypatch.setattr(databases, "turn", lambda database, work, seconds: contextlib.nullcontext())
     return programs
 
 
@@ -1810,13 +1869,13 @@ def test_the_mark_is_looked_for_with_a_password_that_the_database_takes(
     schema = sys.modules["schema"]
     asked: list[str] = []
 
-    def marked(database: Any) -> bool:
+    def name(database: Any) -> str:
         asked.append(database.option_file.parent.name)
         if len(asked) == 1:
             raise schema.BackupError("1045")
-        return False
+        return "shop"
 
-    monkeypatch.setattr(schema.Database, "marked", marked)
+    monkeypatch.setattr(schema.Database, "name", name)
     assert program.Schema(host, "r1").interruption() is None
     assert asked == ["r2", "r1"]
 

@@ -54,6 +54,8 @@ UNION ALL SELECT 'TRIGGER', trigger_name FROM information_schema.triggers WHERE 
 UNION ALL SELECT routine_type, routine_name FROM information_schema.routines WHERE routine_schema = DATABASE()
 UNION ALL SELECT 'EVENT', event_name FROM information_schema.events WHERE event_schema = DATABASE()"""
 BYTES = "SELECT COALESCE(SUM(data_length), 0) FROM information_schema.tables WHERE table_schema = DATABASE()"
+# Where Alembic keeps the revision, unless an env.py names another table.
+VERSION_TABLE = "alembic_version"
 REVISION = "SELECT version_num FROM alembic_version ORDER BY version_num"
 # In the database from before a migration's first statement until its end is known (migrations.py).
 MARK_TABLE = "waffle_iron_migration"
@@ -147,11 +149,13 @@ class Database:
             found.setdefault(kind, []).append(name)
         return {kind: sorted(names) for kind, names in found.items()}
 
+    def versions(self) -> list[str] | None:
+        """Return the revisions in Alembic's table, several only between branches; None if there is no such table."""
+        return [row[0] for row in self.ask(REVISION)] if VERSION_TABLE in self.objects()["TABLE"] else None
+
     def revision(self) -> str:
-        """Return the schema's revision, `none` where there is none."""
-        tables = self.objects()["TABLE"]
-        rows = self.ask(REVISION) if "alembic_version" in tables else []
-        return re.sub(r"[^\w.-]", "_", "-".join(row[0] for row in rows)) or "none"
+        """Return the schema's revision as a part of a file's name, `none` where there is none."""
+        return re.sub(r"[^\w.-]", "_", "-".join(self.versions() or [])) or "none"
 
     def marked(self) -> bool:
         """Return True if a migration has not come to its end."""
@@ -317,14 +321,15 @@ class Database:
             raise BackupError("not all of its triggers, routines, events and views could be created again")
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Hold a lock in the server for the databases beside this one; it ends with this process.
+    def turn(self, work: str = "backup", seconds: int = TURN_SECONDS) -> Iterator[None]:
+        """Hold the lock in the server for a kind of work on this database; it ends with this process.
 
         Raises:
-            BackupError: another host has it for longer than `TURN_SECONDS`.
+            BackupError: another process, of this host or another one, has it for longer than ``seconds``.
         """
-        # GET_LOCK's names are the server's, so the database's name is in it.
-        wait = f"SET SESSION wait_timeout = 1000000; SELECT GET_LOCK('{self.name()}-backup', {TURN_SECONDS});\n"
+        # GET_LOCK's names are the server's, so the database's name is in it, as far as they may be long.
+        lock = f"{self.name()}-{work}"[-64:]
+        wait = f"SET SESSION wait_timeout = 1000000; SELECT GET_LOCK('{lock}', {seconds});\n"
         with (
             tempfile.TemporaryFile() as errors,
             # Unbuffered, so that nothing is left to be written to a client that has ended.
@@ -338,8 +343,9 @@ class Database:
             answer = session.stdout.readline().strip()
             if answer != b"1":
                 errors.seek(0)
-                reason = complaint(errors.read().decode(errors="replace")) if not answer else "another host makes one"
-                raise BackupError(f"a backup cannot begin: {reason}")
+                busy = f"another run holds the lock {lock} in the database since more than {seconds} s"
+                reason = busy if answer else complaint(errors.read().decode(errors="replace"))
+                raise BackupError(f"a {work} cannot begin: {reason}")
             yield
 
 

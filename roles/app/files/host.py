@@ -30,16 +30,17 @@ from basics import (
     set_aside,
     write_whole,
 )
-from connections import Pool, Server, fit
+from connections import Account, Pool, Server, fit
 from gate import Gate
 from integrity import Integrity, exchange, in_words, unknown
 from parcel import Parcel
 from reasons import start_reason
 from records import Records, release_redactor, settings_changed
-from runtimes import KINDS, SERVER, Runtime, runtime_of
-from schema import AccessDenied, Schema
+from runtimes import KINDS, LAUNCHER, Runtime, runtime_of
+from schema import AccessDenied, Schema, recorded
 from serve import import_command, older, server_command, workers
 from slots import SLOTS, Config, Slot, alive
+from tables import Tables
 
 RECENT_SECONDS = 3600
 SAMPLES_KEPT = 40
@@ -47,6 +48,8 @@ SAMPLES_KEPT = 40
 WAY_BACK = 2
 # Longer than a release takes whose dependencies are there, and shorter than a person waits without a word.
 SOON_SECONDS = 10.0
+# What is assumed of a release from before releases stated their application.
+BEFORE_IT_WAS_STATED = Application("", alembic="alembic.ini")
 
 
 class Busy(ReleaseError):
@@ -286,6 +289,12 @@ class Host:
         """
         live = self.live_release
         good = [name for name in self.good() if name != live]
+        if wanted in good and not Application.of(self.folder(wanted)):
+            raise ReleaseError(
+                f"{wanted} was made by an older version of Waffle Iron, and cannot be gone back to. "
+                "Fix: deploy its commit: ansible-playbook playbooks/deploy.yml -l ENV -e app_version=COMMIT"
+            )
+        good = [name for name in good if Application.of(self.folder(name))]
         if not wanted and (unheard := self.activation.unheard("rollback")):
             # The same command again after an interruption: what it was for, not what it has just left.
             wanted, good = unheard, self.good()
@@ -297,17 +306,22 @@ class Host:
         target = wanted or good[0]
         if target == live:
             return {"release": target, "downgrade": ""}
-        # What the database has now, which a restore may have changed since the live release came.
+        if not any(self.application(name).alembic for name in (live, target) if name):
+            return {"release": target, "downgrade": ""}
+        asked = Schema(self, self.knowing(live or target))
         # A run at work, which this may join, may be changing the schema just now.
-        if self.config.migrations and self.live and not self.activation.active():
-            Schema(self, self.knowing(self.live)).refuse_interrupted()
-        now = (self.live.version() if self.live else {}).get("schema") or self.state(live).get("schema")
-        then = self.state(target).get("schema")
+        if self.live and not self.activation.active():
+            asked.refuse_interrupted()
+        if not self.application(target).alembic:
+            self.refuse_unknown_schema(target, schema)
+            return {"release": target, "downgrade": ""}
+        # What the database has now, which a restore may have changed since the live release came.
+        now, then = asked.revision(), str(self.state(target).get("schema") or Schema(self, target).head())
         if then == now:
             return {"release": target, "downgrade": ""}
         if schema == "downgrade":
-            return {"release": target, "downgrade": str(then)}
-        marks = Schema(self, self.knowing(self.live) if self.live else live).run("compatible", str(then), str(now))
+            return {"release": target, "downgrade": then}
+        marks = asked.run("compatible", then, now)
         if schema == "keep" and marks["compatible"]:
             return {"release": target, "downgrade": ""}
         ways = "-e schema=downgrade takes the schema back, after a backup; what only the new one holds is lost then"
@@ -317,6 +331,42 @@ class Host:
             else f"it cannot be kept, since these are not marked compatible: {', '.join(marks['unmarked'])}"
         )
         raise ReleaseError(f"release {target} ran on schema {then}, and the database has {now}: {keep}; {ways}")
+
+    def refuse_unknown_schema(self, target: str, schema: str) -> None:
+        """Raise ReleaseError for a release without Alembic that would follow one with it, unless a person said so."""
+        if schema == "keep":
+            return
+        live = self.live_release
+        raise ReleaseError(
+            f"release {target} has no migrations (no alembic.ini), and {live} has: nobody knows whether the code of "
+            f"{target} works on the schema that the database has now. Fix: if it does, -e schema=keep; else restore a "
+            "backup from its time (playbooks/restore.yml) and use that option"
+        )
+
+    def unguarded(self, release: str) -> list[str]:
+        """Return the note that nobody compares the schema with a release that has a database and no Alembic."""
+        stated = self.application(release)
+        if stated.alembic or not (stated.database or stated.schema_command):
+            return []
+        return [
+            f"release {release} has no migrations (no alembic.ini): whether its code works on the schema that the "
+            "database has now was not checked"
+        ]
+
+    def application(self, release: str) -> Application:
+        """Return what a release states about its application."""
+        return Application.of(self.folder(release)) or BEFORE_IT_WAS_STATED
+
+    def revision(self, release: str) -> str | None:
+        """Return the revision of the database of a release with Alembic; None if it is not known.
+
+        Without a start of Alembic, and for records alone: a database that does not answer stops no run here.
+        """
+        if not self.application(release).alembic:
+            return None
+        with contextlib.suppress(ReleaseError):
+            return recorded(self.config.root)
+        return None
 
     # --- preparing ---
 
@@ -405,11 +455,18 @@ class Host:
 
     def outlook(self, release: str, workers: int) -> dict[str, Any]:
         """Return the migrations of a release, and whether its connections fit; each problem is a text."""
-        migrations = Schema(self, release).plan() if self.config.migrations else None
+        migrations = self.schema_plan(release)
         try:
             return {"migrations": migrations, "connections": self.connections(release, workers)}
         except ReleaseError as error:
             return {"migrations": migrations, "connections": {"checked": True, "problem": str(error)}}
+
+    def schema_plan(self, release: str) -> dict[str, Any] | None:
+        """Return what a release would do to the schema; None if it has neither Alembic nor a schema command."""
+        stated = self.application(release)
+        if stated.alembic:
+            return Schema(self, release).plan()
+        return Tables(self, release).plan() if stated.schema_command else None
 
     def connections(self, release: str, workers: int) -> dict[str, Any]:
         """Return whether the connections of all hosts fit the database server.
@@ -473,7 +530,7 @@ class Host:
                 )
             return
         seconds = int(self.config.start_timeout_seconds)
-        done = self.runtime(folder).run(folder, self.config.user, import_command(application, seconds), SERVER)
+        done = self.runtime(folder).run(folder, self.config.user, import_command(application, seconds), LAUNCHER)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["it said nothing"]
             words = "\n".join(lines[-25:])
@@ -517,6 +574,8 @@ class Host:
         folder = self.folder(release)
         if not folder.is_dir():
             raise ReleaseError(f"{release} is not on this host; `{self.config.name}-release list` names those that are")
+        if order.kind == "rollback":
+            self.notes += self.unguarded(release)
         try:
             self.meet_database(release, change)
         except ReleaseError:
@@ -543,7 +602,7 @@ class Host:
     def schema_taken_back(self, old: Slot, change: SchemaChange) -> Iterator[None]:
         """Take the schema back before a switch; where what follows fails, bring it forward for what goes on serving."""
         # Only a release that knows the schema knows the way down; the one that comes has shown that it can start.
-        schema = Schema(self, self.knowing(old))
+        schema = Schema(self, self.knowing(old.release))
         with self.step(f"downgrade to {change.downgrade}"):
             self.migration = schema.downgrade(change.downgrade, change.backup)
         try:
@@ -565,11 +624,11 @@ class Host:
             kind = type(error) if isinstance(error, ReleaseError) else ReleaseError
             raise kind(f"{error}\nThe schema was brought forward again{held}") from None
 
-    def knowing(self, live: Slot) -> str:
+    def knowing(self, live: str) -> str:
         """Return a release that knows the database's revision: the live one, unless a rollback kept a later schema."""
-        schema = live.version().get("schema")
-        known = [name for name in (live.release, *self.releases()) if self.state(name).get("schema") == schema]
-        return known[0] if known else live.release
+        asked = [name for name in (live, *self.releases()) if self.application(name).alembic]
+        schema = Schema(self, asked[0]).revision() if asked else None
+        return next((name for name in asked if self.state(name).get("schema") == schema), (asked or [live])[0])
 
     def start(self, slot: Slot, release: str, lasting: bool) -> None:
         """Start a release in an idle slot and wait until it is ready; on failure the live one is untouched.
@@ -705,8 +764,8 @@ class Host:
             self.finish(live)
 
     def call_good(self, slot: Slot) -> None:
-        """Remember that a slot's release was live and well, and the schema that it brought when it first was."""
-        schema = self.state(slot.release).get("schema") or slot.version().get("schema")
+        """Remember that a slot's release was live and well, and the schema that the database had when it first was."""
+        schema = self.state(slot.release).get("schema") or self.revision(slot.release)
         self.judge(slot.release, "good", schema=schema)
 
     @contextlib.contextmanager
@@ -725,7 +784,10 @@ class Host:
             new.stop()
 
     def meet_database(self, release: str, change: SchemaChange) -> None:
-        """See that the database has room for a release's connections, and bring it to the release's schema."""
+        """Check that the database takes a release's account and connections, and bring it to the release's schema."""
+        if account := Account.of(self.folder(release), self.application(release).database):
+            with self.step("sign in to the database"):
+                account.sign_in()
         if change.workers:
             with self.step("see whether the connections fit"):
                 self.connections(release, change.workers)
@@ -735,14 +797,17 @@ class Host:
 
     def bring_schema(self, release: str, backup: bool) -> None:
         """Bring the database to a release's schema, and insert the sample data where that changed something."""
-        if self.config.migrations:
+        stated = self.application(release)
+        if stated.alembic:
             schema = Schema(self, release)
             if self.has_schema_of(release):
                 schema.refuse_interrupted()
             else:
                 self.migration = schema.migrate(backup)
-        if self.config.seed_command and (self.migration.get("applied") or not self.live):
-            self.execute(release, self.config.seed_command)
+        elif stated.schema_command:
+            self.migration = Tables(self, release).apply(backup)
+        if stated.seed_command and (self.migration.get("applied") or not self.live):
+            self.execute(release, stated.seed_command)
 
     def restore(self, backup: str) -> None:
         """Put a backup in place of what is in the database, after a backup of that."""
@@ -751,7 +816,7 @@ class Host:
             self.migration = parsed(run(sys.executable, program, "restore", backup).stdout)
 
     def has_schema_of(self, release: str) -> bool:
-        """Tell, without a look into the database, whether a release has the live one's migrations and its schema.
+        """Tell, without a start of Alembic, whether the database already has the schema that a release wants.
 
         Starting Alembic takes a second, and most releases bring no migration.
         """
@@ -760,14 +825,20 @@ class Host:
         if not live or not wanted or self.migrations_of(live.release) != wanted:
             return False
         schema = self.state(live.release).get("schema")
-        return bool(schema) and live.version().get("schema") == schema
+        return bool(schema) and self.revision(release) == schema
 
     def migrations_of(self, release: str) -> dict[str, str]:
-        """Return the digest of each file of a release's migrations, wherever its alembic.ini has them."""
+        """Return the digest of each file of a release's migrations; nothing if only Alembic knows where they are."""
         folder = self.folder(release)
-        settings = configparser.ConfigParser(defaults={"here": str(folder)})
-        settings.read(folder / "alembic.ini")
-        location = folder / settings.get("alembic", "script_location", fallback="migrations")
+        ini = folder / self.application(release).alembic
+        settings = configparser.ConfigParser(defaults={"here": str(ini.parent)})
+        try:
+            settings.read(ini)
+            if settings.has_option("alembic", "version_locations"):
+                return {}  # anywhere, and separated by whatever else it states
+            location = ini.parent / settings.get("alembic", "script_location")
+        except configparser.Error:
+            return {}
         return {str(path.relative_to(location)): digest_of(path) for path in sorted(location.rglob("*.py"))}
 
     def facts(self, release: str) -> dict[str, Any]:
@@ -791,7 +862,7 @@ class Host:
             **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "frontend", "dirty")},
             settings=facts.get("settings", {}),
             settings_changed=settings_changed(before.get("settings", {}), facts.get("settings", {})) if facts else [],
-            schema=live.version().get("schema") if live else None,
+            schema=self.revision(live.release) if live else None,
             migration=self.migration,
             steps=made + self.steps,
             health=self.samples[-SAMPLES_KEPT:],

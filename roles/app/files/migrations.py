@@ -1,9 +1,10 @@
 """Plans and runs the migrations of a release, with the Alembic of its own virtual environment.
 
-Runs in the release's folder as the migration account; the release's `migrations/env.py` connects and holds the lock in
-the database. Prints one JSON object. A failure is a text on standard error and exit code 1; one in the middle of a
-revision also prints a JSON object that tells what was done. An upgrade or a downgrade is marked in the database from
-before its first statement until its end is known (`Mark`).
+Runs in the release's folder as the migration account, and from there in the folder of alembic.ini, as people run
+Alembic. The application's `env.py` connects, as the templates of `alembic init` do it (generic or async); schema.py
+holds the lock in the database. Prints one JSON object. A failure is a text on standard error and exit code 1; one in
+the middle of a revision also prints a JSON object that tells what was done. An upgrade or a downgrade is marked in the
+database from before its first statement until its end is known (`Mark`).
 
 A revision that older code can work with says so by `compatible = True` beside its `revision`.
 """
@@ -11,6 +12,7 @@ A revision that older code can work with says so by `compatible = True` beside i
 from __future__ import annotations
 
 import argparse
+import configparser
 import contextlib
 import json
 import logging
@@ -18,31 +20,41 @@ import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TextIO, cast
+from pathlib import Path
+from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.script import Script, ScriptDirectory
-from alembic.script.revision import RevisionError
-from alembic.util import CommandError
-from sqlalchemy import (
-    Column,
-    Connection,
-    Engine,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    event,
-    inspect,
-    select,
-    text,
-)
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+try:
+    from alembic.config import Config
+    from alembic.operations import Operations
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.runtime.migration import MigrationContext, MigrationStep
+    from alembic.script import Script, ScriptDirectory
+    from alembic.script.revision import RevisionError
+    from alembic.util import CommandError
+    from sqlalchemy import (
+        Column,
+        Connection,
+        Engine,
+        MetaData,
+        String,
+        Table,
+        Text,
+        create_engine,
+        event,
+        inspect,
+        select,
+        text,
+    )
+    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"the migrations cannot be run: the application has an alembic.ini, and {missing.name} is not among the "
+        "packages of its lock file. Fix: add it to the application's dependencies (alembic, sqlalchemy), and commit "
+        "the lock file; or remove the alembic.ini of an application that does not use Alembic any more"
+    )
 
 # The rows that these change wait for the transaction's end. MySQL commits every other statement by itself, and with it
 # the rows that were changed before it.
@@ -67,6 +79,18 @@ QUOTED = re.compile(r"'.*'", re.DOTALL)
 # In "Duplicate entry 'x' for key 'y'" the second one is a name.
 QUOTED_BEFORE_NAME = re.compile(r"'.*'(?= for (?:key|column) )", re.DOTALL)
 NAME = r"[`\"]?([\w$]+)[`\"]?"
+# Alembic's word for a database before the first revision.
+BASE = "base"
+# The parts of a database's address in SQLAlchemy's words, and in those of the release.
+URL_PARTS = (
+    ("username", "user"),
+    ("password", "password"),
+    ("host", "host"),
+    ("port", "port"),
+    ("database", "name"),
+)
+# What is the application's, and not a package that it needs.
+OWN = re.compile(r"^(?!.*/(?:\.venv|site-packages)/)")
 
 # What an account needs for a statement, and what takes SUPER while the server writes a binary log.
 DEFINER = r"(?:OR REPLACE )?(?:ALGORITHM ?= ?\w+ )?(?:DEFINER ?= ?\S+ )?(?:SQL SECURITY \w+ )?"
@@ -276,7 +300,8 @@ def commits(statement: str) -> bool:
 
 def in_autocommit(connection: Connection) -> bool:
     """Return True if each statement of a connection is a transaction of its own."""
-    asked = getattr(connection.connection.dbapi_connection, "get_autocommit", None)
+    # The driver's own connection: what stands for one of asyncio's does not answer this.
+    asked = getattr(connection.connection.driver_connection, "get_autocommit", None)
     return bool(asked and asked())
 
 
@@ -303,11 +328,46 @@ def tidy(statement: str) -> str:
     return " ".join(statement.split())
 
 
-class Migrations:
-    """The migrations in a release's folder."""
+@dataclass(frozen=True)
+class Release:
+    """What the release in the current folder states of its migrations (application.py has all of it)."""
 
-    def __init__(self, file: str = "alembic.ini") -> None:
-        self.config = Config(file)
+    alembic: str = "alembic.ini"
+    folder: str = ""
+    database: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def here(cls) -> Release:
+        """Return that of the current folder; what it does not state is Alembic's own custom."""
+        file = Path("release.json")
+        stated = json.loads(file.read_text()).get("application", {}) if file.exists() else {}
+        return cls(**{name: stated[name] for name in ("alembic", "folder", "database") if stated.get(name)})
+
+    def url_line(self) -> str:
+        """Return the line of env.py that takes the database's address from the release's settings."""
+        names = self.database
+        if url := names.get("url"):
+            value = f'os.environ["{url}"]'
+        else:
+            parts = ", ".join(
+                f'{word}=int(os.environ["{names[key]}"])' if key == "port" else f'{word}=os.environ["{names[key]}"]'
+                for word, key in URL_PARTS
+                if key in names
+            )
+            value = f'sqlalchemy.URL.create("mysql+pymysql", {parts}).render_as_string(hide_password=False)'
+        return f'config.set_main_option("sqlalchemy.url", {value}.replace("%", "%%"))'
+
+
+class Migrations:
+    """The migrations of the release in the current folder."""
+
+    def __init__(self) -> None:
+        self.release, self.top = Release.here(), Path.cwd()
+        # After the application's packages, as where Python adds the folder that a program is started in.
+        sys.path += [str(self.top / name) for name in dict.fromkeys((self.release.folder, "", ".project"))]
+        ini = self.top / self.release.alembic
+        os.chdir(ini.parent)
+        self.config = Config(ini.name)
         self.script = ScriptDirectory.from_config(self.config)
 
     def head(self) -> str | None:
@@ -328,14 +388,11 @@ class Migrations:
         """Return what the database says of itself; the mark of a migration whose end is known counts as none.
 
         It stays until the next `change`: between two revisions, that of a migration at work is like it.
-
-        Raises:
-            MigrationError: the database is at several revisions.
         """
         found: list[State] = []
 
         def look(revision: Any, context: Any) -> list[Any]:
-            version, known = version_of(revision), Mark(context.connection.engine).read()
+            version, known = joined(revision), Mark(context.connection.engine).read()
             report = interruption(known, version) if known and not settled(known, version) else None
             found.append(State.of(context, version, report))
             return []
@@ -354,7 +411,7 @@ class Migrations:
             MigrationError: this release does not have it.
         """
         current = state.version
-        if current is None or current in {script.revision for script in self.script.walk_revisions()}:
+        if set(split(current)) <= {script.revision for script in self.script.walk_revisions()}:
             return current
         raise MigrationError(
             f"the database is at revision {current}, which this release does not have: it comes from newer code. "
@@ -362,12 +419,25 @@ class Migrations:
         )
 
     def run(self, work: Callable[[Any, Any], Iterable[Any]], **options: Any) -> None:
-        """Let env.py connect (or not, with ``as_sql``) and do the work; its output goes to standard error."""
-        with (
-            contextlib.redirect_stdout(sys.stderr),
-            EnvironmentContext(self.config, self.script, fn=work, **options),
-        ):
-            self.script.run_env()
+        """Let env.py connect and do the work; its output goes to standard error."""
+        engines: set[Engine] = set()
+
+        def note(connection: Connection, *_others: Any) -> None:
+            engines.add(connection.engine)
+
+        event.listen(Engine, "engine_connect", note)
+        try:
+            with (
+                contextlib.redirect_stdout(sys.stderr),
+                EnvironmentContext(self.config, self.script, fn=work, **options),
+            ):
+                self.script.run_env()
+        finally:
+            event.remove(Engine, "engine_connect", note)
+            for engine in engines:
+                # env.py runs again, and an engine that it imports would hand out a connection of an event loop that
+                # has ended; such a one cannot be closed any more.
+                engine.dispose(close=not engine.dialect.is_async)
 
     def upward(self, revision: Any) -> list[Any]:
         """Return Alembic's steps from a revision to the head."""
@@ -375,29 +445,76 @@ class Migrations:
         return list(self.script._upgrade_revs("head", revision)) if self.script.get_heads() else []
 
     def downward(self, target: str, revision: Any) -> list[Any]:
-        """Return Alembic's steps from a revision back to another one."""
-        return list(self.script._downgrade_revs(target, revision))
+        """Return Alembic's steps from a revision back to another one, and to nothing beside that.
+
+        Alembic's own steps would leave the other branch of a merge in the database.
+        """
+        kept = self.lineage(split(target))
+        if foreign := sorted(set(kept) - set(self.lineage(revision))):
+            raise MigrationError(
+                f"the database cannot go back to {target}: it does not have {', '.join(foreign)}. "
+                "Fix: deploy code that has it"
+            )
+        left = [script for name, script in self.lineage(revision).items() if name not in kept]
+        return [MigrationStep.downgrade_from_script(self.script.revision_map, script) for script in left]
+
+    def lineage(self, revisions: Iterable[str]) -> dict[str, Script]:
+        """Return revisions and all that come before them, the last one first."""
+        wanted = tuple(revisions)
+        return {one.revision: one for one in self.script.iterate_revisions(wanted, "base")} if wanted else {}
+
+    def after(self, step: Any, versions: frozenset[str]) -> frozenset[str]:
+        """Return the revisions that Alembic's table has after a step."""
+        left = versions - set(step.from_revisions)
+        return left | (set(step.to_revisions) - set(self.lineage(left)))
 
     def rendered(self, steps: list[Any], start: str | None) -> dict[str, list[str] | str]:
-        """Return the statements of each step's revision, or in a text why they cannot be shown."""
+        """Return the statements of each step's revision, or in a text why they cannot be shown.
+
+        They are for the database that env.py connects to; what it does without a connection is not asked for, as many
+        applications never tried that.
+        """
         shown: dict[str, list[str] | str] = {}
-        while steps:
-            recorder = Recorder()
-            self.config.output_buffer = cast(TextIO, recorder)
 
-            def work(_revision: Any, context: Any, left: list[Any] = steps, to: Recorder = recorder) -> Iterator[Any]:
-                for step in to.follow(left, context.version_table):
-                    yield step
-                    shown[step.revision.revision] = to.statements
+        def show(_revision: Any, context: Any) -> list[Any]:
+            left, versions = steps, frozenset(split(start))
+            while left:
+                try:
+                    self.show(left, versions, context, shown)
+                except Exception as error:  # noqa: BLE001 (a revision and env.py are the application's own code)
+                    failed = next(step for step in left if step.revision.revision not in shown)
+                    shown[failed.revision.revision] = f"{type(error).__name__}: {tidy(str(error))[:200]}"
+                for step in [step for step in left if step.revision.revision in shown]:
+                    versions = self.after(step, versions)
+                left = [step for step in left if step.revision.revision not in shown]
+            return []
 
-            try:
-                self.run(work, as_sql=True, starting_rev=start)
-                return shown
-            except Exception as error:  # noqa: BLE001 (a revision and env.py are the application's own code)
-                failed = steps[len([step for step in steps if step.revision.revision in shown])].revision
-                shown[failed.revision] = f"{type(error).__name__}: {tidy(str(error))[:200]}"
-            start, steps = failed.revision, [step for step in steps if step.revision.revision not in shown]
+        if steps:
+            self.run(show, dont_mutate=True)
         return shown
+
+    @staticmethod
+    def show(steps: list[Any], versions: frozenset[str], context: Any, shown: dict[str, list[str] | str]) -> None:
+        """Add the statements of steps from these versions, as far as the first one that fails."""
+        recorder = Recorder()
+
+        def follow(_revision: Any, _context: Any) -> Iterator[Any]:
+            for step in recorder.follow(steps, context.version_table):
+                yield step
+                shown[step.revision.revision] = recorder.statements
+
+        options = {**context.opts, "fn": follow, "starting_rev": sorted(versions), "output_buffer": recorder}
+        options |= {"as_sql": True, "literal_binds": True, "dont_mutate": False}
+        offline = MigrationContext.configure(
+            context.connection, environment_context=context.environment_context, opts=options
+        )
+        stated = context.environment_context.context_opts
+        stated["as_sql"] = True  # so that a revision which asks Alembic is told the truth
+        try:
+            with Operations.context(offline):
+                offline.run_migrations()
+        finally:
+            del stated["as_sql"]
 
     def plan(self) -> dict[str, Any]:
         """Return where the database is, where the release wants it, and what is to be done for that."""
@@ -407,7 +524,7 @@ class Migrations:
             heads = ", ".join(self.script.get_heads()) or None
             return {"current": state.version, "head": heads, "pending": [], "interrupted": state.interrupted}
         head, current = self.head(), self.known(state)
-        steps = self.upward(current)
+        steps = self.upward(split(current))
         shown = self.rendered(steps, current)
         pending, new_tables = [], set[str]()
         for step in steps:
@@ -451,14 +568,14 @@ class Migrations:
         if state.interrupted:
             raise RevisionFailed(state.interrupted)
         start = self.known(state)
-        planned = self.planned(steps_from(start), start)
+        planned = self.planned(steps_from(split(start)), start)
         recorder = Recorder()
 
         def work(revision: Any, context: Any) -> Iterator[Any]:
             # Read again under the lock: another run may have come first.
             mark, steps = Mark(context.connection.engine), steps_from(revision)
             if known := mark.read():
-                if not settled(known, version := version_of(revision)):
+                if not settled(known, version := joined(revision)):
                     raise RevisionFailed(interruption(known, version))
                 mark.remove()
             if not steps:
@@ -482,19 +599,19 @@ class Migrations:
 
     def planned(self, steps: list[Any], start: str | None) -> list[dict[str, Any]]:
         """Return for each step what a report on it needs: a later release may not have the revision."""
-        shown = self.rendered(steps, start)
-        return [
-            {
-                "revision": step.revision.revision,
-                "message": step.revision.doc.rstrip("."),
-                "file": os.path.relpath(step.revision.path),
-                "to": next(iter(step.to_revisions), None),
-                "statements": shorten(statements)
-                if isinstance(statements := shown[step.revision.revision], list)
-                else None,
-            }
-            for step in steps
-        ]
+        shown, versions, planned = self.rendered(steps, start), frozenset(split(start)), []
+        for step in steps:
+            statements, versions = shown[step.revision.revision], self.after(step, versions)
+            planned.append(
+                {
+                    "revision": step.revision.revision,
+                    "message": step.revision.doc.rstrip("."),
+                    "file": os.path.relpath(step.revision.path, self.top),
+                    "to": joined(versions),
+                    "statements": shorten(statements) if isinstance(statements, list) else None,
+                }
+            )
+        return planned
 
     def failure(self, recorder: Recorder, error: Exception) -> dict[str, Any]:
         """Return what a failed revision did and did not do; the mark goes if nothing of the revision is left."""
@@ -508,7 +625,7 @@ class Migrations:
         found: list[dict[str, Any]] = []
 
         def keep(revision: Any, context: Any) -> list[Any]:
-            report, mark = interruption(known, version_of(revision)), Mark(context.connection.engine)
+            report, mark = interruption(known, joined(revision)), Mark(context.connection.engine)
             if report["applied"] or lost:
                 mark.save({key: known[key] for key in (*recorder.progress(), "failed", "reason")})
             else:
@@ -528,23 +645,83 @@ class Migrations:
         return {"interrupted": self.state().interrupted}
 
     def stamp(self, revision: str) -> dict[str, Any]:
-        """Note in the database that it is at a revision, and run nothing; that settles an interrupted migration."""
-        start = self.current()
-        with contextlib.redirect_stdout(sys.stderr):
-            command.stamp(self.config, revision)
+        """Note in the database that it is at a revision, and run nothing; that settles an interrupted migration.
+
+        Between two branches the database is at several revisions, which commas separate.
+        """
+        start, targets = self.current(), tuple(revision.split(","))
+        several = len(targets) > 1 or len(split(start)) > 1
+
+        # What alembic.command.stamp does.
+        def note(versions: Any, _context: Any) -> list[Any]:
+            return list(self.script._stamp_revs(targets, () if several else versions))
 
         def settle(_revision: Any, context: Any) -> list[Any]:
             Mark(context.connection.engine).remove()
             return []
 
+        self.run(note, destination_rev=targets, purge=several)
         self.run(settle, dont_mutate=True)
         return {"from": start, "to": self.current(), "applied": []}
 
     def compatible(self, older: str, newer: str) -> dict[str, Any]:
-        """Tell whether code of an older revision may run on a newer schema: whether each revision between is marked."""
-        between = list(self.script.iterate_revisions(newer, older))
-        unmarked = [script.revision for script in between if not is_compatible(script)]
+        """Tell whether code of an older revision may run on a newer schema: whether each revision between is marked.
+
+        Raises:
+            MigrationError: the newer schema lacks a revision of the older one.
+        """
+        before, between = self.lineage(split(older)), self.lineage(split(newer))
+        if lacking := sorted(set(before) - set(between)):
+            raise MigrationError(
+                f"the database is at {newer}, and a release on {older} takes the revision(s) {', '.join(lacking)}, "
+                "which it does not have. Fix: deploy code that has them: ansible-playbook playbooks/deploy.yml -l ENV"
+            )
+        unmarked = [name for name, script in between.items() if name not in before and not is_compatible(script)]
         return {"compatible": not unmarked, "unmarked": unmarked}
+
+    def explained(self, error: Exception) -> str:
+        """Return in words why env.py, or what it imports, failed: what, why, and what to do about it."""
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [
+            frame for frame in frames if Path(frame.filename).is_relative_to(self.top) and OWN.search(frame.filename)
+        ]
+        ini, place = self.release.alembic, ""
+        if own:
+            place = f" ({os.path.relpath(own[-1].filename, self.top)}, line {own[-1].lineno})"
+        why = reason(error, "") if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
+        return f"the migrations' env.py failed{place}: {why}. Fix: {self.way_out(error, ini)}"
+
+    def way_out(self, error: Exception, ini: str) -> str:
+        """Return what to do about an error of env.py."""
+        if self.own_url and isinstance(error, SQLAlchemyError):
+            return (
+                f"{ini} has an address of a database of its own (sqlalchemy.url), which env.py connects to. "
+                f"In env.py, below `config = context.config`, write\n    {self.release.url_line()}"
+            )
+        if isinstance(error, ModuleNotFoundError):
+            return (
+                f"add {error.name} to the application's dependencies, and commit the lock file; if it is the "
+                f"application's own, name its folder in prepend_sys_path of {ini}"
+            )
+        if isinstance(error, KeyError):
+            return f"add {error} to app_settings or app_migration_settings in group_vars"
+        if "greenlet" in str(error):
+            return "depend on sqlalchemy[asyncio], and commit the lock file"
+        if isinstance(error, DBAPIError):
+            return "ansible-playbook playbooks/doctor.yml -l ENV names what is wrong between the host and the database"
+        return f"run `alembic current` in the folder of {ini} on your machine, with the same names of settings"
+
+    @property
+    def own_url(self) -> bool:
+        """Return True if env.py connects to what alembic.ini says, and did not replace that."""
+        section, key = self.config.config_ini_section, "sqlalchemy.url"
+        file = Path(self.config.config_file_name or "")
+        written = configparser.RawConfigParser()
+        written.read(file)
+        stated = written.get(section, key, fallback="")
+        present = self.config.file_config.get(section, key, raw=True, fallback="")
+        env = Path(self.script.dir, "env.py").read_text(errors="replace")
+        return bool(stated) and stated == present and ("engine_from_config" in env or key in env)
 
 
 @dataclass(frozen=True)
@@ -607,16 +784,17 @@ def privileges_in(grants: Iterable[str]) -> frozenset[str] | None:
     return frozenset(found)
 
 
-def version_of(revision: Any) -> str | None:
-    """Return the one revision that Alembic says a database is at; None if it is at none.
+def joined(versions: Iterable[str]) -> str | None:
+    """Return the revisions of Alembic's table as one word; None if there are none.
 
-    Raises:
-        MigrationError: it is at several.
+    They are several between the branches of a merge.
     """
-    versions = (revision,) if isinstance(revision, str) else tuple(revision)
-    if len(versions) > 1:
-        raise MigrationError(f"the database is at {len(versions)} revisions at once: {', '.join(versions)}")
-    return versions[0] if versions else None
+    return ",".join(sorted(versions)) or None
+
+
+def split(version: str | None) -> tuple[str, ...]:
+    """Return the revisions of one word; none for `base`, which is before the first one."""
+    return tuple(version.split(",")) if version and version != BASE else ()
 
 
 def settled(known: dict[str, Any], version: str | None) -> bool:
@@ -770,6 +948,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     commands.add_parser("plan", help="tell what would be done")
     commands.add_parser("interrupted", help="report a migration that has not come to its end")
+    commands.add_parser("current", help="tell the revision that the database is at")
+    commands.add_parser("head", help="tell the revision that the release's code wants")
     upgrade = commands.add_parser("upgrade", help="bring the database to the newest revision")
     downgrade = commands.add_parser("downgrade", help="take it back to an earlier one")
     for change in (upgrade, downgrade):
@@ -787,6 +967,7 @@ def main() -> int:
     options = parser().parse_args()
     # Alembic's and env.py's own notes would stand before the one message.
     logging.disable(logging.WARNING)
+    migrations = None
     try:
         migrations = Migrations()
         if options.command == "plan":
@@ -795,6 +976,10 @@ def main() -> int:
             result = migrations.upgrade(options.note)
         elif options.command == "downgrade":
             result = migrations.downgrade(options.revision, options.note)
+        elif options.command == "current":
+            result = {"revision": migrations.current() or BASE}
+        elif options.command == "head":
+            result = {"revision": migrations.head() or BASE}
         elif options.command == "interrupted":
             result = migrations.interrupted()
         elif options.command == "stamp":
@@ -805,12 +990,13 @@ def main() -> int:
         print(json.dumps({"failure": error.report}))
         print(error, file=sys.stderr)
         return 1
-    except (MigrationError, CommandError, RevisionError, DBAPIError) as error:
+    except Exception as error:  # noqa: BLE001 (env.py and what it imports are the application's own code)
         # env.py may have put an error of the database into words of its own.
         cause = error if isinstance(error, DBAPIError) else error.__cause__
         if isinstance(cause, DBAPIError) and code_of(cause) == ACCESS_DENIED:
             print(json.dumps({"denied": True}))
-        print(reason(error, "") if isinstance(error, DBAPIError) else error, file=sys.stderr)
+        worded = isinstance(error, MigrationError | CommandError | RevisionError)
+        print(error if worded or migrations is None else migrations.explained(error), file=sys.stderr)
         return 1
     print(json.dumps(result))
     return 0

@@ -40,7 +40,7 @@ from basics import ReleaseError
 from host import Busy, Host, SchemaChange
 from parcel import Parcel
 from records import release_redactor, settings_redactor
-from schema import Schema, plan_lines
+from schema import NOTHING_PLANNED, Schema, plan_lines
 from slots import SLOTS, Config
 
 # What ends in one message instead of a traceback: a full disk or a damaged archive are no faults of this program.
@@ -99,7 +99,7 @@ def begun(host: Host, order: Order, override: str = "") -> dict[str, Any]:
         "host": socket.gethostname(),
         "began": round(time.time(), 3),
         "before": before.release if before else "",
-        "schema_before": before.version().get("schema") if before else None,
+        "schema_before": host.revision(before.release) if before else None,
         "promotion_override": override,
     }
 
@@ -326,11 +326,14 @@ def roll_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     return activate(host, options)
 
 
-def plan(schema: Schema, text: bool) -> Any:
-    """Return the migrations that a release would run: for JSON, or in lines for people."""
-    found = schema.plan()
+def plan(host: Host, release: str, text: bool) -> Any:
+    """Return what a release would do to the schema: for JSON, or in lines for people."""
+    found = host.schema_plan(release)
+    if text and found is None:
+        return f"release {release} has no migrations (no alembic.ini) and no app_schema_command: nothing is to be done"
+    found = found or NOTHING_PLANNED
     if text:
-        return "\n".join(plan_lines(schema.release, found))
+        return "\n".join(plan_lines(release, found))
     # What comes before another schema, such as a snapshot, is not for one that will not come.
     if found["stops"]:
         raise ReleaseError("\n".join(found["stops"]))
@@ -357,7 +360,7 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "migrate": lambda: begin(host, options, "migrate"),
         "restore": lambda: begin(host, options, "restore"),
         "preview": lambda: preview(host, options),
-        "plan": lambda: plan(Schema(host, options.release), options.text),
+        "plan": lambda: plan(host, options.release, options.text),
         "stamp": lambda: Schema(host, options.release).run("stamp", options.revision),
         "exec": lambda: host.execute(options.release, options.argv),
         "serve": lambda: host.serve(options.slot),

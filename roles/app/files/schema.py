@@ -10,6 +10,7 @@ import json
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,12 @@ from database import BackupError, Database
 
 if TYPE_CHECKING:
     from host import Host
+
+# Alembic's word for a database before the first revision.
+BASE = "base"
+# For how long a migration waits for another one of the same database.
+LOCK_SECONDS = 60
+NOTHING_PLANNED: dict[str, Any] = {"current": None, "head": None, "pending": [], "interrupted": None, "stops": []}
 
 
 @dataclass
@@ -61,6 +68,11 @@ class Schema:
 
     def migrate(self, backup: bool) -> dict[str, Any]:
         """Bring the database to the release's revision, after a backup; return what was planned and done."""
+        with alone(self.host.config.root):
+            return self.migrate_alone(backup)
+
+    def migrate_alone(self, backup: bool) -> dict[str, Any]:
+        """Do what `migrate` does, with the lock held."""
         plan = self.plan()
         if not plan["pending"] and not plan["stops"]:
             return {"backup": None, "from": plan["current"], "to": plan["current"], "applied": []}
@@ -74,8 +86,9 @@ class Schema:
 
     def downgrade(self, revision: str, backup: bool) -> dict[str, Any]:
         """Take the database back to an earlier revision of this release, after a backup; return what was done."""
-        self.refuse_interrupted()
-        return self.change(["downgrade", revision], backup)
+        with alone(self.host.config.root):
+            self.refuse_interrupted()
+            return self.change(["downgrade", revision], backup)
 
     def change(self, command: list[str], backup: bool, made: str | None = None) -> dict[str, Any]:
         """Run migrations after a backup, or one ``made`` before; report what is left if they do not end well."""
@@ -94,13 +107,21 @@ class Schema:
 
     def back_up(self) -> str | None:
         """Make a backup of the database; return its name, None where there is nothing in it or no access was given."""
-        option_file = self.host.folder(self.release) / OPTION_FILE
-        if not option_file.exists():
-            return None
-        program = Path(__file__).resolve().with_name("backup.py")
-        done = run(sys.executable, program, "create", "--option-file", option_file)
-        made: str | None = json.loads(done.stdout)["backup"]
-        return made
+        return back_up(self.host.folder(self.release))
+
+    def revision(self) -> str:
+        """Return the revision that the database is at, `base` for one without any.
+
+        Alembic is started only if the revision is not in the table that is its custom.
+
+        Raises:
+            ReleaseError: it cannot be asked.
+        """
+        return recorded(self.host.config.root) or str(self.run("current")["revision"])
+
+    def head(self) -> str:
+        """Return the revision that the release's own code wants, `base` for none."""
+        return str(self.run("head")["revision"])
 
     def interruption(self) -> dict[str, Any] | None:
         """Return the report on a migration of the database that has not come to its end; None if there is none.
@@ -140,8 +161,8 @@ class Schema:
         )
 
 
-def has_mark(files: list[Path]) -> bool:
-    """Return True if the database has the mark of a migration, by the first option file that it accepts.
+def accepted(files: list[Path]) -> Database:
+    """Return the database by the first option file that it accepts.
 
     Raises:
         ReleaseError: it accepts none.
@@ -150,10 +171,64 @@ def has_mark(files: list[Path]) -> bool:
     # Passwords are few, and releases many.
     for file in {path.read_bytes(): path for path in files}.values():
         try:
-            return Database(file).marked()
+            Database(file).name()
+            return Database(file)
         except BackupError as error:
             reason = str(error)
-    raise ReleaseError(f"the database cannot be asked whether a migration was interrupted: {reason}")
+    raise ReleaseError(
+        f"the state of the schema is not known: {reason}. Fix: ansible-playbook playbooks/doctor.yml -l ENV"
+    )
+
+
+def has_mark(files: list[Path]) -> bool:
+    """Return True if the database has the mark of a migration."""
+    try:
+        return accepted(files).marked()
+    except BackupError as error:
+        raise ReleaseError(f"the database cannot be asked whether a migration was interrupted: {error}") from None
+
+
+def recorded(root: Path) -> str | None:
+    """Return the revision in Alembic's table, `base` for none; None if there is no such table, or no access to it.
+
+    Raises:
+        ReleaseError: the database does not answer.
+    """
+    files = option_files(root)
+    if not files:
+        return None
+    try:
+        versions = accepted(files).versions()
+    except BackupError as error:
+        raise ReleaseError(str(error)) from None
+    return None if versions is None else ",".join(versions) or BASE
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the lock of the migrations of the database: an `env.py` takes none by itself.
+
+    Raises:
+        ReleaseError: another run has it.
+    """
+    with contextlib.ExitStack() as stack:
+        if files := option_files(root):
+            try:
+                stack.enter_context(accepted(files).turn("migration", LOCK_SECONDS))
+            except BackupError as error:
+                raise ReleaseError(f"{error}. Fix: wait for its end, and run the same command again") from None
+        yield
+
+
+def back_up(release: Path) -> str | None:
+    """Make a backup of the database; return its name, None if there is nothing in it or no access was given."""
+    option_file = release / OPTION_FILE
+    if not option_file.exists():
+        return None
+    program = Path(__file__).resolve().with_name("backup.py")
+    done = run(sys.executable, program, "create", "--option-file", option_file)
+    made: str | None = json.loads(done.stdout)["backup"]
+    return made
 
 
 class AccessDenied(ReleaseError):

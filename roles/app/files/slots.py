@@ -40,8 +40,6 @@ class Config:
     pythons: str
     index_url: str
     packages_from_source: list[str]
-    migrations: bool
-    seed_command: list[str]
     public_url: str
     public_host: str
     request_timeout_seconds: int
