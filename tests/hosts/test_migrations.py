@@ -281,6 +281,40 @@ def test_a_schema_that_is_not_marked_is_not_kept(prod: World) -> None:
         prod.ansible(*ROLLBACK, "-e", "schema=downgrade").succeeded()
 
 
+@contextmanager
+def silent(here: World) -> Iterator[None]:
+    """Have the application say nothing of its schema for a while."""
+    path = here.root / "app/nba/health.py"
+    whole = path.read_text()
+    try:
+        for text, subject in (
+            (whole.replace("schema_=revision", "schema_=None"), "Hide the schema"),
+            (whole, "Show it"),
+        ):
+            path.write_text(text)
+            here.git("commit", "--quiet", "--message", subject, "--", "app/nba/health.py")
+            if text != whole:
+                yield
+    finally:
+        path.write_text(whole)
+
+
+def test_a_rollback_over_a_dropped_column_stops_whatever_the_application_says(prod: World) -> None:
+    with silent(prod), revision(prod, "0002", [ADD_NICK], compatible=True):
+        prod.ansible(*DEPLOY).succeeded()
+        with revision(prod, "0003", [DROP_NICK], down="0002", back=(ADD_NICK,)):
+            prod.ansible(*DEPLOY).succeeded()
+            newer = prod.status("prod1")["live"]
+            assert last_receipt(prod, "prod1")["schema"] == "0003"
+            for option in ((), ("-e", "schema=keep")):
+                stopped = prod.ansible(*ROLLBACK, *option)
+                assert stopped.code != 0 and "ran on schema 0002, and the database has 0003" in words(stopped.output)
+                assert "not marked compatible: 0003" in words(stopped.output)
+            assert [prod.status(host)["live"] for host in PROD] == [newer, newer]
+            prod.ansible(*ROLLBACK, "-e", "schema=downgrade").succeeded()
+            assert (version(prod), columns(prod)[-1]) == ("0002", "nick")
+
+
 @pytest.mark.long
 def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None:
     live = prod.status("prod1")["live"]

@@ -1902,6 +1902,49 @@ def test_a_plan_is_shown_to_people_with_its_warnings() -> None:
     assert nothing[-1] == "nothing is to be done"
 
 
+def test_a_plan_of_an_application_without_migrations_says_so(host: Any) -> None:
+    applies(put(host, "r1"), alembic="")
+    plan = release.parser().parse_args(["plan", "--text", "r1"])
+    assert "release r1 has no migrations (no alembic.ini)" in release.dispatch(host, plan)
+    assert release.dispatch(host, release.parser().parse_args(["plan", "r1"]))["pending"] == []
+    applies(host.folder("r1"), alembic="", schema_command=["tables.sql"])
+    assert "app_schema_command: tables.sql" in release.dispatch(host, plan)
+
+
+def test_a_schema_command_runs_once_for_an_environment(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, bool]] = []
+
+    def apply(tables: Any, backup: bool) -> dict[str, Any]:
+        ran.append((tables.release, backup))
+        return {"backup": "b1.sql.gz"}
+
+    monkeypatch.setattr(program.Tables, "apply", apply)
+    applies(put(host, "r1"), alembic="", schema_command=["tables.sql"])
+    deploy(host, "r1")
+    assert ran == [], "another host did it"
+    put(host, "r2")
+    applies(host.folder("r2"), alembic="", schema_command=["tables.sql"])
+    host.activate(program.Order("deploy", "r2", "me"), Course(), program.SchemaChange(migrate=True))
+    assert (ran, host.migration) == ([("r2", True)], {"backup": "b1.sql.gz"})
+
+
+def test_a_release_that_cannot_sign_in_is_refused_before_its_database_is_touched(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(account: Any) -> None:
+        raise program.ReleaseError(f"the release cannot sign in to its database as {account.user}")
+
+    monkeypatch.setattr(program.Account, "sign_in", refuse)
+    monkeypatch.setattr(program.Host, "bring_schema", lambda *_: pytest.fail("it was touched"))
+    applies(put(host, "r1"), database={"host": "DB_HOST", "user": "DB_USER"})
+    (host.folder("r1") / ".env").write_text("DB_HOST=db\nDB_USER=shop\n")
+    with pytest.raises(program.ReleaseError, match="cannot sign in to its database as shop"):
+        host.activate(program.Order("deploy", "r1", "me"), Course(), program.SchemaChange(migrate=True))
+    assert (host.live, host.state("r1")["state"]) == (None, "failed")
+
+
 def test_a_release_whose_migration_fails_is_marked(
     host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
