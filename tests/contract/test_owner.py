@@ -62,6 +62,21 @@ def test_a_host_of_another_environment_stops_the_run(project: Project, options: 
     assert "ansible-playbook site.yml -l dev -e take_over=prod" in said
 
 
+# Says what it was told, and then what it is given, which is a password where sudo asks for one.
+LISTENING = "#!/bin/sh\nprintf '%s\\n' \"$*\" >>{0}/told\ntimeout 1 cat >>{0}/told\necho 'owner=[prod]'\n"
+
+
+def test_a_password_for_sudo_stays_away_from_a_host_of_another_environment(project: Project) -> None:
+    """Whoever was typed with -K, or given with -e: the owner is read without sudo."""
+    reach(project, [b"prod\n"])
+    (project.root / "ssh").write_text(LISTENING.format(project.root))
+    words = ("play.yml", "-i", "inventory/test", "-e", "ansible_become_password=of-dev-alone")
+    done = project.run("ansible-playbook", *words)
+    told = (project.root / "told").read_text()
+    assert done.returncode == 2 and "was refused" in done.stdout and "owner=" in told
+    assert "of-dev-alone" not in told and "sudo -" not in told
+
+
 def test_a_host_is_taken_over_by_the_name_of_its_environment(project: Project) -> None:
     done = reach(project, [b"prod\n", b"dev\n"], "-e", "take_over=prod")
     assert done.returncode == 0 and done.stdout.count("went on") == 3, done.stdout
@@ -137,7 +152,13 @@ def test_every_playbook_that_changes_hosts_reads_the_owner_first(name: str) -> N
     plays = PLAYBOOKS[name]
     changes = plays[0].get("vars", {}).get("preflight_changes", True) is not False
     if changes and any(play.get("become") for play in plays):
-        assert imports(plays)[:2] == ["preflight.yml", "reach.yml"]
+        # A play between them may check what was asked for: it has no task for a host (tasks/check_preview.yml).
+        assert [name for name in imports(plays) if name][:2] == ["preflight.yml", "reach.yml"]
+        before = plays[: imports(plays).index("reach.yml")]
+        assert {task for play in before for task in play.get("tasks", ()) for task in task} <= {
+            "name",
+            "ansible.builtin.import_tasks",
+        }
 
 
 def test_what_only_looks_at_site_yml_reads_it_too() -> None:
