@@ -29,7 +29,7 @@ def written(folder: Path, text: str) -> list[importlib.metadata.Distribution]:
     [
         ((ROOT / "tests/apps/team/pyproject.toml").read_text(), "club", "2.4.1"),
         ((ROOT / "tests/apps/tutorial/pyproject.toml").read_text(), "players", "0.1.0"),
-        ("[tool.poetry]\nname = 'My.Shop-api'  # ours\nversion = '1.0.post1+local.2'\n", "My.Shop-api", "1.0.post1+local.2"),
+        ("[tool.poetry]\nname = 'My.Shop-api'  # ours\nversion = '1.0.post1+a.2'\n", "My.Shop-api", "1.0.post1+a.2"),
         ('[project]\nname = "shop"\ndynamic = ["version"]\n[tool.poetry]\nversion = "3"\n', "shop", "3"),
         ('[project]\nname = "shop"\nversion = "1"\n[[tool.uv.index]]\nname = "torch"\nversion = "2"\n', "shop", "1"),
         ('[ project ]\n"name" = "shop"\nversion = "1"\nauthors = [\n    {name = "A"},\n]\n', "shop", "1"),

@@ -691,7 +691,8 @@ def test_a_good_release_is_not_to_blame_for_a_database_that_it_does_not_know(
 def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = list[Path]()
 
-    def build(builder: Any, installer: Any, python: str, source: Path, secrets: tuple[str, ...], venv: Path) -> None:
+    def build(builder: Any, *arguments: Any) -> None:
+        venv = arguments[-1]
         shutil.rmtree(venv, ignore_errors=True)
         venv.mkdir()
         made.append(venv)
@@ -714,7 +715,8 @@ def test_one_virtual_environment_for_one_lock(host: Any, root: Path, monkeypatch
 def test_a_virtual_environment_that_cannot_be_made_leaves_nothing(
     host: Any, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def build(builder: Any, installer: Any, python: str, source: Path, secrets: tuple[str, ...], venv: Path) -> None:
+    def build(builder: Any, *arguments: Any) -> None:
+        venv = arguments[-1]
         venv.mkdir()
         raise program.ReleaseError("No space left on device")
 

@@ -13,6 +13,8 @@ from application.locks import KINDS, Lock, Package, read
 from application.source import Source
 
 PLACE = "group_vars/all/vars.yml"
+# Those that the pinned uv can install, and that the server has wheels for.
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 UPDATE = {
     "uv.lock": "uv lock --upgrade-package {0}",
     "poetry.lock": "poetry update --lock {0}",
@@ -63,9 +65,12 @@ def python_findings(specifier: str, hosts: Sequence[Host]) -> Iterator[str]:
     have = ", ".join(dict.fromkeys(f"{host.image} has {host.python.removesuffix('.99')}" for host in hosts))
     fitting = [host.image for host in IMAGES.values() if accepts(specifier, host.python)]
     image = f"hosts with machine_image: {' or '.join(fitting)}; " if fitting else ""
+    version = next((each for each in VERSIONS if accepts(specifier, f"{each}.99")), "")
+    installed = f'`app_python_version: "{version}"` in {PLACE}, which uv installs on the hosts; ' if version else ""
     yield (
-        f"Python: the application takes {specifier} (requires-python), and {have}. Fix: {image}an interpreter of your "
-        "own on the hosts, named by app_python (as /usr/bin/python3.14); or a wider requires-python, and a new lock"
+        f"Python: the application takes {specifier} (requires-python), and {have}. Fix: {installed}{image}an "
+        "interpreter of your own on the hosts, named by app_python (as /usr/bin/python3.14); or a wider requires-python, "
+        "and a new lock"
     )
 
 

@@ -5,6 +5,7 @@ The configuration is the file `release.json` beside this program. One folder hol
 
     <root>/releases/<id>/   a release: code, `.env` and a link to its virtual environment; never changed afterwards
     <root>/venvs/<key>/     a virtual environment, named by what determines its content, shared by releases
+    <root>/servers/<key>/   packages of the server, named and shared in the same way
     <root>/slots/<slot>/    blue or green: `release` -> a release, `socket` -> the slot's socket
     <root>/live             -> the slot that gets the public requests; replaced by rename
     <root>/state/<id>.json  what became of a release: prepared, good, failed
