@@ -273,11 +273,14 @@ def test_the_python_is_held_against_the_hosts(text: str, specifier: str, fitting
 def test_a_python_that_hosts_have_not_is_named_with_the_ways_out() -> None:
     (finding,) = python_findings(">=3.13", [BOOKWORM])
     assert finding == (
-        "Python: the application takes >=3.13 (requires-python), and debian-12 has 3.11.2. Fix: hosts with "
+        "Python: the application takes >=3.13 (requires-python), and debian-12 has 3.11.2. Fix: `app_python_version: "
+        '"3.13"` in group_vars/all/vars.yml, which uv installs on the hosts; hosts with '
         "machine_image: debian-13; an interpreter of your own on the hosts, named by app_python "
         "(as /usr/bin/python3.14); or a wider requires-python, and a new lock"
     )
     (finding,) = python_findings(">=3.14", possible("", "", ""))
+    assert 'ubuntu-24.04 has 3.12.3. Fix: `app_python_version: "3.14"` in group_vars/all/vars.yml' in finding
+    (finding,) = python_findings("<3.9", possible("", "", ""))
     assert "debian-12 has 3.11.2, debian-13 has 3.13.5, ubuntu-24.04 has 3.12.3. Fix: an interpreter" in finding
 
 

@@ -69,8 +69,8 @@ def python_findings(specifier: str, hosts: Sequence[Host]) -> Iterator[str]:
     installed = f'`app_python_version: "{version}"` in {PLACE}, which uv installs on the hosts; ' if version else ""
     yield (
         f"Python: the application takes {specifier} (requires-python), and {have}. Fix: {installed}{image}an "
-        "interpreter of your own on the hosts, named by app_python (as /usr/bin/python3.14); or a wider requires-python, "
-        "and a new lock"
+        "interpreter of your own on the hosts, named by app_python (as /usr/bin/python3.14); or a wider "
+        "requires-python, and a new lock"
     )
 
 
