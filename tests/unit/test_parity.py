@@ -30,6 +30,7 @@ DEV = {
     "backup_bucket": "",
     "server_names": ["_"],
     "login_accounts": [],
+    "trusted_proxies": [],
 }
 PROD = {
     **DEV,
@@ -43,6 +44,7 @@ PROD = {
     "backup_bucket": "nba-backups",
     "server_names": ["nba.example.com", "www.example.com"],
     "login_accounts": [{"name": "alice", "keys": ["ssh-ed25519 AAAA alice"], "sudo": True}],
+    "trusted_proxies": ["192.0.2.0/24"],
 }
 VALUES = {"dev": DEV, "prod": PROD}
 FILE = yaml_at("group_vars/all/parity.yml")
@@ -197,13 +199,21 @@ def test_a_thing_that_one_environment_lists_may_be_missing_in_the_other() -> Non
 
 def test_a_switch_excuses_the_lines_that_come_with_it() -> None:
     named = "server {\nlisten 80 default_server;\nserver_name _;\nlocation / { return 421; }\n"
-    named += (
-        "location = /api/health/ready {\nproxy_pass http://nba/health/ready;\ninclude snippets/nba-proxy.conf;\n}\n}\n"
-    )
+    named += "location = /health {\nset $public_host nba.example.com;\nproxy_pass http://nba/health;\n"
+    named += "include snippets/nba-proxy.conf;\n}\n}\n"
     dev = "server {\n    listen 80 default_server;\n    server_name _;\n    root /srv;\n}"
     prod = f"{named}server {{\n    listen 80;\n    server_name nba.example.com www.example.com;\n    root /srv;\n}}"
     assert only(dev, prod, section="nginx").variables == ("server_names",)
     assert only(dev, prod.replace("/srv", "/opt"), section="nginx").kind == "undeclared"
+
+
+def test_a_network_that_is_trusted_excuses_its_lines() -> None:
+    dev = "geo $realip_remote_addr $trusted_proxy {\n        default 0;\n    }"
+    prod = dev.replace("default 0;\n", "default 0;\n        192.0.2.0/24 1;\n")
+    prod += "\n    set_real_ip_from 192.0.2.0/24;\n    real_ip_header X-Forwarded-For;\n    real_ip_recursive on;"
+    row = only(dev, prod, section="nginx", key="/etc/nginx/nginx.conf")
+    assert (row.kind, row.variables) == ("declared", ("trusted_proxies",))
+    assert only(dev, f"{prod}\nserver_tokens on;", section="nginx", key="/etc/nginx/nginx.conf").kind == "undeclared"
 
 
 def test_a_value_in_a_line_that_all_have_is_left_alone() -> None:
