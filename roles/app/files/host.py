@@ -36,7 +36,7 @@ from integrity import Integrity, exchange, in_words, unknown
 from parcel import Parcel
 from reasons import start_reason
 from records import Records, release_redactor, settings_changed
-from runtimes import KINDS, LAUNCHER, Runtime, runtime_of
+from runtimes import KINDS, WORKERS, Runtime, runtime_of
 from schema import AccessDenied, Schema, recorded
 from serve import import_command, older, server_command, workers
 from slots import SLOTS, Config, Slot, alive
@@ -530,7 +530,7 @@ class Host:
                 )
             return
         seconds = int(self.config.start_timeout_seconds)
-        done = self.runtime(folder).run(folder, self.config.user, import_command(application, seconds), LAUNCHER)
+        done = self.runtime(folder).run(folder, self.config.user, import_command(application, seconds), WORKERS)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["it said nothing"]
             words = "\n".join(lines[-25:])

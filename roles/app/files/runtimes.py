@@ -31,8 +31,8 @@ from shared import Shared
 from slots import Config, Slot
 
 CERTIFICATES = Path("/etc/ssl/certs")
-# What starts the server of a release, and the pins of the packages that it needs.
-LAUNCHER = Path(__file__).resolve().with_name("server")
+# Our own part of the server of a release, and the pins of the packages that it needs.
+WORKERS = Path(__file__).resolve().with_name("server")
 # What gives a command in a container the settings of its release.
 EXPORT = Path(__file__).resolve().with_name("environment.py")
 
@@ -167,10 +167,10 @@ class Venv(Runtime):
     def server_for(self, folder: Path) -> Path:
         """Return the folder with the server's packages for a release's Python."""
         builder, python = Builder(self.config), self.interpreter(folder)
-        parts = [digest_of(LAUNCHER / SERVER.lock), python, run(python, "-VV").stdout, platform.machine()]
+        parts = [digest_of(WORKERS / SERVER.lock), python, run(python, "-VV").stdout, platform.machine()]
 
         def build(target: Path) -> None:
-            builder.build(SERVER, python, LAUNCHER, ("__pycache__",), target)
+            builder.build(SERVER, python, WORKERS, ("__pycache__",), target)
 
         return self.servers.made(keyed(parts), build, builder.discard)
 
@@ -422,7 +422,7 @@ class Image(Runtime):
             # What it writes goes where systemd sends what a unit writes.
             "--log-driver=passthrough",
             "--sdnotify=conmon",
-            f"--volume={LAUNCHER}:{LAUNCHER}:ro",
+            f"--volume={WORKERS}:{WORKERS}:ro",
         ]
         folder = (slot.folder / "release").resolve()
         os.execvp(PODMAN[0], self.command(folder, slot.user, options, command))  # noqa: S606
