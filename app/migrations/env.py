@@ -1,4 +1,4 @@
-"""Run migrations: as the account of `.env.migrate`, one run per database at a time."""
+"""Run migrations: as the account of the settings, one run per database at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from nba.database import build_engine, unavailable_reason
 from nba.models import metadata
-from nba.settings import Settings, SettingsError, migration_settings
+from nba.settings import Settings, SettingsError, load
 
 DEFAULT_LOCK_TIMEOUT_SECONDS = 60
 # A statement that waits for a table holds up every query that comes after it: give up early instead.
@@ -91,6 +91,6 @@ if context.is_offline_mode():  # `alembic upgrade head --sql`: show, do not conn
         context.run_migrations()
 else:
     try:
-        migrate(migration_settings())
+        migrate(load())
     except SettingsError as error:
         raise CommandError(f"the settings are not usable\n{error}") from None

@@ -93,20 +93,6 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
-class RootPath:
-    """ASGI middleware: puts back the prefix that the reverse proxy has stripped, as the ASGI specification has it."""
-
-    def __init__(self, app: ASGIApp, prefix: str) -> None:
-        self.app = app
-        self.prefix = prefix
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its full path, and with the prefix as `root_path`."""
-        if scope["type"] == "http":
-            scope = {**scope, "root_path": self.prefix, "path": self.prefix + scope["path"]}
-        await self.app(scope, receive, send)
-
-
 async def hello() -> dict[str, str]:
     """Greet; the first thing that anybody asks."""
     return {"Hello": "MySQL"}
@@ -142,7 +128,5 @@ def create_app(settings: Settings) -> FastAPI:
             expose_headers=["Link", "Location", "Retry-After", "X-Request-ID"],
         )
     app.add_middleware(BodyLimit, limit=BODY_LIMIT_BYTES)
-    if settings.root_path:
-        app.add_middleware(RootPath, prefix=settings.root_path)
     app.add_middleware(RequestLog)  # added last: the outermost
     return app

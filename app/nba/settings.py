@@ -1,4 +1,4 @@
-"""What the application can be told, and the only reader of `.env`.
+"""What the application can be told: variables of the environment, and `.env`.
 
 `python -m nba.settings` checks the `.env` of the current directory and never prints a value;
 `python -m nba.settings --schema` prints every key with its type, default and meaning as JSON;
@@ -9,28 +9,16 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 import ssl
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
-from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, WithJsonSchema
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_FILE = ".env"
-MIGRATE_ENV_FILE = ".env.migrate"
-LITERAL = re.compile(r"\$\{:-([^}]*)\}")
-KEY = re.compile(r"[A-Z][A-Z0-9_]*")
 ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?")
 ORIGINS = {"type": "array", "items": {"type": "string", "pattern": f"^{ORIGIN.pattern}$"}}
 
@@ -79,12 +67,16 @@ class Settings(BaseSettings):
     """Every setting of the application; the environment wins over `.env`.
 
     Raises:
-        SettingsError: a line of `.env` cannot be read.
         ValidationError: a setting is missing, unknown or has a bad value.
     """
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE, extra="forbid", hide_input_in_errors=True, frozen=True, validate_default=False
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        extra="forbid",
+        hide_input_in_errors=True,
+        frozen=True,
+        validate_default=False,
     )
 
     environment: str = Field(
@@ -122,134 +114,38 @@ class Settings(BaseSettings):
         description="Origins whose pages may call the API from a browser, comma separated"
         " (https://a.example,http://localhost:5500); empty: none.",
     )
-    root_path: str = Field(
-        "", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Path prefix that the reverse proxy strips, such as /api."
-    )
     docs_enabled: bool = Field(True, description="Serve /docs and /openapi.json.")
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = Field(
         "INFO", description="Least severe level that is logged: INFO: failed and slow requests; DEBUG: all."
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read `.env` with `EnvFiles` instead of the stock reader."""
-        if not isinstance(dotenv_settings, DotEnvSettingsSource):
-            raise TypeError("expected the stock reader of .env")
-        return init_settings, env_settings, EnvFiles(settings_cls, dotenv_settings.env_file)
 
-
-class EnvFiles(PydanticBaseSettingsSource):
-    """Values from files of `KEY='value'` lines; of two files, the later one wins.
-
-    python-dotenv parses them, but two of its habits would corrupt or hide what was written: `${NAME}` is
-    expanded, even inside single quotes, and a line that cannot be read is skipped. Here a value is what stands
-    between the quotes (`\\\\` and `\\'` inside them are a backslash and a quote), and a bad line is an error.
-    Only `${:-X}` still stands for X: programs that write for any python-dotenv escape `$` and the backslash so.
-    """
-
-    def __init__(self, settings_cls: type[BaseSettings], files: Any) -> None:
-        super().__init__(settings_cls)
-        self.files = [files] if isinstance(files, str | os.PathLike) else files or ()
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Never called: `__call__` returns all values at once."""
-        raise NotImplementedError
-
-    def __call__(self) -> dict[str, Any]:
-        """Return the values of all files that exist, by lower-case key.
-
-        Raises:
-            SettingsError: a file cannot be read or parsed, or sets a key twice.
-        """
-        values: dict[str, Any] = {}
-        for file in self.files:
-            if Path(file).exists():
-                values.update(read_env_file(Path(file)))
-        return values
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """Return what the file sets, by lower-case key.
-
-    Raises:
-        SettingsError: the file cannot be read or parsed, or sets a key twice.
-    """
-    values: dict[str, str] = {}
-    findings: list[str] = []
-    try:
-        with path.open(encoding="utf-8") as stream:
-            bindings = list(parse_stream(stream))
-    except OSError as error:
-        raise SettingsError([f"{path.name}: cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError:
-        raise SettingsError([f"{path.name}: is not UTF-8 text"]) from None
-    for binding in bindings:
-        # A piece of a badly quoted value may look like a key: name a line by its number, not by its text.
-        if binding.error or (binding.key is not None and not KEY.fullmatch(binding.key)):
-            skipped = len(binding.original.string) - len(binding.original.string.lstrip())
-            line = binding.original.line + binding.original.string[:skipped].count("\n")
-            findings.append(f"{path.name} line {line}: is not of the form KEY='value'")
-        elif binding.key is None:  # blank or a comment
-            continue
-        elif binding.value is None:
-            findings.append(f"{binding.key}: has no value; write {binding.key}= if it is meant to be empty")
-        elif binding.key.lower() in values:
-            findings.append(f"{binding.key}: is set twice")
-        else:
-            values[binding.key.lower()] = LITERAL.sub(lambda match: match[1], binding.value)
-    if findings:
-        raise SettingsError(findings)
-    return values
-
-
-def load(*env_files: str) -> Settings:
-    """Return the settings of the current directory.
+def load() -> Settings:
+    """Return the settings of the environment and of the current directory.
 
     Raises:
         SettingsError: with every finding; none of them holds a value.
     """
-    files = env_files or (ENV_FILE,)
-    for file in files:
-        if Path(file).exists():
-            read_env_file(Path(file))  # before pydantic-settings has its stock reader stumble over the same lines
     try:
-        return Settings(_env_file=files)
+        return Settings()
+    except UnicodeDecodeError:
+        raise SettingsError([f"{ENV_FILE}: is not UTF-8 text"]) from None
     except ValidationError as error:
         # Sorted out from the parts of the error that cannot hold input; str(error) is never used.
         details = error.errors(include_url=False, include_input=False)
         findings = [_finding(str(item["loc"][0]).upper(), item["type"], item["msg"]) for item in details]
-    if not Path(files[0]).exists():
-        findings.append(f"{files[0]}: does not exist in this directory; copy .env.example to begin")
+    if not Path(ENV_FILE).exists():
+        findings.append(f"{ENV_FILE}: does not exist in this directory; copy .env.example to begin")
     raise SettingsError(findings)
 
 
-def migration_settings() -> Settings:
-    """Return the settings with the account of `.env.migrate`, if that file exists.
-
-    Raises:
-        SettingsError: with every finding; none of them holds a value.
-    """
-    return load(ENV_FILE, MIGRATE_ENV_FILE)
-
-
-def load_or_exit(exit_code: int = 1) -> Settings:
+def load_or_exit() -> Settings:
     """Return the settings, or write the findings to standard error and exit the process."""
     try:
         return load()
     except SettingsError as error:
-        _fail(error, exit_code)
-
-
-def _fail(error: SettingsError, exit_code: int) -> NoReturn:
-    print(error, file=sys.stderr, flush=True)
-    raise SystemExit(exit_code)
+        print(error, file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
 
 
 def _finding(key: str, kind: str, message: str) -> str:

@@ -29,20 +29,22 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quote(value: str) -> str:
-    """The quoting rule of .env."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    """Quote so that python-dotenv, which expands variables, reads the value back."""
+    stand_ins = {"\\": r"${:-\}", "$": "${:-$}", "'": r"\'"}
+    return "'" + "".join(stand_ins.get(character, character) for character in value) + "'"
 
 
 def write_env(path: Path, values: dict[str, Any]) -> None:
     path.write_text("".join(f"{key}={quote(str(value))}\n" for key, value in values.items()), encoding="utf-8")
 
 
-def run(directory: Path, *arguments: str, package: Path = APP) -> subprocess.CompletedProcess[str]:
+def run(directory: Path, *arguments: str, package: Path = APP, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m ...` in a release directory, with the application that is in ``package``."""
+    own = {"PATH": os.environ["PATH"], "PYTHONPATH": str(package), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=directory,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(package), "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**own, **variables},
         capture_output=True,
         text=True,
         timeout=120,
@@ -50,8 +52,8 @@ def run(directory: Path, *arguments: str, package: Path = APP) -> subprocess.Com
     )
 
 
-def alembic(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run(directory, "alembic", "-c", str(APP / "alembic.ini"), *arguments)
+def alembic(directory: Path, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+    return run(directory, "alembic", "-c", str(APP / "alembic.ini"), *arguments, **variables)
 
 
 @dataclass

@@ -76,11 +76,9 @@ def test_an_awkward_password(release: Path, server: Server, empty_database: str)
     server.query("CREATE USER %s@'%%' IDENTIFIED BY %s", user, AWKWARD)
     try:
         server.query(f"GRANT ALL ON `{empty_database}`.* TO %s@'%%'", user)
-        write_env(release / ".env.migrate", {"DATABASE_USER": user, "DATABASE_PASSWORD": AWKWARD})
-        result = alembic(release, "upgrade", "head")
+        result = alembic(release, "upgrade", "head", DATABASE_USER=user, DATABASE_PASSWORD=AWKWARD)
         assert result.returncode == 0, result.stderr
-        write_env(release / ".env.migrate", {"DATABASE_USER": user, "DATABASE_PASSWORD": AWKWARD + "x"})
-        refused = alembic(release, "upgrade", "head")
+        refused = alembic(release, "upgrade", "head", DATABASE_USER=user, DATABASE_PASSWORD=AWKWARD + "x")
         assert refused.returncode != 0
         assert "database refused the account" in refused.stdout + refused.stderr
         assert AWKWARD not in refused.stdout + refused.stderr

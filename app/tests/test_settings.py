@@ -1,4 +1,4 @@
-"""`.env`: what is accepted, what is refused, and that no value is ever shown."""
+"""The settings: what is accepted, what is refused, and that no value is ever shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nba.settings import Settings, SettingsError, load, migration_settings, schema
+from nba.settings import Settings, SettingsError, load, schema
 from tests.conftest import APP, NOWHERE, quote, run, write_env
 
 AWKWARD = "p@$$w\"o'rd #1 \\ ${HOME} %d é"
@@ -33,7 +33,7 @@ def findings(**changes: Any) -> list[str]:
 def test_defaults(directory: Path) -> None:
     write_env(directory / ".env", {**NOWHERE, "DATABASE_PORT": "3306"})
     loaded = load()
-    assert (loaded.root_path, loaded.docs_enabled, loaded.cors_origins, loaded.database_tls_ca) == ("", True, (), "")
+    assert (loaded.docs_enabled, loaded.cors_origins, loaded.database_tls_ca) == (True, (), "")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,6 @@ def test_defaults(directory: Path) -> None:
         ({"DATABASE_PORT": "70000"}, "DATABASE_PORT: should be less than or equal to 65535"),
         ({"DATABASE_PORT": ""}, "DATABASE_PORT: should be a valid integer"),
         ({"DATABSE_HOST": "x"}, "DATABSE_HOST: unknown setting; did you mean DATABASE_HOST?"),
-        ({"DATABSE_HOST": ""}, "DATABSE_HOST: unknown setting; did you mean DATABASE_HOST?"),
         ({"QUITE_ELSE": "x"}, "QUITE_ELSE: unknown setting"),
         ({"DATABASE_HOST": ""}, "DATABASE_HOST: should match pattern '^[A-Za-z0-9._:-]+$'"),
         ({"DATABASE_USER": ""}, "DATABASE_USER: should have at least 1 character"),
@@ -57,7 +56,6 @@ def test_defaults(directory: Path) -> None:
             "CORS_ORIGINS: should hold origins such as https://shop.example:8443, without a path",
         ),
         ({"CORS_ORIGINS": "[1,"}, "CORS_ORIGINS: should be a valid JSON list or comma separated"),
-        ({"ROOT_PATH": "api/"}, "ROOT_PATH: should match pattern '^(/[A-Za-z0-9._~-]+)*$'"),
         ({"DOCS_ENABLED": "maybe"}, "DOCS_ENABLED: should be a valid boolean"),
         ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL: should be 'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"),
     ],
@@ -77,22 +75,6 @@ def test_all_findings_at_once(directory: Path) -> None:
         "DATABASE_USER: is missing",
         "DATABASE_PASSWORD: is missing",
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("A=1\n\n# c\nB='open\n", ".env line 4: is not of the form KEY='value'"),
-        ("p@ss=word\n", ".env line 1: is not of the form KEY='value'"),
-        ("A=1\nA=2\n", "A: is set twice"),
-        ("A\n", "A: has no value; write A= if it is meant to be empty"),
-    ],
-)
-def test_lines_that_cannot_be_read(directory: Path, text: str, expected: str) -> None:
-    (directory / ".env").write_text(text)
-    with pytest.raises(SettingsError) as caught:
-        load()
-    assert caught.value.findings == [expected]
 
 
 def test_no_file_and_not_text(directory: Path) -> None:
@@ -125,33 +107,13 @@ def test_the_environment_wins(directory: Path, monkeypatch: pytest.MonkeyPatch) 
     assert load().cors_origins == ("https://a.example",)
 
 
-def test_the_migration_account_wins(directory: Path) -> None:
-    write_env(directory / ".env", NOWHERE)
-    assert migration_settings().database_user == "nba"
-    write_env(directory / ".env.migrate", {"DATABASE_USER": "owner", "DATABASE_PASSWORD": AWKWARD})
-    loaded = migration_settings()
-    assert (loaded.database_user, loaded.database_password.get_secret_value()) == ("owner", AWKWARD)
-    assert load().database_user == "nba"
-
-
-def portable_quote(value: str) -> str:
-    """Quote so that any python-dotenv, which expands variables, reads the value back: the deployment's way."""
-    stand_ins = {"\\": r"${:-\}", "$": "${:-$}", "'": r"\'"}
-    return "'" + "".join(stand_ins.get(character, character) for character in value) + "'"
-
-
 @same_directory
 @given(password=st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=60))
 @example(password=AWKWARD)
 @example(password="\\'$${X}\\")
 def test_any_printable_password_survives(directory: Path, password: str) -> None:
-    write_env(directory / ".env", {**NOWHERE, "DATABASE_PASSWORD": ""})
-    others = (directory / ".env").read_text().replace("DATABASE_PASSWORD=''\n", "")
-    for quoted in (quote(password), portable_quote(password)):
-        if quoted == quote(password) and "${:-" in password:
-            continue  # the one sequence that needs the portable way
-        (directory / ".env").write_text(f"{others}DATABASE_PASSWORD={quoted}\n", encoding="utf-8")
-        assert load().database_password.get_secret_value() == password
+    write_env(directory / ".env", {**NOWHERE, "DATABASE_PASSWORD": password})
+    assert load().database_password.get_secret_value() == password
 
 
 @same_directory
@@ -167,13 +129,6 @@ def test_no_value_in_any_error(directory: Path, secret: str, wrong: str) -> None
     assert "s3cr3t" not in repr(caught.value.__cause__)
 
 
-def test_a_badly_quoted_secret_is_not_shown(directory: Path) -> None:
-    (directory / ".env").write_text("DATABASE_PASSWORD='s3cr3t's3cr3t\nDATABASE_USER='s3cr3t\n")
-    with pytest.raises(SettingsError) as caught:
-        load()
-    assert "s3cr3t" not in str(caught.value)
-
-
 def test_the_command(directory: Path) -> None:
     write_env(directory / ".env", NOWHERE)
     good = run(directory, "nba.settings")
@@ -183,7 +138,7 @@ def test_the_command(directory: Path) -> None:
     assert (bad.returncode, bad.stdout, bad.stderr) == (1, "", "DATABASE_PORT: should be a valid integer\n")
     # A server that imports the application says the same.
     imported = run(directory, "nba.main")
-    assert (imported.returncode, imported.stderr) == (3, bad.stderr)
+    assert (imported.returncode, imported.stderr) == (1, bad.stderr)
 
 
 def test_the_schema(directory: Path) -> None:

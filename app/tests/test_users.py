@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from nba.database import Database, build_engine
 from nba.seed import seed
-from tests.conftest import MakeClient, Server, settings_of
+from tests.conftest import Server, settings_of
 
 pytestmark = pytest.mark.database
 
@@ -84,8 +84,8 @@ def test_a_row_without_an_address(client: TestClient, server: Server, database: 
     assert client.get("/users").json() == [{"id": 1, "name": "Legacy", "email": None}]
 
 
-def test_location_behind_a_proxy(make_client: MakeClient, server: Server, database: str) -> None:
-    created = make_client(server.env(database), root_path="/api").post("/users", json=ALICE)
+def test_location_behind_a_proxy(client: TestClient) -> None:
+    created = TestClient(client.app, root_path="/api").post("/users", json=ALICE)
     assert created.headers["Location"] == "/api/users/1"
 
 

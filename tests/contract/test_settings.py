@@ -50,7 +50,7 @@ def test_everything_wrong_about_them_is_named_before_any_host_is_called(describe
     wiring = "group_vars/all/vars.yml"
     edit(described, wiring, r"^  DATABASE_POOL_OVERFLOW:", "  DATABASE_POOL_OVERFLOWS:")
     edit(described, wiring, r"^  DATABASE_HOST: .*\n", "")
-    edit(described, wiring, r"^  ROOT_PATH: .*", '  ROOT_PATH: "{{ nobody_sets_this }}"')
+    edit(described, wiring, r"^  LOG_LEVEL: .*", '  LOG_LEVEL: "{{ nobody_sets_this }}"')
     edit(described, "group_vars/prod/vars.yml", r"^database_pool_size: .*", "database_pool_size: 500")
     edit(described, "group_vars/prod/vars.yml", r"^cors_origins: .*", 'cors_origins: ["https://Geheim.example/a"]')
     expected = {
@@ -58,7 +58,7 @@ def test_everything_wrong_about_them_is_named_before_any_host_is_called(describe
         "DATABASE_POOL_OVERFLOWS (database_pool_overflow): unknown setting; did you mean DATABASE_POOL_OVERFLOW?",
         "DATABASE_POOL_SIZE (database_pool_size): should be 100 or less",
         "CORS_ORIGINS (cors_origins): item 1 should match ^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$",
-        "ROOT_PATH (nobody_sets_this): refers to something that is not set",
+        "LOG_LEVEL (nobody_sets_this): refers to something that is not set",
     }
     secrets = yaml.safe_load(described.view("prod")).values()
     for command in (("ansible-playbook", "site.yml", "-i", "inventory/test"), CHECK):

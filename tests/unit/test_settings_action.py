@@ -32,7 +32,7 @@ def found(**changes: str | None) -> list[tuple[str, str]]:
 def test_good_settings() -> None:
     assert found() == []
     full = {"DATABASE_PORT": "3306", "DOCS_ENABLED": "off", "CORS_ORIGINS": "https://a.example, http://b:80"}
-    assert found(**full, ROOT_PATH="/api", LOG_LEVEL="INFO", DATABASE_TLS_CA="") == []
+    assert found(**full, LOG_LEVEL="INFO", DATABASE_TLS_CA="") == []
     assert found(CORS_ORIGINS='["https://a.example"]') == found(CORS_ORIGINS="") == []
 
 
