@@ -14,11 +14,11 @@ from ansible.plugins.action import ActionBase
 # Ansible loads an action by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from application.hosts import is_known, possible
-from application.inference import infer
-from application.packages import lock_findings, package_findings, python_findings
-from application.report import Report
-from application.source import Source
+from discovery.hosts import is_known, possible
+from discovery.inference import infer
+from discovery.packages import lock_findings, package_findings, python_findings
+from discovery.report import Report
+from discovery.source import Source
 
 DEFAULTS = Path(__file__).resolve().parents[2] / "roles/app/defaults/main.yml"
 # What the report holds against the files; what no environment sets has the role's default.

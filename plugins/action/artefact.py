@@ -30,7 +30,7 @@ from ansible.plugins.action import ActionBase
 # Ansible loads an action by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from application.files import LIMIT_MEGABYTES, LINK, checked, listed
+from discovery.files import LIMIT_MEGABYTES, LINK, checked, listed
 
 EXECUTABLE = "100755"
 STEERING = {

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from application.entry import find
-from application.hosts import possible
-from application.inference import Application, infer
-from application.report import Report
-from application.routes import routes
-from application.settings import settings_in
-from application.source import Source
-from application.warnings import warnings
+from discovery.entry import find
+from discovery.hosts import possible
+from discovery.inference import Application, infer
+from discovery.report import Report
+from discovery.routes import routes
+from discovery.settings import settings_in
+from discovery.source import Source
+from discovery.warnings import warnings
 
 from tests.support import ROOT, yaml_at
 

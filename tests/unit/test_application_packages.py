@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from application.hosts import IMAGES, Host, is_known, possible
-from application.locks import Lock, applies, present, read, shown
-from application.packages import (
+from discovery.hosts import IMAGES, Host, is_known, possible
+from discovery.locks import Lock, applies, present, read, shown
+from discovery.packages import (
     accepts,
     lock_findings,
     package_findings,
@@ -15,7 +15,7 @@ from application.packages import (
     python_findings,
     python_of,
 )
-from application.source import Source
+from discovery.source import Source
 
 from tests.support import ROOT
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from application.files import outside
+from discovery.files import outside
 
 from tests.support import module_at
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
-from application.hosts import IMAGES, Host
-from application.locks import KINDS, Lock, Package, read
-from application.source import Source
+from discovery.hosts import IMAGES, Host
+from discovery.locks import KINDS, Lock, Package, read
+from discovery.source import Source
 
 PLACE = "group_vars/all/vars.yml"
 # Those that the pinned uv can install, and that the server has wheels for.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dotenv import dotenv_values
 
-from application.source import Source, name_of, served, text_of
+from discovery.source import Source, name_of, served, text_of
 
 EXAMPLES = (".env.example", ".env.sample", ".env.template", ".env.dist")
 READERS = {"os.getenv", "getenv", "os.environ.get", "environ.get"}

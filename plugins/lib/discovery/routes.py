@@ -6,8 +6,8 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from application.entry import fastapi_names
-from application.source import Source, name_of, text_of
+from discovery.entry import fastapi_names
+from discovery.source import Source, name_of, text_of
 
 METHODS = {"get", "head", "api_route"}
 # Whether it is able to serve, the closest word first; the root answers something in any case.

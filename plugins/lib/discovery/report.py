@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from application.entry import named
-from application.hosts import Host
-from application.inference import Application
-from application.packages import PLACE
-from application.source import Source
+from discovery.entry import named
+from discovery.hosts import Host
+from discovery.inference import Application
+from discovery.packages import PLACE
+from discovery.source import Source
 
 SHOWN = 12
 TITLE = 13

@@ -6,21 +6,21 @@ import configparser
 import posixpath
 from dataclasses import dataclass
 
-from application.entry import Entry, Found, find, named
-from application.hosts import Host
-from application.locks import Lock, present, read
-from application.packages import package_warnings, python_of
-from application.routes import Route, health, routes
-from application.settings import Setting, settings_in
-from application.source import Source
-from application.warnings import warnings
+from discovery.entry import Entry, Found, find, named
+from discovery.hosts import Host
+from discovery.locks import Lock, present, read
+from discovery.packages import package_warnings, python_of
+from discovery.routes import Route, health, routes
+from discovery.settings import Setting, settings_in
+from discovery.source import Source
+from discovery.warnings import warnings
 
 PAGE = "frontend/index.html"
 
 
 @dataclass(frozen=True)
 class Application:
-    """What was inferred; printed by `application.report`."""
+    """What was inferred; printed by `discovery.report`."""
 
     entry: Entry | None
     candidates: tuple[Entry, ...]

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
 from packaging.utils import canonicalize_name
 
-from application.source import Source
+from discovery.source import Source
 
 KINDS = {"uv.lock": "uv", "poetry.lock": "Poetry", "pylock.toml": "pip", "requirements.txt": "pip"}
 REQUIREMENT = re.compile(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 
-from application.entry import at_start
-from application.settings import Setting
-from application.source import Source, name_of, served, text_of
+from discovery.entry import at_start
+from discovery.settings import Setting
+from discovery.source import Source, name_of, served, text_of
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 PASSWORDS = {"password", "passwd"}
