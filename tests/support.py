@@ -9,8 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import yaml
 from jinja2 import Environment
+from discovery.hosts import possible
+from discovery.inference import infer
+from discovery.resolved import Stated, resolve
+from discovery.source import Source
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ("dev", "prod")
@@ -74,6 +79,28 @@ def host_roles() -> list[str]:
     """Return the roles that site.yml brings to hosts; the others work on an account of AWS."""
     plays = [play for item in yaml_at("site.yml") for play in yaml_at(item["ansible.builtin.import_playbook"])]
     return sorted({entry["role"] for play in plays for entry in play.get("roles", [])})
+
+
+def is_sample() -> bool:
+    """Return True if app/ is the sample: whoever brings an application of their own keeps the other tests."""
+    return (ROOT / "app/nba/settings.py").is_file()
+
+
+about_the_sample = pytest.mark.skipif(not is_sample(), reason="app/ is not the sample")
+
+
+def application_of(folder: Path) -> dict[str, Any]:
+    """Return what preflight finds out about an application, as the fact has it."""
+    paths = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix in (".py", ".toml", ".lock", ".ini", ".txt")
+    )
+    source = Source(
+        {str(path.relative_to(folder)): path.read_text() for path in [*paths, *folder.glob("frontend/*.html")]}
+    )
+    (host,) = possible("debian-13", "x86_64", "")
+    return resolve(infer(source, host), source, Stated()).as_json()
 
 
 def free_port() -> int:

@@ -1,30 +1,34 @@
-"""Says what the application is, from the files of its artefact, and what hosts could not install."""
+"""Says what the application is, from the files of its artefact and from variables, and what hosts could not install."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 # Ansible loads an action by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from discovery.hosts import is_known, possible
-from discovery.inference import infer
+from discovery.hosts import Host, is_known, possible
+from discovery.inference import Application, infer
 from discovery.packages import lock_findings, package_findings, python_findings
 from discovery.report import Report
+from discovery.resolved import Stated, findings, resolve
 from discovery.source import Source
+from setting_values import plain, wiring
 
 DEFAULTS = Path(__file__).resolve().parents[2] / "roles/app/defaults/main.yml"
-# What the report holds against the files; what no environment sets has the role's default.
-VARIABLES = (
-    "app_module", "app_settings_command", "app_migrations", "app_ready_path", "app_live_path", "app_version_path",
+# The variables of the role app, without their prefix. What no environment sets has the role's default.
+TEXTS = (
+    "module", "lock_file", "python_version", "alembic", "path", "ready_path", "ready_answers", "public_scheme",
 )  # fmt: skip
+LISTS = ("settings_command", "schema_command", "seed_command", "preload_modules")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -35,43 +39,80 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         runtime: what the release runs in; the Python and the packages of a container are its own.
         image: what the hosts are, as `machine_image` names it; empty if the inventory does not say it.
         machine: their processor; empty if the inventory does not say it.
-        lock_file: the lock file that counts; empty if there is one alone.
         from_source: packages that hosts may build.
+        report: whether to print one block, and to fail for what hosts could not install as well.
 
-    Prints one block, and fails with every finding at once.
+    Returns ``application`` (plugins/lib/discovery/resolved.py), with the digest of the artefact that it is of. Fails
+    with every finding at once.
     """
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("artefact", "runtime", "image", "machine", "lock_file", "from_source"))
+    _VALID_ARGS = frozenset(("artefact", "runtime", "image", "machine", "from_source", "report"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return a task result without facts: what is inferred is said, and set by nobody but the user."""
+        """Return the application as a task result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        arguments, variables = self._task.args, task_vars or {}
-        source = Source.read(Path(str(arguments["artefact"])))
-        stated = self._variables(variables)
-        lock_file = str(arguments.get("lock_file", ""))
-        python = str(self._templar.template(variables.get("app_python", "")))
+        arguments, self._variables = self._task.args, task_vars or {}
+        artefact = Path(str(arguments["artefact"]))
+        source = Source.read(artefact)
+        stated = self._stated()
+        python = f"python{stated.python_version}" if stated.python_version else str(self._value("app_python"))
         hosts = possible(str(arguments.get("image", "")), str(arguments.get("machine", "")), python)
-        found = infer(source, hosts[0], str(stated["app_module"]), lock_file)
-        settings = [
-            str(name) for part in ("app_settings", "app_migration_settings") for name in variables.get(part) or ()
-        ]
-        self._display.display(Report(found, source, hosts, stated, settings).text())
-        findings = list(lock_findings(found.locks, lock_file))
-        # What a Python of the user's own can install, nobody knows here.
-        if str(arguments.get("runtime", "venv")) == "venv" and is_known(python):
-            findings += python_findings(found.python, hosts)
-            if found.lock:
-                allowed = [str(name) for name in arguments.get("from_source") or ()]
-                findings += package_findings(source, found.lock.path, hosts, allowed)
-        if findings:
-            lines = "\n".join(f"  - {finding}" for finding in findings)
-            raise AnsibleActionFail(f"nothing was changed on any host; {len(findings)} finding(s):\n{lines}")
-        result.update(changed=False)
+        found = infer(source, hosts[0], stated.module, stated.lock_file)
+        resolved = resolve(found, source, stated)
+        is_told = boolean(arguments.get("report", True))
+        wrong = list(lock_findings(found.locks, stated.lock_file))
+        wrong += findings(found, stated, {"host": self._database_host()}, resolved.database)
+        if is_told:
+            self._display.display(Report(found, source, hosts, stated, resolved).text())
+            # What a Python of the user's own can install, nobody knows here.
+            if str(arguments.get("runtime", "venv")) == "venv" and is_known(python):
+                wrong += self._uninstallable(found, source, hosts, arguments.get("from_source") or ())
+        if wrong:
+            lines = "\n".join(f"  - {finding}" for finding in wrong)
+            raise AnsibleActionFail(f"nothing was changed on any host; {len(wrong)} finding(s):\n{lines}")
+        result.update(changed=False, application={**resolved.as_json(), "artefact": artefact.stem})
         return result
 
-    def _variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the variables that say what the application is, as the role app will have them."""
-        defaults = yaml.safe_load(DEFAULTS.read_text())
-        return {name: self._templar.template(variables.get(name, defaults[name])) for name in VARIABLES}
+    def _uninstallable(
+        self, found: Application, source: Source, hosts: list[Host], from_source: Iterable[object]
+    ) -> list[str]:
+        wrong = list(python_findings(found.python, hosts))
+        if found.lock:
+            wrong += package_findings(source, found.lock.path, hosts, [str(name) for name in from_source])
+        return wrong
+
+    def _stated(self) -> Stated:
+        """Return what variables say, as the role app will have them."""
+        values: dict[str, Any] = {name: str(self._value(f"app_{name}") or "") for name in TEXTS}
+        values |= {name: [str(part) for part in self._value(f"app_{name}") or ()] for name in LISTS}
+        database = self._value("app_database_settings") or {}
+        return Stated(
+            **values,
+            strip_path=boolean(self._value("app_strip_path")),
+            database_settings={str(part): str(name) for part, name in database.items()},
+            settings=self._names("app_settings"),
+            migration_settings=self._names("app_migration_settings"),
+        )
+
+    def _names(self, holder: str) -> list[str]:
+        """Return the names of the settings in a variable, also if a value of theirs refers to nothing."""
+        try:
+            return [str(name) for name in self._templar.template(self._variables.get(holder, {})) or ()]
+        except AnsibleError:
+            return list(wiring(self._variables, holder))
+
+    def _value(self, name: str) -> Any:
+        default = self._defaults.get(name, "")
+        return plain(self._templar.template(self._variables.get(name, default)))
+
+    @property
+    def _defaults(self) -> Mapping[str, Any]:
+        known: Mapping[str, Any] = yaml.safe_load(DEFAULTS.read_text())
+        return known
+
+    def _database_host(self) -> str:
+        try:
+            return str(self._templar.template(self._variables.get("database_host", "")) or "")
+        except AnsibleError:
+            return ""

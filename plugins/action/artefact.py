@@ -31,6 +31,7 @@ from ansible.plugins.action import ActionBase
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
 from discovery.files import LIMIT_MEGABYTES, LINK, checked, listed
+from discovery.locks import KINDS
 
 EXECUTABLE = "100755"
 STEERING = {
@@ -355,6 +356,11 @@ def member_digest(content: bytes, name: str) -> str:
     return "" if found is None else hashlib.sha256(found).hexdigest()
 
 
+def lock_in(content: bytes, stated: str) -> str:
+    """Return the lock file of an archive: the one that is stated, or the first that there is."""
+    return next((name for name in (stated, *KINDS) if name and member(content, name) is not None), "")
+
+
 def lock_finding(content: bytes, runtime: str, place: str) -> str:
     """Return what is wrong with a poetry.lock for an archive that comes from a place; nothing if all is well."""
     again = "run `poetry lock` there and commit it"
@@ -573,12 +579,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         allow_dirty: whether uncommitted changes may be part of the artefact.
         runtime: what the release is to run in, ``venv`` or ``container``, which takes a Containerfile.
         file_limit: the most megabytes of a file.
+        lock_file: the lock file that counts; empty if there is one alone.
         cache: folder for finished archives, and what is known of each.
         digest: take the archive of this digest from there as it is; ``version`` and ``frontend_version`` say nothing
             then, and Git is asked for the way from ``since`` alone. Empty to build.
         since: the commit that is live, to be told what comes with this one and what it takes back; may be left out.
 
-    Returns path, digest (SHA-256), lock (SHA-256 of poetry.lock), commit (the last one that touched the source),
+    Returns path, digest (SHA-256), lock (SHA-256 of the lock file), commit (the last one that touched the source),
     label (the digest's beginning, marked where it is dirty), subject, frontend (commit and subject of a front end from
     a repository of its own, or empty); with ``since``, also commits and undone.
     """
@@ -588,6 +595,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         (
             "source", "repository", "repository_folder", "mirrors", "version", "allow_dirty", "cache", "since",
             "frontend_repository", "frontend_version", "frontend_folder", "runtime", "digest", "file_limit",
+            "lock_file",
         )
     )  # fmt: skip
 
@@ -621,12 +629,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "frontend": {"commit": front_end.commit, "subject": front_end.subject} if front_end else {},
             }
             content, place = built.content, built.place
-        lock = member_digest(content, "poetry.lock")
-        if not lock:
+        name = lock_in(content, str(arguments.get("lock_file", "")))
+        if not name:
             version = str(arguments.get("version", "HEAD"))
-            raise AnsibleActionFail(f"{place}: poetry.lock is not in {version}: run `poetry lock` there and commit it")
-        runtime = str(arguments.get("runtime", "venv"))
-        if finding := lock_finding(content, runtime, place) or runtime_finding(content, runtime, place):
+            raise AnsibleActionFail(
+                f"{place}: no lock file is in {version}, and hosts install from one alone ({', '.join(KINDS)}). Fix: "
+                "`poetry lock`, `uv lock`, or `uv pip compile --generate-hashes requirements.in -o requirements.txt` "
+                "there, and commit it"
+            )
+        lock, runtime = member_digest(content, name), str(arguments.get("runtime", "venv"))
+        wrong = lock_finding(content, runtime, place) if name == "poetry.lock" else ""
+        if finding := wrong or runtime_finding(content, runtime, place):
             raise AnsibleActionFail(finding)
         path = Kept.keep(cache, content, facts).path
         if since := str(arguments.get("since", "")):

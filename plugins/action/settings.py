@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,21 @@ from ansible.plugins.action import ActionBase
 # Ansible loads an action by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from setting_values import as_text
+from setting_values import as_text, exported, wiring
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 SCHEMA = "settings.schema.json"
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What steers a process, its loader, its shell or its service manager: as a variable it would do more than set.
+RESERVED = re.compile(
+    r"PATH|HOME|SHELL|USER|LOGNAME|PWD|IFS|ENV|BASH_\w*|TMPDIR|LD_\w*|PYTHON\w*|LISTEN_\w+|NOTIFY_SOCKET|WATCHDOG_\w+|MAINPID"
+    r"|MANAGERPID|INVOCATION_ID|JOURNAL_STREAM|SYSTEMD_\w+|GUNICORN_CMD_ARGS|WEB_CONCURRENCY|(RUNTIME|STATE|CACHE|LOGS|"
+    r"CONFIGURATION|CREDENTIALS)_DIRECTORY"
+)
+# The variables that hold the way to the database, and what migrations have in its place.
+WAY = ("app_database", "app_migration_database")
 # As `.env` has them: what pydantic takes for a boolean.
 BOOLEANS = {
     **dict.fromkeys(("true", "1", "yes", "on", "t", "y"), True),
@@ -145,60 +154,88 @@ def schema_in(artefact: Path) -> dict[str, Any] | None:
     return found
 
 
+def reserved(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield each name that no setting may have, and why."""
+    for name in names:
+        if not NAME.fullmatch(name):
+            yield name, "is no name of an environment variable (letters, digits and _). Rename it"
+        elif RESERVED.fullmatch(name):
+            yield name, "is what the system steers processes by, and settings are exported to them. Rename it"
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Runs on the control node alone; no host is contacted.
 
-    The values of `app_settings` and of `app_migration_settings` are opened here, in memory: arguments are what some
-    callbacks would print.
+    The values of `app_settings`, `app_database` and what migrations have in their place are opened here, in memory:
+    arguments are what some callbacks would print.
 
     Arguments:
-        artefact: path of the application's archive, which holds `settings.schema.json`. Without that file there is a
-            warning: the application's own code then checks its `.env` on each host, before anything is switched.
+        artefact: path of the application's archive, which holds `settings.schema.json`. Without that file the
+            application's own code checks its settings on each host, before anything is switched.
+        application: what the action `application` returned.
 
     Fails with every finding at once: keys, variables and files, never values.
     """
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("artefact",))
+    _VALID_ARGS = frozenset(("artefact", "application"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the findings as a task result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        variables = task_vars or {}
+        self._variables = task_vars or {}
+        own, unset = self._texts("app_settings")
+        migration, unset_too = self._texts("app_migration_settings")
+        found = {**unset, **unset_too, **dict(reserved((*own, *migration)))}
+        way, migration_way = self._way_to_database()
+        settings, migration = {**way, **own}, {**migration_way, **migration}
         schema = schema_in(Path(str(self._task.args["artefact"])))
-        if schema is None:
-            self._display.warning(
-                f"the application has no {SCHEMA}, so a wrong setting is not found here: the host's copy of the "
-                "application finds it, after the release was brought there and before anything is switched"
-            )
-            result.update(changed=False, checked=0)
-            return result
-        settings, unset = self._texts(variables, "app_settings")
-        migration, unset_too = self._texts(variables, "app_migration_settings")
-        found = {**unset, **unset_too}
-        for texts in (settings, {**settings, **migration}):
-            for key, words in findings(schema, texts):
+        for texts in (settings, {**settings, **migration}) if schema is not None else ():
+            for key, words in findings(schema or {}, texts):
                 found.setdefault(key, words)
         if found:
-            lines = "\n".join(f"  - {self._place(key, variables)}: {words}" for key, words in sorted(found.items()))
+            lines = "\n".join(f"  - {self._place(key)}: {words}" for key, words in sorted(found.items()))
             raise AnsibleActionFail(
                 f"nothing was changed on any host; {len(found)} finding(s) about the application's settings:\n{lines}"
             )
-        result.update(changed=False, checked=len(settings))
+        result.update(changed=False, checked=len(settings) if schema is not None else 0)
         return result
 
-    def _texts(self, variables: Mapping[str, Any], name: str) -> tuple[dict[str, str], dict[str, str]]:
+    def _texts(self, name: str) -> tuple[dict[str, str], dict[str, str]]:
         """Return the settings in a variable as texts, and a finding for each that cannot be read."""
         texts, unset = {}, {}
-        for key, raw in dict(variables.get(name) or {}).items():
+        for key, raw in self._raw(name).items():
             try:
-                texts[str(key)] = as_text(self._templar.template(raw))
+                texts[key] = as_text(self._templar.template(raw))
             except AnsibleError:
-                unset[str(key)] = "refers to something that is not set"
+                unset[key] = "refers to something that is not set"
         return texts, unset
 
-    def _place(self, key: str, variables: Mapping[str, Any]) -> str:
+    def _raw(self, name: str) -> dict[str, Any]:
+        """Return the settings in a variable, not yet templated."""
+        found = wiring(self._variables, name)
+        if isinstance(self._variables.get(name), Mapping):
+            return found
+        try:
+            chosen = self._templar.template(self._variables.get(name) or {})
+        except AnsibleError:
+            return found  # one of its values refers to nothing
+        return {str(key): found.get(str(key), value) for key, value in chosen.items()}
+
+    def _way_to_database(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the settings by which the application reaches its database, and those of its migrations."""
+        application = self._task.args["application"]
+        names: Mapping[str, str] = application["database"]
+        if not names:
+            return {}, {}
+        values, own = (self._templar.template(self._variables.get(name) or {}) for name in WAY)
+        scheme = str(application["database_scheme"])
+        return exported(names, scheme, values), exported(names, scheme, {**values, **own})
+
+    def _place(self, key: str) -> str:
         """Return a setting's key, and the variable that its value comes from."""
-        raw = str(dict(variables["app_settings"]).get(key, ""))
-        source = re.search(r"\{\{\s*(\w+)", raw)
+        names: Mapping[str, str] = self._task.args["application"]["database"]
+        part = next((part for part, name in names.items() if name == key), "")
+        raw = wiring(self._variables, "app_settings").get(key) or wiring(self._variables, "app_database").get(part, "")
+        source = re.search(r"\{\{\s*(\w+)", str(raw))
         return f"{key} ({source[1]})" if source else key

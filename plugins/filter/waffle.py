@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ansible.errors import AnsibleFilterError
 # Ansible loads a filter by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from setting_values import as_text
+from setting_values import as_text, exported
 
 # Control characters, line and paragraph separators, and halves of characters that UTF-8 cannot hold.
 UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
@@ -98,12 +98,28 @@ def fingerprints(settings: Mapping[str, Any], key: str) -> dict[str, str]:
     }
 
 
+def database_settings(
+    values: Mapping[str, Any], application: Mapping[str, Any], parts: Iterable[str] = ()
+) -> dict[str, str]:
+    """Return the settings by which an application reads the way to its database; with ``parts`` those of them alone.
+
+    Args:
+        values: host, port, user, password, name and tls_ca; empty for none.
+        application: what the action `application` returned.
+        parts: such as user, password and url.
+    """
+    names: Mapping[str, str] = application["database"]
+    found = exported(names, str(application["database_scheme"]), values)
+    return {names[part]: found[names[part]] for part in parts or names if names.get(part) in found}
+
+
 class FilterModule:
     """The filters by their names in templates."""
 
     def filters(self) -> dict[str, Any]:
         """Return name and function of each filter."""
         return {
+            "database_settings": database_settings,
             "dotenv": dotenv,
             "fingerprints": fingerprints,
             "option_file": option_file,

@@ -23,6 +23,7 @@ from typing import Any
 
 from ansible.module_utils.attributes import attributes_of, in_tree
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.database_settings import application_of, way_to_database
 from ansible.module_utils.host_state.handshakes import certificate_of, handshakes
 from ansible.module_utils.host_state.parsing import (
     Facts,
@@ -123,6 +124,12 @@ class Host:
         self.settings = {
             file: parse(text_of(f"{self.release}/{file}")) if self.release else {} for file, parse in SETTINGS
         }
+        self.stated = application_of(self.release) if self.release else {}
+        self.ways = {
+            file: way_to_database(self.stated.get("database", {}), self.settings[file])
+            for file in (".env", ".env.migrate")
+        }
+        veil.learn(*(way["password"] for way in self.ways.values() if "password" in way))
         for settings in self.settings.values():
             veil.learn(*(value for key, value in settings.items() if re.fullmatch(SENSITIVE, key, re.IGNORECASE)))
 
@@ -275,7 +282,9 @@ class Host:
         if not self.release:
             return {**found, "live release": "none"}
         facts = json_at(f"{self.release}/release.json")
-        self.answer = self.asked(found.get("release.json: version_path", "/version"))
+        self.answer = self.asked("/.waffle/version")
+        for key, value in self.stated.items():
+            found[f"stated: {key}"] = value if isinstance(value, str) else json.dumps(value)
         live = os.path.basename(self.release)
         found["live release"] = live
         found["what answers"] = "the live release" if self.answer.get("release") == live else str(self.answer)
@@ -316,8 +325,15 @@ class Host:
         )  # fmt: skip
         return [line.split("\t") for line in out.splitlines()]
 
+    @property
+    def has_no_database(self) -> bool:
+        """Return True if the live release states that it has none."""
+        return bool(self.stated) and not self.stated.get("database")
+
     def schema(self) -> Facts:
         """Read the schema's head, tables, columns, indexes, constraints, views, triggers and routines."""
+        if self.has_no_database:
+            return {"head": "no database"}
         queries = [
             f"SELECT '{kind}', {columns} FROM information_schema.{source} WHERE {condition}"  # noqa: S608 (constants)
             for kind, columns, source, condition in SCHEMA_QUERIES
@@ -331,6 +347,8 @@ class Host:
 
     def database(self) -> Facts:
         """Read the server's version, the variables that matter, and how the connection is encrypted."""
+        if self.has_no_database:
+            return {"server": "no database"}
         names = ", ".join(literal(name) for name in SERVER_VARIABLES.split())
         rows = self.ask(
             f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names}); "
@@ -365,8 +383,8 @@ class Host:
             os.close(descriptor)
         # Environments may share a server; then only these tell one's accounts from the other's.
         for name, own in (
-            ("the application's account", self.settings[".env"].get("DATABASE_USER")),
-            ("the migrations' account", self.settings[".env.migrate"].get("DATABASE_USER")),
+            ("the application's account", self.ways[".env"].get("user")),
+            ("the migrations' account", self.ways[".env.migrate"].get("user")),
             ("the master account", option_settings(self._master_options).get("user")),
         ):
             found[name] = [line for account in known if account[0] == own for line in found["@".join(account)]]

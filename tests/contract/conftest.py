@@ -108,7 +108,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = root / "inventory/test"
     folder.mkdir(parents=True)
     (folder / "group_vars").symlink_to("../../group_vars")
-    (root / "app").mkdir()
+    (root / "app/nba").mkdir(parents=True)
+    (root / "app/nba/main.py").write_text("from fastapi import FastAPI\n\napp = FastAPI()\n")
     (root / "app/poetry.lock").write_text("# lock\n")
     for arguments in (["init", "--quiet"], ["add", "app"], [*AUTHOR, "commit", "--quiet", "--message", "app"]):
         done = project.run("git", *arguments)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.contract.conftest import AUTHOR, Project
-from tests.support import ROOT
+from tests.support import ROOT, vault_secrets
 
 CHECK = ("ansible-playbook", "playbooks/preflight.yml", "-i", "inventory/test")
+
+
+SHOWN = """{{ {'settings': app_database | database_settings(application), 'own': app_settings,
+    'command': app_settings_command, 'module': application.module, 'nginx': [nginx_path, nginx_document_root],
+    'health': health_path, 'database': database_name} | to_json }}"""
 
 
 def bring(project: Project, folder: Path) -> None:
@@ -35,22 +42,40 @@ def test_an_application_is_described_once_for_each_environment(project: Project)
     done = project.run(*CHECK, "-e", "all_environments=true")
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("application  main:app (main.py)    python >=3.13, hosts may have 3.11, 3.13, 3.12") == 2
-    assert done.stdout.count("\n  app_module: main:app\n") == 2
-    assert "does not set what has no default: DB_DATABASE (main.py:26)" in " ".join(done.stdout.split())
+    assert done.stdout.count("settings     5 variables exported (DB_HOST DB_PORT DB_USER DB_PASSWORD DB_DATABASE)") == 2
+    assert "warning" not in done.stdout.lower()
     assert not project.called
 
 
-def test_the_variables_that_are_set_need_no_line(project: Project) -> None:
-    bring(project, ROOT / "tests/apps/tutorial")
+def test_two_lines_are_enough(project: Project) -> None:
+    """The application is in a repository of its own, and what the sample is told is not told it."""
+    service = project.root.parent / "players"
+    shutil.copytree(ROOT / "tests/apps/tutorial", service, ignore=shutil.ignore_patterns(".venv", "__pycache__"))
+    for arguments in (["init", "--quiet"], ["add", "--all"], [*AUTHOR, "commit", "--quiet", "--message", "players"]):
+        assert project.run("git", "-C", str(service), *arguments).returncode == 0
     wiring = project.root / "group_vars/all/vars.yml"
-    wiring.write_text(
-        f"{wiring.read_text()}\napp_module: main:app\napp_settings_command: []\napp_migrations: false\n"
-        "app_ready_path: /\napp_live_path: /\n"
-    )
-    done = project.run(*CHECK, "-l", "dev")
+    text = wiring.read_text().replace("project: nba\n", "project: players\n")
+    wiring.write_text(text.replace('app_repository: ""\n', f"app_repository: {service}\n"))
+    show = {
+        "name": "Show",
+        "hosts": "all",
+        "gather_facts": False,
+        "tasks": [{"name": "Show", "ansible.builtin.copy": {"content": SHOWN, "dest": str(project.root / "shown")},
+                   "delegate_to": "localhost", "vars": {"ansible_connection": "local"}}],
+    }  # fmt: skip
+    playbook = [{"name": "Check", "ansible.builtin.import_playbook": "playbooks/preflight.yml"}, show]
+    (project.root / "show.yml").write_text(yaml.safe_dump(playbook, sort_keys=False))
+    done = project.run("ansible-playbook", "show.yml", "-i", "inventory/test", "-l", "dev")
     assert done.returncode == 0, done.stdout
-    assert "application  main:app" in done.stdout
-    assert "to write into" not in done.stdout
+    shown = json.loads((project.root / "shown").read_text())
+    settings = shown.pop("settings")
+    assert settings.pop("DB_PASSWORD") == vault_secrets(project.view("dev"))["vault_database_password"]
+    assert settings == {
+        "DB_HOST": "db.example.com", "DB_PORT": "3306", "DB_USER": "players_dev", "DB_DATABASE": "players_dev",
+    }  # fmt: skip
+    assert shown == {
+        "own": {}, "command": [], "module": "main:app", "nginx": ["/", ""], "health": "/", "database": "players_dev",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("command", [CHECK, ("ansible-playbook", "site.yml", "-i", "inventory/test")])

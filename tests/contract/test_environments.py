@@ -11,10 +11,17 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support import ENVIRONMENTS, ROOT, yaml_at
+from tests.support import ENVIRONMENTS, ROOT, about_the_sample, application_of, is_sample, yaml_at
 
 VALUES = {environment: yaml_at(f"group_vars/{environment}/vars.yml") for environment in ENVIRONMENTS}
 EVERYWHERE = yaml_at("group_vars/all/vars.yml")
+# What the sample is given: the way to its database, by the names that were found in it, and what is stated for it.
+WIRED = (
+    {name: EVERYWHERE["app_database"][part] for part, name in application_of(ROOT / "app")["database"].items()}
+    | yaml_at("group_vars/all/sample.yml")["sample_settings"]
+    if is_sample()
+    else {}
+)
 INVENTORIES = sorted(path.name for path in (ROOT / "inventory").iterdir())
 
 
@@ -110,9 +117,10 @@ def settings() -> dict[str, tuple[str, bool, bool]]:
     return found
 
 
-SETTINGS = settings()
+SETTINGS = settings() if is_sample() else {}
 
 
+@about_the_sample
 def test_the_settings_were_found() -> None:
     assert SETTINGS["DATABASE_PASSWORD"] == ("SecretStr", True, True)
     assert SETTINGS["DATABASE_PORT"] == ("int", False, False)
@@ -120,6 +128,7 @@ def test_the_settings_were_found() -> None:
     assert SETTINGS["LOG_LEVEL"][0] == "Literal"
 
 
+@about_the_sample
 def test_the_schema_beside_them_has_the_same_keys() -> None:
     """The application's own test compares every word; this one needs none of its dependencies."""
     schema = json.loads((ROOT / "app/settings.schema.json").read_text())
@@ -130,24 +139,26 @@ def test_the_schema_beside_them_has_the_same_keys() -> None:
     ]
 
 
+@about_the_sample
 def test_group_vars_set_every_setting_and_no_other() -> None:
-    assert set(EVERYWHERE["app_settings"]) == set(SETTINGS)
-    assert set(EVERYWHERE["app_migration_settings"]) <= set(SETTINGS)
+    assert set(WIRED) == set(SETTINGS)
 
 
+@about_the_sample
 def test_secrets_of_the_application_come_from_the_vault() -> None:
     for name, (_, _, secret) in SETTINGS.items():
-        source = re.fullmatch(r"\{\{ (\w+).*\}\}", str(EVERYWHERE["app_settings"][name]))
+        source = re.fullmatch(r"\{\{ (\w+).*\}\}", str(WIRED[name]))
         value = str(VALUES["dev"].get(source[1], "")) if source else ""
         assert secret == ("vault_" in value), name
 
 
+@about_the_sample
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_types_fit(environment: str) -> None:
     types: dict[str, Any] = {"int": int, "bool": bool, "tuple": list, "str": str, "SecretStr": str, "Literal": str}
     compared = 0
     for name, (annotation, _, _) in SETTINGS.items():
-        source = re.match(r"\{\{ (\w+)", str(EVERYWHERE["app_settings"][name]))
+        source = re.match(r"\{\{ (\w+)", str(WIRED[name]))
         if source and source[1] in VALUES[environment]:
             assert type(VALUES[environment][source[1]]) is types[annotation], name
             compared += 1
@@ -160,6 +171,7 @@ def test_the_master_account_never_reaches_the_application() -> None:
     assert roles == {"aws_database", "mysql_client"}
 
 
+@about_the_sample
 def test_the_example_for_laptops_names_every_setting() -> None:
     lines = (ROOT / "app/.env.example").read_text().splitlines()
     assert {line.partition("=")[0] for line in lines if line and not line.startswith("#")} == set(SETTINGS)
@@ -173,8 +185,8 @@ def test_group_vars_are_folders_of_all_and_the_environments() -> None:
     assert found == ["all", *ENVIRONMENTS]
     for folder in found:
         names = {path.name for path in (ROOT / "group_vars" / folder).iterdir()}
-        # What is accepted when hosts are compared is not a value of any role: a file of its own.
-        assert names <= ({"vars.yml", "parity.yml"} if folder == "all" else {"vars.yml", "vault.yml"})
+        # What is accepted when hosts are compared is not a value of any role, and the sample goes one day.
+        assert names <= ({"vars.yml", "parity.yml", "sample.yml"} if folder == "all" else {"vars.yml", "vault.yml"})
         assert "vars.yml" in names
     assert not (ROOT / "host_vars").exists()
 

@@ -44,7 +44,7 @@ def test_the_image_has_two_stages_and_an_account_of_its_own() -> None:
 def test_a_laptop_has_the_hosts_settings() -> None:
     compose = yaml_at("app/compose.yaml")
     ours = compose["x-application"]["environment"]
-    assert list(ours) == list(yaml_at("group_vars/all/vars.yml")["app_settings"])
+    assert list(ours) == list(json.loads((ROOT / "app/settings.schema.json").read_text())["properties"])
     server = compose["services"]["mysql"]["environment"]
     assert (server["MYSQL_DATABASE"], server["MYSQL_USER"], server["MYSQL_PASSWORD"]) == (
         ours["DATABASE_NAME"],

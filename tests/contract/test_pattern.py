@@ -14,7 +14,18 @@ import pytest
 import yaml
 
 from tests.contract.conftest import Project
-from tests.support import ENVIRONMENTS, ROLES, ROOT, Unsafe, module_at, vault_secrets, vault_text
+from tests.support import (
+    ENVIRONMENTS,
+    ROLES,
+    ROOT,
+    Unsafe,
+    about_the_sample,
+    application_of,
+    is_sample,
+    module_at,
+    vault_secrets,
+    vault_text,
+)
 
 environment = module_at("roles/app/files/environment.py")
 settings = module_at("plugins/action/settings.py")
@@ -32,6 +43,8 @@ EXPRESSIONS = {
         "backup.json": "__app_backup_config | to_nice_json",
     }
 }
+# What preflight would have found out.
+APPLICATION = {**application_of(ROOT / ("app" if is_sample() else "tests/apps/tutorial")), "artefact": "a" * 64}
 # In both accounts' passwords: it reaches the files as it is.
 TEMPLATE = "{{ 7 * 7 }} {% if {# # #}"
 RENDER = """
@@ -98,7 +111,8 @@ def kitchen(pristine: Project, tmp_path_factory: pytest.TempPathFactory) -> Kitc
         (copy.root / f"roles/{role}/tasks/rendered.yml").write_text(task)
     include = "ansible.builtin.include_role"
     tasks = [{"name": f"Role {role}", include: {"name": role, "tasks_from": "rendered"}} for role in TEMPLATES]
-    play = {"name": "Render", "hosts": "all", "gather_facts": False, "tasks": tasks}
+    found = {"application": APPLICATION, "__app_artefact": {"digest": APPLICATION["artefact"]}}
+    play = {"name": "Render", "hosts": "all", "gather_facts": False, "vars": found, "tasks": tasks}
     (copy.root / "rendered.yml").write_text(yaml.safe_dump([play], sort_keys=False))
     return Kitchen(copy, folder)
 
@@ -132,6 +146,7 @@ def test_with_the_same_values_every_byte_is_the_same(kitchen: Kitchen) -> None:
     assert files["dev"] == files["prod"]
 
 
+@about_the_sample
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_application_takes_its_settings(rendered: dict[str, Files], kitchen: Kitchen, environment: str) -> None:
     """By its schema, which a test of the application holds to `Settings`; tests/hosts asks `Settings` itself."""
@@ -139,10 +154,21 @@ def test_the_application_takes_its_settings(rendered: dict[str, Files], kitchen:
     env, migrate = (env_in(rendered[environment], name) for name in (".env", ".env.migrate"))
     assert set(env) == set(schema["properties"])
     assert list(settings.findings(schema, env)) == list(settings.findings(schema, {**env, **migrate})) == []
-    secrets = vault_secrets(kitchen.project.view(environment))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_the_way_to_the_database_is_in_the_settings(
+    rendered: dict[str, Files], kitchen: Kitchen, environment: str
+) -> None:
+    env, migrate = (env_in(rendered[environment], name) for name in (".env", ".env.migrate"))
+    secrets, names = vault_secrets(kitchen.project.view(environment)), APPLICATION["database"]
     assert TEMPLATE in secrets["vault_database_password"] and TEMPLATE in rendered[environment]["app"][".mysql.cnf"]
-    assert env["DATABASE_PASSWORD"] == secrets["vault_database_password"]
-    assert migrate["DATABASE_PASSWORD"] == secrets["vault_database_migration_password"]
+    assert (env[names["user"]], migrate[names["user"]]) == (f"nba_{environment}", f"nba_{environment}_migrate")
+    assert env[names["password"]] == secrets["vault_database_password"]
+    assert migrate == {
+        names["user"]: migrate[names["user"]],
+        names["password"]: secrets["vault_database_migration_password"],
+    }
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

@@ -619,7 +619,7 @@ PLAY = """
   tasks:
     - ansible.builtin.copy:
         dest: "{{ checkout }}/told.json"
-        content: "{{ {'settings': app_settings, 'migration': app_migration_settings, 'backup': app_backup_connection,
+        content: "{{ {'settings': app_database, 'migration': app_migration_database, 'backup': app_backup_connection,
                       'migrates': app_migrations, 'accounts': mysql_client_accounts, 'seed': app_seed} | to_json }}"
       delegate_to: localhost
 """
@@ -639,14 +639,14 @@ def test_a_preview_has_a_database_of_its_own_or_reads_the_live_one(
     assert done.returncode == 0, done.stdout
     told = json.loads((project.root / "told.json").read_text())
     secrets = yaml.safe_load(project.view("dev"))
-    assert told["settings"]["DATABASE_NAME"] == ("nba_dev_pr_12" if own else "nba_dev")
-    assert told["settings"]["DATABASE_USER"] == ("nba_dev_pr_12" if own else "nba_dev_read")
+    assert told["settings"]["name"] == ("nba_dev_pr_12" if own else "nba_dev")
+    assert told["settings"]["user"] == ("nba_dev_pr_12" if own else "nba_dev_read")
     migration = "nba_dev_migrate_pr_12" if own else "nba_dev_read"
-    assert {told["migration"]["DATABASE_USER"], told["backup"]["user"]} == {migration}
+    assert {told["migration"]["user"], told["backup"]["user"]} == {migration}
     assert (told["migrates"], told["seed"]) == (own, own)
     assert all(account["name"].endswith("_pr_12") for account in told["accounts"]) is own
     # Of its environment's passwords, what a host gets of it has none but the reader's, to read with.
-    given = {told["settings"]["DATABASE_PASSWORD"], told["migration"]["DATABASE_PASSWORD"], told["backup"]["password"]}
+    given = {told["settings"]["password"], told["migration"]["password"], told["backup"]["password"]}
     known = {secret for name, secret in secrets.items() if name.startswith("vault_database")}
     assert given & known == (set() if own else {secrets["vault_database_reader_password"]})
     assert len(given) == (2 if own else 1) and all(len(each) >= 16 for each in given)

@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
 import subprocess
 
 import pytest
 import yaml
 
 from tests.contract.conftest import AUTHOR, Project
-from tests.support import ROOT
 
 CHECK = ("ansible-playbook", "playbooks/preflight.yml", "-i", "inventory/test")
 TWO_OF_PROD = "prod: {hosts: {prod2: {ansible_host: 192.0.2.3}, prod1: "
 
 
+ORIGIN = "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$"
+SCHEMA = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["DATABASE_HOST", "DATABASE_USER", "DATABASE_PASSWORD", "DATABASE_NAME"],
+    "properties": {
+        **{name: {"type": "string"} for name in ("DATABASE_HOST", "DATABASE_PASSWORD", "DATABASE_NAME", "LOG_LEVEL")},
+        "DATABASE_USER": {"type": "string", "maxLength": 32},
+        "DATABASE_PORT": {"type": "integer"},
+        "DATABASE_POOL_SIZE": {"type": "integer", "maximum": 100},
+        "DATABASE_POOL_OVERFLOW": {"type": "integer"},
+        "CORS_ORIGINS": {"type": "array", "items": {"type": "string", "pattern": ORIGIN}},
+        "DOCS_ENABLED": {"type": "boolean"},
+    },
+}
+OWN = """
+app_settings:
+  DATABASE_POOL_SIZE: "{{ database_pool_size }}"
+  DATABASE_POOL_OVERFLOW: "{{ database_pool_overflow }}"
+  CORS_ORIGINS: "{{ cors_origins | join(',') }}"
+  DOCS_ENABLED: "{{ docs_enabled | bool | lower }}"
+  LOG_LEVEL: "{{ log_level }}"
+app_migration_settings: {}
+"""
+READS = "from fastapi import FastAPI\nimport os\n" + "".join(f'os.environ["{name}"]\n' for name in SCHEMA["properties"])
+
+
 @pytest.fixture
 def described(project: Project) -> Project:
     """Return a copy whose application says what it may be told, and that has two hosts in prod."""
-    shutil.copy2(ROOT / "app/settings.schema.json", project.root / "app")
+    app = project.root / "app"
+    (app / "nba/main.py").write_text(f"{READS}app = FastAPI()\n")
+    (app / "poetry.lock").write_text('[[package]]\nname = "pymysql"\nversion = "1.2.4"\n')
+    (app / "settings.schema.json").write_text(json.dumps(SCHEMA))
     for arguments in (["add", "app"], [*AUTHOR, "commit", "--quiet", "--message", "Describe the settings"]):
         assert project.run("git", *arguments).returncode == 0
+    wiring = project.root / "group_vars/all/vars.yml"
+    wiring.write_text(wiring.read_text() + OWN)
     hosts = project.root / "inventory/test/hosts.yml"
     hosts.write_text(hosts.read_text().replace("prod: {hosts: {prod1: ", TWO_OF_PROD))
     return project
@@ -49,8 +80,8 @@ def test_settings_that_fit_pass_for_both_environments_without_a_host(described: 
 def test_everything_wrong_about_them_is_named_before_any_host_is_called(described: Project) -> None:
     wiring = "group_vars/all/vars.yml"
     edit(described, wiring, r"^  DATABASE_POOL_OVERFLOW:", "  DATABASE_POOL_OVERFLOWS:")
-    edit(described, wiring, r"^  DATABASE_HOST: .*\n", "")
-    edit(described, wiring, r"^  LOG_LEVEL: .*", '  LOG_LEVEL: "{{ nobody_sets_this }}"')
+    edit(described, wiring, r"^app_database:\n  host: .*", "app_database:")
+    edit(described, wiring, r"^  LOG_LEVEL: .*", '  LOG_LEVEL: "{{ nobody_sets_this }}"\n  LD_PRELOAD: x\n  A-B: x')
     edit(described, "group_vars/prod/vars.yml", r"^database_pool_size: .*", "database_pool_size: 500")
     edit(described, "group_vars/prod/vars.yml", r"^cors_origins: .*", 'cors_origins: ["https://Geheim.example/a"]')
     expected = {
@@ -59,6 +90,8 @@ def test_everything_wrong_about_them_is_named_before_any_host_is_called(describe
         "DATABASE_POOL_SIZE (database_pool_size): should be 100 or less",
         "CORS_ORIGINS (cors_origins): item 1 should match ^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$",
         "LOG_LEVEL (nobody_sets_this): refers to something that is not set",
+        "LD_PRELOAD: is what the system steers processes by, and settings are exported to them. Rename it",
+        "A-B: is no name of an environment variable (letters, digits and _). Rename it",
     }
     secrets = yaml.safe_load(described.view("prod")).values()
     for command in (("ansible-playbook", "site.yml", "-i", "inventory/test"), CHECK):
@@ -91,14 +124,16 @@ def test_a_list_is_checked_as_what_is_written(described: Project) -> None:
 
 def test_a_setting_of_the_migrations_alone_is_checked_too(described: Project) -> None:
     edit(described, "group_vars/dev/vars.yml", r"^database_migration_user: .*", f"database_migration_user: {'x' * 32}")
-    edit(described, "group_vars/all/vars.yml", r"^app_migration_settings:", "app_migration_settings:\n  OTHER: 1")
+    edit(described, "group_vars/all/vars.yml", r"^app_migration_settings: {}", "app_migration_settings:\n  OTHER: 1")
     assert findings(described.run(*CHECK, "-l", "dev")) == ["OTHER: unknown setting"]
 
 
-def test_an_application_without_a_schema_is_checked_on_the_host_and_that_is_said(project: Project) -> None:
-    done = project.run(*CHECK, "-l", "dev")
+def test_an_application_without_a_schema_is_checked_on_the_host_and_that_is_said(described: Project) -> None:
+    for arguments in (["rm", "--quiet", "app/settings.schema.json"], [*AUTHOR, "commit", "--quiet", "--message", "No"]):
+        assert described.run("git", *arguments).returncode == 0
+    done = described.run(*CHECK, "-l", "dev")
     assert done.returncode == 0, done.stdout
-    assert "the application has no settings.schema.json" in " ".join(done.stdout.split())
+    assert "no schema to check them by" in " ".join(done.stdout.split())
 
 
 def test_going_back_is_not_held_up_by_settings_that_it_does_not_use(described: Project) -> None:

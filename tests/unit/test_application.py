@@ -12,6 +12,7 @@ from discovery.entry import find
 from discovery.hosts import possible
 from discovery.inference import Application, infer
 from discovery.report import Report
+from discovery.resolved import Stated, findings, resolve
 from discovery.routes import routes
 from discovery.settings import settings_in
 from discovery.source import Source
@@ -36,16 +37,17 @@ def archived(folder: Path, artefact: Path) -> Source:
     return Source.read(artefact)
 
 
-def defaults() -> dict[str, Any]:
-    return dict(yaml_at("roles/app/defaults/main.yml"))
-
-
-def inferred(folder: Path, tmp_path: Path) -> tuple[Application, str]:
+def inferred(folder: Path, tmp_path: Path, **variables: Any) -> tuple[Application, str]:
     """Return what is inferred of an application, and the block that is printed."""
     found = archived(folder, tmp_path / "a.tar")
-    app = infer(found, HOST, defaults()["app_module"])
-    settings = list(yaml_at("group_vars/all/vars.yml")["app_settings"])
-    return app, Report(app, found, [HOST], defaults(), settings).text()
+    return described(found, **variables)
+
+
+def described(found: Source, **variables: Any) -> tuple[Application, str]:
+    """Return what is inferred of files, and the block that is printed."""
+    stated = Stated(**variables)
+    app = infer(found, HOST, stated.module, stated.lock_file)
+    return app, Report(app, found, [HOST], stated, resolve(app, found, stated)).text()
 
 
 def module(found: Source) -> str:
@@ -66,14 +68,13 @@ def test_a_tutorial_s_program(tmp_path: Path) -> None:
     assert text.splitlines()[0] == (
         "application  main:app (main.py)    python >=3.13, host has 3.13    lock poetry.lock"
     )
-    assert "poetry.lock has no gunicorn" in text
-    written = text.partition("to write into group_vars/all/vars.yml:\n")[2]
-    assert written.splitlines() == [
-        "  app_module: main:app",
-        "  app_settings_command: []",
-        "  app_migrations: false",
-        "  app_ready_path: /",
-        "  app_live_path: /",
+    assert text.splitlines()[2:] == [
+        "migrations   none (no alembic.ini): create your tables yourself, or set app_schema_command; backups are "
+        "manual",
+        "settings     5 variables exported (DB_HOST DB_PORT DB_USER DB_PASSWORD DB_DATABASE); no schema to check them "
+        "by",
+        "health       GET / answers below 500 (set app_ready_path for more)    version  by the server",
+        "page         none: the API answers at /",
     ]
 
 
@@ -84,8 +85,9 @@ def test_a_team_s_api(tmp_path: Path) -> None:
     needed = [one.name for one in app.settings if not one.has_default]
     assert (len(app.settings), needed) == (5, ["DATABASE_URL"])
     assert app.health and app.health.path == "/healthz"
-    assert "app_ready_path: /healthz" in text
-    assert "app_migrations" not in text
+    assert "GET /healthz (src/club/main.py:21) answers 2xx" in text
+    assert "2 variables exported (DATABASE_URL DATABASE_TLS_CA)" in text
+    assert "warning" not in text
 
 
 def test_a_small_one(tmp_path: Path) -> None:
@@ -95,12 +97,12 @@ def test_a_small_one(tmp_path: Path) -> None:
     assert [(one.name, one.has_default) for one in app.settings] == [("GREETING", True), ("TIME_ZONE", True)]
 
 
-def test_the_sample_fits_the_defaults(tmp_path: Path) -> None:
-    app, text = inferred(ROOT / "app", tmp_path)
+def test_the_sample(tmp_path: Path) -> None:
+    own = list(yaml_at("group_vars/all/sample.yml")["sample_settings"])
+    app, text = inferred(ROOT / "app", tmp_path, settings=own)
     assert app.entry and app.entry.module == "nba.main:app"
-    assert {one.name for one in app.settings} == set(yaml_at("group_vars/all/vars.yml")["app_settings"])
-    assert "warning" not in text and "to write" not in text, text
-    assert app.has_page
+    assert "warning" not in text and "no schema" not in text, text
+    assert "page         frontend/index.html; the API answers at /api" in text
 
 
 def test_no_lock_names_an_index() -> None:
@@ -160,6 +162,20 @@ def test_a_stated_entry_comes_first() -> None:
     assert module(Source(texts)) == "shop.web:site"
     texts["src/shop/web.py"] = ""
     assert module(Source(texts)) == "shop.web:site src"
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (("main",), "main.py "),
+        (("backend/main",), "backend/main.py backend"),
+        (("src/main",), "src/main.py src"),
+        (("a/main", "b/main"), " "),
+    ],
+)
+def test_a_variable_names_an_entry_that_would_not_be_found(paths: tuple[str, ...], expected: str) -> None:
+    entry = infer(source(**dict.fromkeys(paths, "app = make()")), HOST, "main:app").entry
+    assert entry and f"{entry.file} {entry.folder}" == expected
 
 
 def test_several_are_for_people_to_choose_from() -> None:
@@ -266,9 +282,10 @@ def test_a_script_that_the_server_does_not_import_may_create_tables() -> None:
 
 def test_an_application_without_anything_is_described_all_the_same() -> None:
     empty = Source({})
-    text = Report(infer(empty, HOST), empty, [HOST], defaults(), []).text()
+    app, text = described(empty)
     assert text.startswith("application  not found    python any, host has 3.13    lock none\n")
-    assert "no FastAPI application found" in text
+    said = list(findings(app, Stated(), {}, {}))
+    assert [line.partition(":")[0] for line in said] == ["app_module", "lock file"]
 
 
 def test_what_is_no_text_is_left_alone(tmp_path: Path) -> None:

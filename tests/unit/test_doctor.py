@@ -16,8 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+from ansible.module_utils import database_settings
 from ansible.module_utils.doctor import database, machine, service, web
 from ansible.module_utils.doctor.findings import Area, Done, Finding, arranged, call
 
@@ -214,6 +216,43 @@ def test_the_settings_of_a_release_are_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "settings", "expected"),
+    [
+        (
+            {"host": "H", "user": "U", "password": "P"},
+            {"H": "db", "U": "app", "P": AWKWARD},
+            ("db", "", "app", AWKWARD),
+        ),
+        (
+            {"url": "A"},
+            {"A": f"mysql+aiomysql://app:{quote(AWKWARD, safe='')}@db:3307/x"},
+            ("db", "3307", "app", AWKWARD),
+        ),
+        ({"url": "A", "host": "H"}, {"A": "mysql://u:p@old/x", "H": "db"}, ("db", "", "u", "p")),
+        ({"url": "A"}, {"A": "no address"}, ("", "", "", "")),
+        ({"url": "A"}, {"A": "mysql://h:port/x"}, ("", "", "", "")),
+        ({}, {"DATABASE_HOST": "db"}, ("", "", "", "")),
+    ],
+)
+def test_the_way_to_the_database_is_read_back(
+    names: dict[str, str], settings: dict[str, str], expected: tuple[str, ...]
+) -> None:
+    found = database_settings.way_to_database(names, settings)
+    assert tuple(found.get(part, "") for part in ("host", "port", "user", "password")) == expected
+
+
+@pytest.mark.parametrize("stated", [{"database": {}}, {"database": {"host": "DB_HOST"}}])
+def test_without_a_database_nobody_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(database, "address_of", pytest.fail)
+    (tmp_path / "release.json").write_text(json.dumps({"application": stated}))
+    host = "" if stated["database"] else "db"
+    area = database.examine({"host": host, "port": 3306, "name": "x", "tls_ca": ""}, {}, "", tmp_path, "p")
+    assert (area.findings, area.checked) == ([], ["no database"])
+
+
+@pytest.mark.parametrize(
     ("code", "out", "key", "urgent"),
     [
         (0, '{"current": "1", "head": "1", "pending": []}', "", True),
@@ -331,7 +370,8 @@ def test_units(shown: dict[str, str], key: str, words: str) -> None:
     assert words in "".join(one.words for one in area.findings)
 
 
-CONFIG = {"name": "shop", "root": "/srv/shop", "version_path": "/version", "ready_path": "/ready"}
+CONFIG = {"name": "shop", "root": "/srv/shop", "public_host": "shop.example"}
+STATED = {"ready_path": "/ready", "ready_answers": "success", "scheme": "https"}
 
 
 @pytest.mark.parametrize(
@@ -352,10 +392,34 @@ CONFIG = {"name": "shop", "root": "/srv/shop", "version_path": "/version", "read
 def test_answers_of_the_application(
     monkeypatch: pytest.MonkeyPatch, version: tuple[int, str], ready: tuple[int, str], found: list[Any]
 ) -> None:
-    monkeypatch.setattr(service, "get", lambda _, path: {"/version": version, "/ready": ready}[path])
+    assert asked(monkeypatch, STATED, {"/.waffle/version": version, "/ready": ready}) == found
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, stated: dict[str, str], pages: dict[str, tuple[int, str]]) -> list[Any]:
+    """Return what is found about a release that states this and answers so."""
+
+    def get(_: object, path: str, host: str = "", headers: dict[str, str] | None = None) -> tuple[int, str]:
+        # An application may refuse other names, and send plain HTTP elsewhere.
+        assert path == "/.waffle/version" or (host, headers) == ("shop.example", {"X-Forwarded-Proto": "https"})
+        return pages[path]
+
+    monkeypatch.setattr(service, "get", get)
+    monkeypatch.setattr(service, "application_of", lambda _: stated)
     area = Area("application")
-    service.answers(area, CONFIG, "blue", "r1", "-l dev")
-    assert [(one.key, one.follows) for one in area.findings] == found
+    service.answers(area, CONFIG, "blue", Path("r1"), "-l dev")
+    return [(one.key, one.follows) for one in area.findings]
+
+
+@pytest.mark.parametrize(("answer", "is_well"), [(404, True), (307, True), (500, False), (0, False)])
+def test_an_application_without_a_health_path_is_well_below_500(
+    monkeypatch: pytest.MonkeyPatch, answer: int, is_well: bool
+) -> None:
+    pages = {"/.waffle/version": (200, '{"release": "r1"}'), "/ready": (answer, "")}
+    assert (asked(monkeypatch, {**STATED, "ready_answers": "any"}, pages) == []) is is_well
+
+
+def test_a_release_of_an_older_version_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(monkeypatch, {}, {"/.waffle/version": (404, "")}) == []
 
 
 def test_the_live_release_is_what_the_links_say(tmp_path: Path) -> None:

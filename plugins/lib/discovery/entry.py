@@ -60,6 +60,14 @@ def named(source: Source, module: str) -> Entry:
     """Return the entry that `app_module` names."""
     name = module.partition(":")[0]
     file = source.module(name)
+    if not file:
+        # Below another folder, if one alone has it: backend/main.py for main:app.
+        endings = tuple(f"/{name.replace('.', '/')}{end}" for end in (".py", "/__init__.py"))
+        below = [path for path in source.programs if path.endswith(endings)]
+        if len(below) != 1:
+            return Entry(module, "")
+        (file,) = below
+        return Entry(module, file, file.removesuffix(next(end for end in endings if file.endswith(end))))
     in_src = file.startswith("src/") and not name.startswith("src.")
     return Entry(module, file, "src" if in_src else "")
 

@@ -23,6 +23,8 @@ class Application:
     """What was inferred; printed by `discovery.report`."""
 
     entry: Entry | None
+    files: tuple[str, ...]
+    """What a server imports of it."""
     candidates: tuple[Entry, ...]
     """Entries to choose from, if none is clear."""
     python: str
@@ -47,11 +49,10 @@ def infer(source: Source, host: Host, module: str = "", lock_file: str = "") -> 
     Args:
         source: its files.
         host: one of those that it comes to, for the packages that it needs there.
-        module: what `app_module` says; it counts if the application has such a file.
+        module: what `app_module` says; empty to find it.
         lock_file: what `lock_file` says.
     """
-    stated = named(source, module) if module else None
-    found = Found(stated) if stated and stated.file else find(source)
+    found = Found(named(source, module)) if module else find(source)
     entry = found.entry
     reached = source.reached(entry.file, entry.folder) if entry and entry.file else source.programs
     locks = present(source)
@@ -64,6 +65,7 @@ def infer(source: Source, host: Host, module: str = "", lock_file: str = "") -> 
     answered = routes(source, reached, entry.folder if entry else "")
     return Application(
         entry=entry,
+        files=tuple(reached),
         candidates=found.candidates,
         python=python_of(source),
         locks=tuple(locks),

@@ -10,7 +10,7 @@ from discovery.entry import fastapi_names
 from discovery.source import Source, name_of, text_of
 
 METHODS = {"get", "head", "api_route"}
-# Whether it is able to serve, the closest word first; the root answers something in any case.
+# Whether it is able to serve, the closest word first.
 HEALTH = ("/health/ready", "/readyz", "/health", "/healthz")
 DEPTH = 8
 
@@ -120,6 +120,9 @@ def decorated(source: Source, path: str) -> Iterator[tuple[str, str, int]]:
 
 
 def health(found: Iterable[Route]) -> Route | None:
-    """Return the route that says best if the application is able to serve."""
-    by_path = {route.path.rstrip("/"): route for route in found}
-    return next((by_path[path] for path in HEALTH if path in by_path), None)
+    """Return the route that says best if the application is able to serve: one at the top, else the shortest below."""
+    by_path = {route.path.rstrip("/"): route for route in found if "{" not in route.path}
+    below = sorted(by_path, key=len)
+    paths = [path for word in HEALTH for path in below if path == word]
+    paths += [path for word in HEALTH for path in below if path.endswith(word)]
+    return by_path[paths[0]] if paths else None

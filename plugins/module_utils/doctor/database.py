@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.database_settings import application_of, way_to_database
 from ansible.module_utils.doctor.findings import NOT_FOUND, TIMED_OUT, Area, call
 
 SECONDS = 4.0
@@ -86,8 +87,8 @@ class Server:
             ),
             "connections": (
                 f"{self.place} has no connection left for {who}{code}: {words}",
-                "lower workers_max or database_pool_size in group_vars/<environment>/vars.yml, or raise the server's "
-                f"max_connections; who has them: SHOW PROCESSLIST as its master account; then: {site}",
+                "lower workers_max in group_vars/<environment>/vars.yml or the application's own pool, or raise the "
+                f"server's max_connections; who has them: SHOW PROCESSLIST as its master account; then: {site}",
             ),
             "password": (
                 f"{self.place} refuses the password of {who}{code}, or has no such account",
@@ -308,19 +309,26 @@ def examine(
     """Return the first thing that is wrong between this host and the database.
 
     Args:
-        defaults: ``host``, ``port``, ``name`` and ``tls_ca``, where no release says otherwise.
+        defaults: ``host``, ``port``, ``name`` and ``tls_ca``, where no release says otherwise; no host: no database.
         accounts: privileges of each account, separated by commas.
         target: options for the next command, such as ``-l dev``.
         release: the folder of the live release, whose accounts are tried; None where there is none.
         program: path of the release program, which knows the schema.
     """
     area = Area("database")
+    application = application_of(release) if release else {}
+    names = application.get("database", {})
+    if not defaults["host"] or (application and not names):
+        area.checked.append("no database")
+        return area
     service = settings_of(release, ".env") if release else {}
+    way = way_to_database(names, service)
     server = Server(
-        service.get("DATABASE_HOST") or str(defaults["host"]),
-        int(service.get("DATABASE_PORT") or defaults["port"]),
-        service.get("DATABASE_NAME") or str(defaults["name"]),
-        service["DATABASE_TLS_CA"] if "DATABASE_TLS_CA" in service else str(defaults["tls_ca"]),
+        way.get("host") or str(defaults["host"]),
+        int(way.get("port") or defaults["port"]),
+        way.get("name") or str(defaults["name"]),
+        # An application that is told of no authority leaves that to its driver: the host's is as good.
+        way.get("tls_ca", "") if "tls_ca" in names else str(defaults["tls_ca"]),
         target,
     )
     if not address_of(server.host, server.port):
@@ -329,12 +337,13 @@ def examine(
     if kind:
         return area.add(*server.complaint(kind, "", number, words))
     area.checked += [server.place, "TLS" if server.tls_ca else "no TLS"]
-    if release is None:
+    if release is None or not application:
         return area
     pair = (service, settings_of(release, ".env", ".env.migrate"))
     for settings in pair if pair[0] != pair[1] else pair[:1]:
-        account = settings.get("DATABASE_USER", "")
-        number, words, lines = ask(server, account, settings.get("DATABASE_PASSWORD", ""), "SHOW GRANTS")
+        own = way_to_database(names, settings)
+        account = own.get("user", "")
+        number, words, lines = ask(server, account, own.get("password", ""), "SHOW GRANTS")
         if number == -1:
             command = f"ansible-playbook playbooks/database.yml {target}"
             return area.add("client", "the client of MySQL is not installed", command)
@@ -343,5 +352,8 @@ def examine(
         if missing := lacking(accounts.get(account, ""), rights(lines, server.database)):
             return area.add(*server.complaint("grant", account, 0, f"{', '.join(missing)} missing"))
         area.checked.append(f"account {account}")
-    schema(area, server, program, release.name)
+    if application.get("alembic"):
+        schema(area, server, program, release.name)
+    else:
+        area.checked.append("no migrations")
     return area

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.database_settings import application_of
 from ansible.module_utils.doctor.findings import Area, call, properties
 
 SECONDS = 6.0
+# What the server of each release answers, whatever the application is.
+VERSION = "/.waffle/version"
 SLOTS = ("blue", "green")
 # What makes a process end or not start, wherever it comes from.
 RESOURCES = ("host.disk", "host.inodes", "host.memory")
@@ -32,10 +35,12 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def get(connection: http.client.HTTPConnection, path: str, host: str = "localhost") -> tuple[int, str]:
+def get(
+    connection: http.client.HTTPConnection, path: str, host: str = "localhost", headers: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Send one GET; return status and body, or 0 and why there was no answer."""
     try:
-        connection.request("GET", path, headers={"Host": host, "Connection": "close"})
+        connection.request("GET", path, headers={"Host": host, "Connection": "close", **(headers or {})})
         answer = connection.getresponse()
         return answer.status, answer.read(1 << 16).decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
@@ -102,28 +107,33 @@ def sockets(area: Area, name: str, slot: str, target: str) -> bool:
     return False
 
 
-def answers(area: Area, config: Mapping[str, Any], slot: str, release: str, target: str) -> None:
+def answers(area: Area, config: Mapping[str, Any], slot: str, release: Path, target: str) -> None:
     """Note what the release on the socket says of itself: its version and its health."""
-    path = f"{config['root']}/slots/{slot}/socket"
+    path, application = f"{config['root']}/slots/{slot}/socket", application_of(release)
     repair = f"ansible-playbook site.yml {target}"
-    status, body = get(UnixConnection(path), config["version_path"])
-    version = parsed(body)
-    answering = str(version.get("release", ""))
+    log = f"on the host: journalctl -n 50 -t {config['name']}-{slot}"
+    status, body = get(UnixConnection(path), VERSION)
+    answering = str(parsed(body).get("release", ""))
     if status == 0:
-        command = f"on the host: journalctl -n 50 -t {config['name']}-{slot}; then: {repair}"
+        command = f"{log}; then: {repair}"
         area.add("silent", f"the service runs, and does not answer on its socket: {body}", command, follows=RESOURCES)
         return
-    if answering != release:
-        words = f"{answering or f'no release (HTTP {status})'} answers where {release} is live"
+    if not application:
+        area.facts["health"] = "not asked: its release is of an older version"
+        return
+    if answering != release.name:
+        words = f"{answering or f'no release (HTTP {status})'} answers where {release.name} is live"
         area.add("release", words, repair)
         return
-    area.facts.update(schema=version.get("schema"), release_since=version.get("started_at"))
-    status, body = get(UnixConnection(path), config["ready_path"])
+    ready = str(application.get("ready_path", "/"))
+    # As nginx asks it: an application may refuse other names, or send plain HTTP elsewhere.
+    name = "localhost" if config["public_host"] == "_" else str(config["public_host"])
+    status, body = get(UnixConnection(path), ready, name, {"X-Forwarded-Proto": str(application.get("scheme", "http"))})
+    is_well = 0 < status < 500 if application.get("ready_answers") == "any" else 200 <= status < 300
     reason = str(parsed(body).get("reason") or body[:200])
-    area.facts["health"] = "ready" if status == 200 else reason or f"HTTP {status or 'nothing'}"
-    if status != 200:
-        words = f"{config['ready_path']} answers {status or 'nothing'}: {reason}"
-        log = f"on the host: journalctl -n 50 -t {config['name']}-{slot}"
+    area.facts["health"] = "ready" if is_well else reason or f"HTTP {status or 'nothing'}"
+    if not is_well:
+        words = f"{ready} answers {status or 'nothing'}: {reason}"
         area.add("health", words, log, follows=("database", *RESOURCES) if "database" in reason else RESOURCES)
 
 
@@ -153,7 +163,7 @@ def examine(config: Mapping[str, Any], program: str, target: str) -> Area:
         return area.add("live", "no release is live", f"ansible-playbook playbooks/deploy.yml {target}")
     shown = properties(f"{name}@{slot}.service", "ActiveState", "UnitFileState", "Result", "ExecMainStatus")
     if unit(area, shown, name, slot, target) and sockets(area, name, slot, target):
-        answers(area, config, slot, release.name, target)
+        answers(area, config, slot, release, target)
     if not area.findings:
         for problem in status.get("problems", []):
             area.add("state", problem, f"ansible-playbook site.yml {target}", urgent=False)
