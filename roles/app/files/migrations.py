@@ -967,6 +967,8 @@ def main() -> int:
     options = parser().parse_args()
     # Alembic's and env.py's own notes would stand before the one message.
     logging.disable(logging.WARNING)
+    # So would what a driver says when a connection of an event loop that has ended is thrown away.
+    sys.unraisablehook = lambda _: None
     migrations = None
     try:
         migrations = Migrations()
