@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,14 +10,12 @@ from pathlib import Path
 from tests.hosts.world import World, await_true
 
 TUTORIAL = Path(__file__).parent / "tutorial/main.py"
-OURS = "prompt_worker.PromptWorker"
-WORKER_CLASSES = {"asgi": OURS, "uvicorn": "uvicorn_worker.UvicornWorker"}
-PORTS = {"tutorial": 8001, "asgi": 8002, "uvicorn": 8003, "tls-once": 8004}
+PORTS = {"tutorial": 8001, "tls-once": 8004}
 VENV = "/srv/nba/live/release/.venv/bin"
 UNIT = """
 [Service]
 User=nba
-WorkingDirectory={folder}
+WorkingDirectory=/srv/bench
 ExecStart={command}
 """
 SITE = """
@@ -45,24 +42,13 @@ def server_name(name: str) -> str:
     return f"{name}.bench"
 
 
-def commands(here: World) -> dict[str, tuple[str, str]]:
-    """Return folder and command of each contender; both gunicorns run as the role's does, but for the worker class."""
-    config = json.loads(here.execute("dev1", "cat", "/usr/local/lib/nba/release.json"))
-    workers = here.shell("dev1", "pgrep -cu nba gunicorn")
-    count = int(workers) - 1  # one of the processes is the master
+def commands() -> dict[str, str]:
+    """Return the command of each contender."""
     tutorial = f"{VENV}/uvicorn main:app --reload --port="
-    found = {
-        "tutorial": ("/srv/bench", f"{tutorial}{PORTS['tutorial']}"),
-        "tls-once": ("/srv/bench", f"/usr/bin/env TLS_ONCE=1 {tutorial}{PORTS['tls-once']}"),
+    return {
+        "tutorial": f"{tutorial}{PORTS['tutorial']}",
+        "tls-once": f"/usr/bin/env TLS_ONCE=1 {tutorial}{PORTS['tls-once']}",
     }
-    ours = f"--worker-class={OURS}"
-    assert ours in config["serve_command"]
-    for name, worker_class in WORKER_CLASSES.items():
-        known = {ours: f"--worker-class={worker_class}", "--workers={workers}": f"--workers={count}"}
-        program, *options = [known.get(part, part) for part in config["serve_command"]]
-        bind = f"--bind=127.0.0.1:{PORTS[name]}"
-        found[name] = ("/srv/nba/live/release", f"{VENV}/{program} {bind} {' '.join(options)}")
-    return found
 
 
 @contextmanager
@@ -82,10 +68,9 @@ def install(here: World, dotenv: str) -> None:
     here.write("dev1", "/srv/bench/.env", dotenv)
     here.execute("dev1", "chown", "-R", "nba:", "/srv/bench")
     sites = ""
-    for name, (folder, command) in commands(here).items():
-        here.write("dev1", f"/etc/systemd/system/bench-{name}.service", UNIT.format(folder=folder, command=command))
-        headers = "include snippets/nba-proxy.conf;" if name in WORKER_CLASSES else TUTORIAL_HEADERS
-        sites += SITE.format(name=server_name(name), private=PORTS[name], headers=headers)
+    for name, command in commands().items():
+        here.write("dev1", f"/etc/systemd/system/bench-{name}.service", UNIT.format(command=command))
+        sites += SITE.format(name=server_name(name), private=PORTS[name], headers=TUTORIAL_HEADERS)
     here.write("dev1", "/etc/nginx/sites-enabled/bench.conf", sites)
     units = " ".join(f"bench-{name}" for name in PORTS)
     here.shell("dev1", f"systemctl daemon-reload && systemctl start {units} && nginx -t -q && systemctl reload nginx")

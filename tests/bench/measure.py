@@ -31,7 +31,7 @@ AGAIN_RUNS = 3
 DEPLOYS = 3
 HOSTS = (1, 2, 4, 8)
 HOST_RUNS = 2
-RIVALS = {"/users": list(contenders.PORTS), "/": ["tutorial", "asgi", "uvicorn"]}
+RIVALS = {"/users": list(contenders.PORTS), "/": ["tutorial"]}
 ANSISTRANO = "12.8 s Ansistrano, with a restart, on another machine"
 PICTURE = CHECKOUT / "docs/deploy.svg"
 PROMOTED = ("-e", "promotion_override=measured")  # what is deployed here never was on dev
@@ -233,7 +233,7 @@ def again(bench: Bench) -> list[Row]:
 
 
 def requests(bench: Bench) -> list[Row]:
-    """Requests per second: the service, the tutorial's program, and the two worker classes of gunicorn."""
+    """Requests per second: the service, and the tutorial's program."""
     bench.converge()
     with contenders.installed(bench.here, bench.dotenv()):
         return [row for path, names in RIVALS.items() for row in rates_rows(bench.here.address("dev1"), path, names)]
@@ -252,14 +252,13 @@ def rates_rows(address: str, path: str, names: list[str]) -> list[Row]:
         met = ratio >= 6 and not any(rates.failed for rates in found.values())
         rows[-1] = replace(rows[-1], target="at least 6 x", met=met)
         rows.append(rates_row("the same, authorities read once", found, "ours", "tls-once"))
-    return [*rows, rates_row(f"`GET {path}`, the worker that the units run", found, "asgi", "uvicorn")]
+    return rows
 
 
 def rates_row(what: str, found: dict[str, Rates], ours: str, other: str) -> Row:
     """Return a row that compares two contenders."""
     first, second = found[ours], found[other]
-    label = {"tutorial": "tutorial", "tls-once": "tutorial", "uvicorn": "`-k UvicornWorker`"}[other]
-    return Row(what, rate_text(first), f"{rate_text(second)} {label}", f"{first.median / second.median:.2f} x")
+    return Row(what, rate_text(first), f"{rate_text(second)} tutorial", f"{first.median / second.median:.2f} x")
 
 
 def rate_text(rates: Rates) -> str:

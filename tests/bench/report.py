@@ -17,8 +17,7 @@ HOST_VERSIONS = """
 . /etc/os-release && echo "$PRETTY_NAME"
 python3 -V
 nginx -v 2>&1 | sed 's|.*/|nginx |'
-/srv/nba/live/release/.venv/bin/gunicorn --version | sed 's|[(]version \\(.*\\)[)]|\\1|'
-/srv/nba/live/release/.venv/bin/uvicorn --version | sed 's|Running \\(uvicorn [^ ]*\\).*|\\1|'
+cd /srv/nba/live/release/.server && ls -d gunicorn-*.dist-info uvicorn-[0-9]*.dist-info | sed 's|-| |; s|.dist-info||'
 """
 
 

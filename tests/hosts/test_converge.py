@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,7 +170,7 @@ def test_the_accounts_can_do_what_they_must_and_no_more(here: World, converged: 
 def test_running_requests_have_their_time_before_systemd_ends_the_service(here: World, converged: Converged) -> None:
     for host in HOSTS:
         config = json.loads(here.execute(host, "cat", "/usr/local/lib/nba/release.json"))
-        (limit,) = re.findall(r"--graceful-timeout=(\d+)", " ".join(config["serve_command"]))
+        limit = config["graceful_timeout_seconds"]
         unit = f"nba@{here.status(host)['slot']}.service"
         stop = here.shell(host, f"systemctl cat {unit} | sed -n 's/^TimeoutStopSec=//p'")
         assert float(stop) >= float(limit) + 5 > 5

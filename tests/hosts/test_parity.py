@@ -67,8 +67,8 @@ BY_HAND = (
         "files/usr/local/lib/nba/release.py",
     ),
     (
-        give("/srv/nba/live/release/.venv/bin/gunicorn", "capability"),
-        taken_back("/srv/nba/live/release/.venv/bin/gunicorn", "capability"),
+        give("/srv/nba/live/release/.venv/bin/uvicorn", "capability"),
+        taken_back("/srv/nba/live/release/.venv/bin/uvicorn", "capability"),
         "files/srv/nba: attributes",
     ),
     ("useradd --no-create-home mallory", "userdel mallory", "users/user mallory"),

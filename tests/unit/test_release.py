@@ -198,10 +198,12 @@ def put(host: Any, name: str, venv: str = "venv", **state: Any) -> Path:
     folder.mkdir()
     applies(folder)
     (folder / ".env").write_text("A=1\n")
-    (host.config.root / "venvs" / venv).mkdir(exist_ok=True)
-    (host.config.root / "venvs" / venv / ".complete").touch()
-    host.integrity.remember(host.config.root / "venvs" / venv)
-    (folder / ".venv").symlink_to(host.config.root / "venvs" / venv)
+    for link, place in ((".venv", f"venvs/{venv}"), (".server", "servers/server")):
+        shared: Path = host.config.root / place
+        shared.mkdir(exist_ok=True)
+        (shared / ".complete").touch()
+        host.integrity.remember(shared)
+        (folder / link).symlink_to(shared)
     host.remember(name, **{"state": "prepared", "at": 0, **state})
     return folder
 
