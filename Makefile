@@ -15,7 +15,7 @@ ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo --preserve-env=LAB_NAME,LAB_SUB
 export PROD_HOSTS ?= 1
 export LAB_RELEASE ?= trixie
 
-.PHONY: help setup up down status secrets check pipeline-check image ssh-config tunnel db lint quick test bench
+.PHONY: help setup up down status secrets check pipeline-check new-app image ssh-config tunnel db lint quick test bench
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -49,6 +49,9 @@ db: setup ## Open a mysql console of an environment; prod's only reads (ENV=dev,
 
 pipeline-check: setup ## Say what the workflows still need on GitHub (docs/pipeline.md)
 	@$(VENV)/bin/python scripts/pipeline-check
+
+new-app: setup ## Set this clone up for your application (NAME=shop, REPOSITORY=https://...)
+	@$(VENV)/bin/python scripts/new-app "$(NAME)" "$(REPOSITORY)"
 
 image: setup ## Build the application's image from the artefact, with podman or docker
 	@$(VENV)/bin/python scripts/image

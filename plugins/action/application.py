@@ -24,11 +24,12 @@ from discovery.source import Source
 from setting_values import plain, wiring
 
 DEFAULTS = Path(__file__).resolve().parents[2] / "roles/app/defaults/main.yml"
-# The variables of the role app, without their prefix. What no environment sets has the role's default.
+# The variables of the role app that say what an application is. What no environment sets has the role's default.
 TEXTS = (
-    "module", "lock_file", "python_version", "alembic", "path", "ready_path", "ready_answers", "public_scheme",
+    "app_module", "app_lock_file", "app_python_version", "app_alembic", "app_path", "app_ready_path", "app_ready_answers",
+    "app_public_scheme",
 )  # fmt: skip
-LISTS = ("settings_command", "schema_command", "seed_command", "preload_modules")
+LISTS = ("app_settings_command", "app_schema_command", "app_seed_command", "app_preload_modules")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -84,8 +85,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _stated(self) -> Stated:
         """Return what variables say, as the role app will have them."""
-        values: dict[str, Any] = {name: str(self._value(f"app_{name}") or "") for name in TEXTS}
-        values |= {name: [str(part) for part in self._value(f"app_{name}") or ()] for name in LISTS}
+        values: dict[str, Any] = {name.removeprefix("app_"): str(self._value(name) or "") for name in TEXTS}
+        values |= {name.removeprefix("app_"): [str(part) for part in self._value(name) or ()] for name in LISTS}
         database = self._value("app_database_settings") or {}
         return Stated(
             **values,

@@ -530,7 +530,7 @@ class Kept:
         """Return the artefact of a digest; raise `AnsibleActionFail` where it is not there, or is not that one."""
         if not DIGEST.fullmatch(digest):
             raise AnsibleActionFail(
-                f"artefact: {digest!r} is not a digest of 64 characters, as `GET /api/version` has it"
+                f"artefact: {digest!r} is not a digest of 64 characters, as playbooks/build.yml prints it"
             )
         path = cache / f"{digest}.tar"
         other = (

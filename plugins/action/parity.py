@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import time
@@ -10,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.inventory.helpers import get_group_vars
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import combine_vars
@@ -23,10 +24,12 @@ from answers.host import HostState
 from answers.reading import converted, known
 from parity.compare import Member, compare, labels, rules_for, secret_digest
 from parity.report import Report
-from setting_values import as_text
+from setting_values import as_text, exported, plain, wiring
 
 # What the inventory says of a host that is no value of its environment.
 OF_THE_HOST = re.compile(r"(ansible|inventory)_\w+|group_names|confirmed_inventory|host_image")
+# The variables that hold the way to the database, and what migrations have in its place.
+WAY = ("app_database", "app_migration_database")
 SECRET = re.compile(r"\bvault_\w+")
 
 
@@ -105,6 +108,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             environment = environments[host]
             rules = rules_for(environment, values, arguments["places"], arguments["switches"])
             digests = self._digests(host, values[environment], labels(values), secrets)
+            digests |= self._way_to_database(host, state, labels(values))
             rules = replace(rules, own=dict(state.identity), digests=digests)
             members.append(Member(host, environment, state.facts, rules))
         rows, unused = compare(members, arguments["accepted"])
@@ -145,11 +149,39 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _digests(
         self, host: str, own: Mapping[str, Any], label: Mapping[str, str], secrets: Iterable[str]
     ) -> dict[str, str]:
-        key = str(self._task.args["key"])
-        wiring = self._hostvars.raw_get(host)
-        settings = {holder: self._hostvars[host][holder] for holder in self._task.args["settings"]}
+        key, holders = str(self._task.args["key"]), list(self._task.args["settings"])
+        settings = {holder: self._settings(host, holder) for holder in holders}
+        raw = {holder: wiring(self._hostvars.raw_get(host), holder) for holder in holders}
         found = {secret_digest(key, str(own[name])): f"{{{{ {label[name]} }}}}" for name in secrets if name in label}
-        return {**found, **expected_digests(key, settings, wiring, label)}
+        return {**found, **expected_digests(key, settings, raw, label)}
+
+    def _settings(self, host: str, holder: str) -> dict[str, Any]:
+        """Return what a variable holds; nothing if it refers to a database in an inventory that has none."""
+        try:
+            found: dict[str, Any] = plain(self._hostvars[host][holder])
+        except AnsibleError:
+            return {}
+        return found
+
+    def _way_to_database(self, host: str, state: HostState, label: Mapping[str, str]) -> dict[str, str]:
+        """Return the digests of the settings with the way to the database, by the names that the release states."""
+        stated = state.facts.get("application", {})
+        try:
+            names = {str(part): str(name) for part, name in json.loads(stated.get("stated: database", "{}")).items()}
+        except (ValueError, AttributeError):
+            return {}
+        scheme, known = stated.get("stated: database_scheme", ""), self._hostvars.raw_get(host)
+        settings, raw = {}, {}
+        own = [self._settings(host, name) for name in WAY]
+        sources = [wiring(known, name) for name in WAY]
+        for holder, values, source in (
+            ("service", own[0], sources[0]),
+            ("migration", {**own[0], **own[1]}, {**sources[0], **sources[1]}),
+        ):
+            settings[holder] = exported(names, scheme, values)
+            # An address has all of them.
+            raw[holder] = {name: source.get(part, " ".join(map(str, source.values()))) for part, name in names.items()}
+        return expected_digests(str(self._task.args["key"]), settings, raw, label)
 
 
 def color_of(line: str) -> str | None:

@@ -36,6 +36,10 @@ FORMS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "optional_name": ("the name of another environment, or empty", matches(r"([a-z][a-z0-9]{0,15})?")),
     "identifier": ("a MySQL name of letters, digits and _, at most 32", matches(r"[A-Za-z0-9_]{1,32}")),
     "host": ("a host name or an address", matches(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?")),
+    "possible_host": (
+        "a host name or an address, or not set for an application without a database",
+        matches(r"([A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?)?"),
+    ),
     "optional_host": ("a host name, or empty", matches(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)?")),
     "optional_arn": ("the ARN of a certificate, or empty", matches(r"(arn:aws[\w-]*:acm:\S+)?")),
     "optional_bucket": ("the name of a bucket of S3, or empty", matches(r"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?")),
@@ -128,6 +132,8 @@ class Environment:
             where = f"{variable} ({self.place_of(variable, form)})"
             then = f". Set it: ansible-vault edit group_vars/{self.name}/vault.yml" if form.endswith("secret") else ""
             known, value = self._read(self.host, variable)
+            if not known and form == "possible_host":
+                continue
             if not known:
                 yield f"{where}: is not set, or what it refers to is not{then}"
             elif placeholder_in(value):

@@ -5,23 +5,24 @@ from __future__ import annotations
 import http.client
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 # Ansible loads an action by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from answers.reading import converted, known
-from answers.release import Version
 from answers.text import one_line
 
 SECONDS = 15.0
 MOST_BYTES = 4 << 20
 MOST_LINKS = 50
+REDIRECTS = (301, 302, 307, 308)
 LINK = re.compile(r'(?:src|href)="(?!//)([^":#?\s]+)"')
 
 
@@ -32,8 +33,17 @@ class Site:
         self.address, self._headers = address, {"Host": name} if name else {}
         self._place = urlsplit(address)
 
-    def get(self, path: str, status: int = 200) -> str:
-        """Return what is at a path; raise `AnsibleActionFail` if it does not answer with this status."""
+    def get(self, path: str, expected: Callable[[int, str], bool], what: str) -> str:
+        """Return what is at a path.
+
+        Args:
+            path: of the address.
+            expected: returns True for the status and the `Location` of a good answer.
+            what: that is, in words.
+
+        Raises:
+            AnsibleActionFail: there is no such answer.
+        """
         connection = http.client.HTTPConnection(self._place.netloc, timeout=SECONDS)
         try:
             connection.request("GET", self._place.path + path, headers=self._headers)
@@ -44,11 +54,15 @@ class Site:
         finally:
             connection.close()
         text = body.decode(errors="replace")
-        if answer.status != status:
-            self._fail(path, f"answered {answer.status}, expected {status}: {one_line(text[:1000])[:200]}")
+        if not expected(answer.status, answer.getheader("Location") or ""):
+            self._fail(path, f"answered {answer.status}, expected {what}: {one_line(text[:1000])[:200]}")
         if len(body) > MOST_BYTES:
             self._fail(path, f"answered with more than {MOST_BYTES} bytes")
         return text
+
+    def has(self, path: str, status: int = 200) -> str:
+        """Return what is at a path; raise `AnsibleActionFail` if it does not answer with this status."""
+        return self.get(path, lambda found, _: found == status, str(status))
 
     def _fail(self, path: str, why: str) -> Any:
         raise AnsibleActionFail(f"{self.address}{path} {why}. Fix: `ansible-playbook playbooks/doctor.yml` says more")
@@ -59,22 +73,33 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     Arguments:
         address: where the host answers, with ``http://``.
-        name: what is asked for there; empty for the address itself.
+        name: the Host header; empty for the address itself.
+        scheme: of public addresses; with https, an application may redirect to that.
+        page: whether there is a page at /.
+        health_path: the public address that says if the application is able to serve.
+        answers: what a good answer is there, ``success`` (2xx) or ``any`` (below 500).
 
-    Returns ``version``, what the release says that it is (plugins/lib/answers/release.py). Fails if the page, a file
-    that it names, the health check or the version does not answer.
+    Fails if the page, a file that it names or the health path does not answer.
     """
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("address", "name"))
+    _VALID_ARGS = frozenset(("address", "name", "scheme", "page", "health_path", "answers"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the version as a task result."""
+        """Return a task result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        site = Site(str(self._task.args["address"]), str(self._task.args["name"]))
-        for link in list(dict.fromkeys(LINK.findall(site.get("/"))))[:MOST_LINKS]:
-            site.get(f"/{link}")
-        site.get("/no-such-file.js", 404)
-        site.get("/api/health/ready")
-        version = converted(site.get("/api/version"), Version, f"{site.address}/api/version")
-        return {**result, "changed": False, "version": known(version)}
+        arguments = self._task.args
+        site = Site(str(arguments["address"]), str(arguments["name"]))
+        if boolean(arguments["page"]):
+            for link in list(dict.fromkeys(LINK.findall(site.has("/"))))[:MOST_LINKS]:
+                site.has(f"/{link}")
+            site.has("/no-such-file.js", 404)
+        is_any, is_https = arguments["answers"] == "any", arguments["scheme"] == "https"
+
+        def is_well(status: int, location: str) -> bool:
+            """Return True for a good answer of the health path."""
+            redirected = is_https and status in REDIRECTS and location.startswith("https://")
+            return redirected or (status < 500 if is_any else 200 <= status < 300)
+
+        site.get(str(arguments["health_path"]), is_well, "below 500" if is_any else "2xx")
+        return {**result, "changed": False}

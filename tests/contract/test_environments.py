@@ -17,7 +17,7 @@ VALUES = {environment: yaml_at(f"group_vars/{environment}/vars.yml") for environ
 EVERYWHERE = yaml_at("group_vars/all/vars.yml")
 # What the sample is given: the way to its database, by the names that were found in it, and what is stated for it.
 WIRED = (
-    {name: EVERYWHERE["app_database"][part] for part, name in application_of(ROOT / "app")["database"].items()}
+    {name: EVERYWHERE["database_way"][part] for part, name in application_of(ROOT / "app")["database"].items()}
     | yaml_at("group_vars/all/sample.yml")["sample_settings"]
     if is_sample()
     else {}

@@ -844,36 +844,70 @@ class Site(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(project: Project) -> Iterator[type[Site]]:
-    version = {"release": "r-1", "artefact": DIGEST, "commit": COMMIT, "frontend": None, "environment": "dev"}
     pages = {
         "/": '<link href="style.css"><script src="app.js"></script><a href="#users"><script src="//cdn.test/a.js">',
-        "/style.css": "", "/app.js": "", "/api/health/ready": "{}", "/api/version": json.dumps(version),
+        "/style.css": "", "/app.js": "", "/api/health/ready": "{}",
     }  # fmt: skip
+    tell(project, LIVE)
     handler = type("Mine", (Site,), {"pages": pages})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     hosts = f"127.0.0.1:{server.server_port}"
     inventory = project.root / "inventory/test/hosts.yml"
-    inventory.write_text(inventory.read_text().replace("192.0.2.1", f'"{hosts}"'))
+    local = "ansible_connection: local, ansible_become: false"
+    inventory.write_text(inventory.read_text().replace("192.0.2.1", f'"{hosts}", {local}'))
     yield handler
     server.shutdown()
     server.server_close()
 
 
+LIVE: dict[str, Any] = {
+    "live": "r-1",
+    "releases": [{"id": "r-1", "artefact": DIGEST}],
+    "application": {"page": True, "health_path": "/api/health/ready", "ready_answers": "success", "module": "a:b"},
+}
+
+
+def tell(project: Project, status: dict[str, Any]) -> None:
+    """Have the release program of the hosts, which are this machine, answer so."""
+    program = project.root / "release"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(status)}\nEND\n")
+    program.chmod(0o755)
+
+
 def smoke(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run playbooks/smoke.yml on dev."""
-    return project.run("ansible-playbook", "playbooks/smoke.yml", "-i", "inventory/test", "-l", "dev", *arguments)
+    words = ("-i", "inventory/test", "-l", "dev", "-e", f"smoke_program={project.root / 'release'}")
+    return project.run("ansible-playbook", "playbooks/smoke.yml", *words, *arguments)
 
 
 def test_a_site_that_works_is_told_apart_by_what_answers(project: Project, site: type[Site]) -> None:
     done = smoke(project, "-e", f"artefact={DIGEST}")
     assert done.returncode == 0, done.stdout
-    assert not project.called, "a look from outside needs no ssh"
     assert not (project.root / ".results").exists(), "nothing that a host says becomes an output of a job"
     assert re.search(r"changed=0 .* failed=0", done.stdout), done.stdout
     other = smoke(project, "-e", f"artefact={'1' * 64}")
     assert other.returncode == 2
-    assert f"Meant was dev with {'1' * 64}" in " ".join(other.stdout.split())
+    assert f"Expected: dev with {'1' * 64}" in " ".join(other.stdout.split())
+
+
+def test_an_api_without_a_page_is_asked_for_its_health_alone(project: Project, site: type[Site]) -> None:
+    site.asked.clear()
+    site.pages.clear()
+    told = {**LIVE, "application": {"page": False, "health_path": "/", "ready_answers": "any"}}
+    tell(project, told)
+    done = smoke(project)
+    assert (done.returncode, site.asked) == (0, ["/"]), done.stdout
+    told["application"]["ready_answers"] = "success"
+    tell(project, told)
+    assert "answered 404, expected 2xx" in smoke(project).stdout
+
+
+def test_an_application_may_send_plain_http_to_https(project: Project, site: type[Site]) -> None:
+    site.pages["/api/health/ready"] = "-> https://shop.example/api/health/ready"
+    assert "answered 302, expected 2xx" in smoke(project).stdout
+    done = smoke(project, "-e", "public_scheme=https")
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("digest", ["", f"{DIGEST}\n"])
@@ -883,29 +917,33 @@ def test_what_is_meant_is_a_digest(project: Project, site: type[Site], digest: s
     assert (done.returncode, "artefact: should be a digest of 64 characters" in done.stdout) == (2, True), done.stdout
 
 
-def test_a_host_says_what_it_is_by_ids_and_sends_nobody_elsewhere(project: Project, site: type[Site]) -> None:
-    """Each lies about one thing; one redirects to an address that no host may choose, one never comes to an end."""
+def test_a_host_sends_nobody_elsewhere(project: Project, site: type[Site]) -> None:
+    """One redirects to an address that no host may choose, one never comes to an end."""
     inventory = project.root / "inventory/test/hosts.yml"
     known = yaml.safe_load(inventory.read_text())
-    (address,) = (host["ansible_host"] for host in known["all"]["children"]["dev"]["hosts"].values())
-    lies = ("release", "artefact", "commit", "frontend", "environment", "away", "huge")
-    known["all"]["children"]["dev"]["hosts"] = {lie: {"ansible_host": f"{address}/{lie}"} for lie in lies}
+    (host,) = known["all"]["children"]["dev"]["hosts"].values()
+    known["all"]["children"]["dev"]["hosts"] = {
+        lie: {**host, "ansible_host": f"{host['ansible_host']}/{lie}"} for lie in ("away", "huge")
+    }
     inventory.write_text(yaml.safe_dump(known))
-    version = json.loads(site.pages["/api/version"])
     for path, page in list(site.pages.items()):
-        site.pages |= {f"/{lie}{path}": page for lie in lies}
-    for lie in lies[:5]:
-        site.pages[f"/{lie}/api/version"] = json.dumps({**version, lie: f"{version[lie]}\nevil={{{{ 7 * 7 }}}}"})
+        site.pages |= {f"/{lie}{path}": page for lie in ("away", "huge")}
     site.pages["/away/"] = "-> /secret"
     site.pages["/huge/app.js"] = "x" * (5 << 20)
     done = smoke(project)
     assert done.returncode == 2, done.stdout
     said = " ".join(done.stdout.split())
-    for lie in lies[:5]:
-        assert f"/{lie}/api/version gave a wrong answer" in said and f"at `$.{lie}`" in said, said
     assert "/away/ answered 302, expected 200" in said
     assert "/huge/app.js answered with more than" in said
     assert "/secret" not in site.asked
+
+
+@pytest.mark.parametrize("path", ["//evil.example/", "/a b", "/{{ 7 * 7 }}", "x"])
+def test_a_host_names_no_other_address(project: Project, site: type[Site], path: str) -> None:
+    tell(project, {**LIVE, "application": {"page": False, "health_path": path, "ready_answers": "any"}})
+    done = smoke(project)
+    assert done.returncode == 2, done.stdout
+    assert "at `$.application.health_path`" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_settings_that_fit_pass_for_both_environments_without_a_host(described: 
 def test_everything_wrong_about_them_is_named_before_any_host_is_called(described: Project) -> None:
     wiring = "group_vars/all/vars.yml"
     edit(described, wiring, r"^  DATABASE_POOL_OVERFLOW:", "  DATABASE_POOL_OVERFLOWS:")
-    edit(described, wiring, r"^app_database:\n  host: .*", "app_database:")
+    edit(described, wiring, r"^database_way:\n  host: .*", "database_way:")
     edit(described, wiring, r"^  LOG_LEVEL: .*", '  LOG_LEVEL: "{{ nobody_sets_this }}"\n  LD_PRELOAD: x\n  A-B: x')
     edit(described, "group_vars/prod/vars.yml", r"^database_pool_size: .*", "database_pool_size: 500")
     edit(described, "group_vars/prod/vars.yml", r"^cors_origins: .*", 'cors_origins: ["https://Geheim.example/a"]')

@@ -149,7 +149,7 @@ def test_files_and_roles_stay_short() -> None:
         count = sum(
             1 for task in every if not {"ansible.builtin.import_tasks", "ansible.builtin.include_tasks"} & set(task)
         )
-        assert 0 < count <= 42, role
+        assert 0 < count <= 45, role
 
 
 def test_main_is_a_table_of_contents_or_all_there_is() -> None:
@@ -245,6 +245,9 @@ def test_every_variable_is_explained_and_used(role: str) -> None:
         for folder in ("tasks", "handlers", "templates", "vars")
         for path in (ROOT / "roles" / role / folder).glob("*")
     )
+    if role == "app":
+        # Reads those that say what an application is, by their names.
+        code += (ROOT / "plugins/action/application.py").read_text()
     for name, option in options.items():
         assert name.startswith(f"{role}_"), name
         assert len(option["description"]) > 15, name
@@ -261,7 +264,10 @@ def test_secrets_are_marked(role: str) -> None:
             yield from walk(option.get("options", {}))
 
     for name, option in walk(options_of(role)):
-        secret = re.search(r"(password|_key|migration_settings|backup_connection)$", name) is not None
+        secret = (
+            re.search(r"(password|_key|migration_settings|backup_connection|^app_(migration_)?database)$", name)
+            is not None
+        )
         assert (option.get("no_log") is True) == secret, name
         assert option["description"].startswith("Secret.") == secret, name
 

@@ -15,13 +15,13 @@ from answers.fields import Answer
 from answers.files import write_inside
 from answers.host import Diagnosis, HostState, ManagedFiles
 from answers.reading import LIMIT, HostAction, answer_in, converted, known
-from answers.release import Migrations, Outcome, Preview, Proof, RollbackTarget, Status, Version
+from answers.release import Migrations, Outcome, Preview, Proof, RollbackTarget, Status
 from answers.text import as_code, cleaned, fence_for, in_markdown, one_line, printable
 from hypothesis import given
 from hypothesis import strategies as st
 
 MODELS: list[type[Any]] = [
-    Status, Outcome, Proof, RollbackTarget, Preview, Migrations, Version, ManagedFiles, Diagnosis, HostState,
+    Status, Outcome, Proof, RollbackTarget, Preview, Migrations, ManagedFiles, Diagnosis, HostState,
 ]  # fmt: skip
 TRAVERSAL = ["../x", "x/../../../group_vars/prod/zz", "/etc/passwd", "..", ".x", "-e", "x\n", "x\0", "a b", "x" * 200]
 JSON = st.recursive(
@@ -34,7 +34,6 @@ GOOD: dict[str, tuple[type[Answer], dict[str, Any]]] = {
     "target": (RollbackTarget, {"live": "r2", "release": "r1", "downgrade": "0001", "unheard": False}),
     "outcome": (Outcome, {"release": "r1", "before": "r0", "live": "r1", "receipt": {"release": "r1", "before": "r0"}}),
     "proof": (Proof, {"proven": True, "release": "r1"}),
-    "version": (Version, {"release": "r1", "artefact": "0f", "commit": "0f", "environment": "dev"}),
 }
 
 
@@ -58,6 +57,19 @@ def changed(value: Any, way: list[Any], to: object) -> Any:
 def test_what_a_program_answers_is_taken(kind: str) -> None:
     model, good = GOOD[kind]
     assert known(answer_in(json.dumps(good), model, "it")).items() >= good.items()
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/api/health/ready", "/healthz/", "x", "//evil.example", "/a b", "/{{ 7 }}", "/a\n"]
+)
+def test_the_public_address_of_the_health_is_a_path(path: str) -> None:
+    stated = {"health_path": path, "ready_answers": "any", "page": True}
+    printed = json.dumps({"live": "r1", "application": {**stated, "module": "main:app"}})
+    if path in ("/", "/api/health/ready", "/healthz/"):
+        assert known(answer_in(printed, Status, "it"))["application"] == stated
+    else:
+        with pytest.raises(AnsibleActionFail, match="gave a wrong answer"):
+            answer_in(printed, Status, "it")
 
 
 def test_a_preview_keeps_what_would_stop_the_migration() -> None:

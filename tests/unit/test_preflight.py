@@ -14,6 +14,7 @@ preflight = module_at("plugins/action/preflight.py")
 RIGHT: dict[str, list[object]] = {
     "name": ["dev", "prod", "stage2"],
     "optional_name": ["", "dev", "stage2"],
+    "possible_host": ["", "db", "10.0.0.1"],
     "optional_host": ["", "example.com", "www.example.com"],
     "optional_arn": ["", "arn:aws:acm:eu-west-1:123456789012:certificate/0123"],
     "optional_bucket": ["", "nba-backups", "backups.example.com"],
@@ -42,6 +43,7 @@ RIGHT: dict[str, list[object]] = {
 WRONG: dict[str, list[object]] = {
     "name": ["", "Dev", "dev-1", "1dev", "a" * 17, None, 1],
     "optional_name": ["Dev", "dev-1", "dev,prod", None, False],
+    "possible_host": ["db_1", "http://db", None],
     "optional_host": ["example.com.", "a b", "https://example.com", None],
     "optional_arn": ["certificate/0123", "arn:aws:iam::123456789012:role/x", None],
     "optional_bucket": ["s3://nba", "NBA", "a", "nba/prod", None],

@@ -11,6 +11,8 @@ Id = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]*\Z", max_length=1
 IdOrNothing = Annotated[str, Meta(pattern=r"\A([A-Za-z0-9][A-Za-z0-9._-]*)?\Z", max_length=128)]
 Hex = Annotated[str, Meta(pattern=r"\A[0-9a-f]*\Z", max_length=64)]
 Name = Annotated[str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_.-]*\Z", max_length=128)]
+# Of a public address: it becomes a part of a request.
+Path = Annotated[str, Meta(pattern=r"\A/([A-Za-z0-9._~-][A-Za-z0-9._~/-]*)?\Z", max_length=256)]
 Line = Annotated[str, Meta(max_length=4096)]
 Text = Annotated[str, Meta(max_length=1 << 20)]
 Count = Annotated[int, Meta(ge=0, le=1 << 20)]

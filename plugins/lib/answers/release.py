@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import field
 
-from answers.fields import Answer, Count, Hex, Id, IdOrNothing, Line, Name, Number, Seconds, Text
+from answers.fields import Answer, Count, Hex, Id, IdOrNothing, Line, Name, Number, Path, Seconds, Text
 
 Phase = Literal["migrated", "ready", "downgraded", "switched", "done"]
 
@@ -26,6 +26,14 @@ class Release(Answer):
     schema: Line | None = None
 
 
+class PublicApplication(Answer):
+    """Where the world finds the application of the live release."""
+
+    health_path: Path
+    ready_answers: Literal["success", "any"]
+    page: bool = False
+
+
 class Status(Answer):
     """What is live, what is wrong with it, and what else is there."""
 
@@ -37,6 +45,7 @@ class Status(Answer):
     workers: Count | None = None
     settings: dict[Name, Hex] | None = None
     releases: list[Release] | None = None
+    application: PublicApplication | None = None
 
 
 class Proof(Answer):
@@ -166,13 +175,3 @@ class Outcome(Answer):
     running: Line | None = None
     unfinished: Text | None = None
     receipt: Receipt | None = None
-
-
-class Version(Answer):
-    """What the application says that it is, from outside."""
-
-    release: Id
-    artefact: Hex
-    commit: Hex
-    environment: Id
-    frontend: Hex | None = None

@@ -254,6 +254,8 @@ class Host:
             # Keyed hashes: what a plan compares with those of the release that is to come.
             "settings": self.facts(live.release).get("settings", {}) if live else {},
             "releases": [{"id": name, **self.state(name)} for name in self.releases()],
+            # Where the world finds it; an older release does not state it.
+            **({"application": stated} if live and (stated := self.facts(live.release).get("application")) else {}),
         }
 
     def listing(self) -> list[str]:
