@@ -26,8 +26,8 @@ from setting_values import plain, wiring
 DEFAULTS = Path(__file__).resolve().parents[2] / "roles/app/defaults/main.yml"
 # The variables of the role app that say what an application is. What no environment sets has the role's default.
 TEXTS = (
-    "app_module", "app_lock_file", "app_python_version", "app_alembic", "app_path", "app_ready_path", "app_ready_answers",
-    "app_public_scheme",
+    "app_module", "app_lock_file", "app_python_version", "app_alembic", "app_path", "app_ready_path",
+    "app_ready_answers", "app_public_scheme",
 )  # fmt: skip
 LISTS = ("app_settings_command", "app_schema_command", "app_seed_command", "app_preload_modules")
 
