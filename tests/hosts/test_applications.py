@@ -52,7 +52,7 @@ class App:
         return {"Host": self.host(host)} if self.names else {}
 
 
-TUTORIAL = App("players", "tutorial", "/players", "main.py", values="app_schema_command: [mysql, tables.sql]\n")
+TUTORIAL = App("players", "tutorial", "/players", "main.py", values="app_schema_command: [tables.sql]\n")
 TEAM = App(
     "club",
     "team",
