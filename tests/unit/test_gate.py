@@ -139,7 +139,7 @@ def refused(host: Any, name: str = "r1") -> str:
         ((307, "https://x/"), "to https://x/"),
     ],
 )
-def test_a_release_is_refused_at_once(
+def test_a_release_is_refused_at_once(  # noqa: PLR0917
     host: Any, systemd: Systemd, clock: Clock, monkeypatch: pytest.MonkeyPatch, answer: Any, words: str
 ) -> None:
     monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: answer)
@@ -164,7 +164,7 @@ def test_it_asks_as_a_proxy_does(host: Any, systemd: Systemd, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("log", "words"), [(MYSQL, "requires TLS"), (REFUSED, "refuses the connection")])
-def test_the_log_of_one_that_is_not_ready_is_a_reason_at_once(
+def test_the_log_of_one_that_is_not_ready_is_a_reason_at_once(  # noqa: PLR0917
     host: Any, systemd: Systemd, clock: Clock, monkeypatch: pytest.MonkeyPatch, log: str, words: str
 ) -> None:
     monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (500, "Internal Server Error"))
