@@ -77,7 +77,7 @@ def test_everything_else_is_asked_for_again_and_missing_files_are_missing() -> N
 
 def test_files_of_the_release_before_stay_reachable() -> None:
     wired = yaml_at("group_vars/all/vars.yml")
-    folders = [wired["nginx_document_root"], *wired["nginx_older_document_roots"]]
+    folders = [wired["page_folder"], *wired["nginx_older_document_roots"]]
     root, *older = (folder.replace("{{ project }}", "nba") for folder in folders)
     assert [root, *older] == LIVE
     body = kept(nginx_document_root=root, nginx_older_document_roots=older)[1]

@@ -60,13 +60,15 @@ class Report:
     def migrations(self) -> str:
         """Return where the migrations are."""
         if command := self.resolved.schema_command:
-            return f"none; each deploy runs `{shlex.join(command)}` (app_schema_command)"
+            return f"none; each deploy applies `{shlex.join(command)}` (app_schema_command)"
         if path := self.resolved.alembic:
             scripts = f", scripts in {self.application.scripts}/" if path == self.application.alembic else ""
             return f"Alembic, {path}{scripts}"
         if not self.resolved.database:
             return "none: no database"
-        return "none (no alembic.ini): create your tables yourself, or set app_schema_command; backups are manual"
+        files = sorted(path for path in self.source.texts if path.endswith(".sql") and "/" not in path)
+        way = f"`app_schema_command: [{files[0]}]`" if files else "set app_schema_command"
+        return f"none (no alembic.ini): create your tables yourself, or {way}; backups are manual"
 
     def settings(self) -> str:
         """Return the settings that the application gets."""

@@ -15,7 +15,7 @@ from typing import Any
 
 # The largest text that is read: what is longer is data, and no program, settings or lock file.
 TEXT_BYTES = 8 * 1024 * 1024
-READ = re.compile(r"\.(py|toml|lock|ini|txt|html)$|(^|/)\.env\.\w+$|^settings\.schema\.json$")
+READ = re.compile(r"\.(py|toml|lock|ini|txt|html|sql)$|(^|/)\.env\.\w+$|^settings\.schema\.json$")
 TESTS = re.compile(r"(^|/)(tests?/|test_[^/]*\.py$|[^/]*_test\.py$|conftest\.py$)")
 
 
