@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
-from jinja2 import Environment
 from discovery.hosts import possible
 from discovery.inference import infer
 from discovery.resolved import Stated, resolve
 from discovery.source import Source
+from jinja2 import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ("dev", "prod")
