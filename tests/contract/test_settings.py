@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ TWO_OF_PROD = "prod: {hosts: {prod2: {ansible_host: 192.0.2.3}, prod1: "
 
 
 ORIGIN = "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$"
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "required": ["DATABASE_HOST", "DATABASE_USER", "DATABASE_PASSWORD", "DATABASE_NAME"],
