@@ -54,7 +54,7 @@ COLUMNS = (
     "task of 5 s ends: server told to end, client gone",
     "client's address",
     "exception in the log",
-    "WebSocket, closed with",
+    "WebSocket with a cookie of 9 KB, closed with",
     "query, header of 16 KB, 30 KB in all",
     "start",
     "end",
@@ -246,7 +246,11 @@ def websocket(server: Running) -> tuple[str, str]:
             f"GET /chat HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             f"Cookie: {'c' * 9000}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
         )
-        words = answer.readline().split()
+        connection.settimeout(20)
+        try:
+            words = answer.readline().split()
+        except TimeoutError:
+            return "**no answer**", "-"
         if len(words) < 2 or words[1] != b"101":
             return f"**{words[1].decode() if len(words) > 1 else 'none'}**", "-"
         while answer.readline() != b"\r\n":
