@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import http.client
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -52,7 +53,13 @@ class App:
         return {"Host": self.host(host)} if self.names else {}
 
 
-TUTORIAL = App("players", "tutorial", "/players", "main.py", values="app_schema_command: [tables.sql]\n")
+TUTORIAL = App(
+    "players",
+    "tutorial",
+    "/players",
+    "main.py",
+    values="app_schema_command: [tables.sql]\ndatabase_require_tls: false\n",
+)
 TEAM = App(
     "club",
     "team",
@@ -118,8 +125,10 @@ def clone(lab: World, request: pytest.FixtureRequest, tmp_path_factory: pytest.T
     for path in (WIRING, "group_vars/dev/vars.yml", "group_vars/prod/vars.yml"):
         shutil.copy2(CHECKOUT / path, lab.root / path)
     subprocess.run([sys.executable, "scripts/new-app", app.name, str(repository)], cwd=lab.root, check=True)
-    with (lab.root / WIRING).open("a") as stream:
-        stream.write(app.values)
+    wiring = lab.root / WIRING
+    for line in app.values.splitlines():
+        text, count = re.subn(f"^{line.partition(':')[0]}: .*$", line, wiring.read_text(), flags=re.MULTILINE)
+        wiring.write_text(text if count else f"{text}{line}\n")
     for environment in HOSTS.values():
         values = lab.root / f"group_vars/{environment}/vars.yml"
         text = values.read_text().replace('preview_domain: ""', f"preview_domain: {environment}.test")
