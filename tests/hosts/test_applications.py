@@ -22,7 +22,7 @@ import pytest
 
 from tests.hosts.probe import Probe
 from tests.hosts.websocket import WebSocket
-from tests.hosts.world import CHECKOUT, World, await_true, world
+from tests.hosts.world import AWKWARD, CHECKOUT, World, await_true, world
 
 pytestmark = pytest.mark.lab
 HOSTS = {"dev1": "dev", "prod1": "prod"}
@@ -107,6 +107,10 @@ def git(folder: Path, *arguments: str) -> None:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Return a clone without an application of its own yet, and its lab."""
     with world(tmp_path_factory.mktemp("clone"), "apps", "--prod-hosts", "1") as made:
+        for environment in HOSTS.values():
+            # PyMySQL encodes a password as Latin-1, and MySQL expects UTF-8: ASCII is the same in both.
+            for name in ("vault_database_password", "vault_database_migration_password"):
+                made.set_secret(environment, name, AWKWARD.replace("é", "e"))
         yield made
 
 
