@@ -110,7 +110,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for environment in HOSTS.values():
             # PyMySQL encodes a password as Latin-1, and MySQL expects UTF-8: ASCII is the same in both.
             for name in ("vault_database_password", "vault_database_migration_password"):
-                made.set_secret(environment, name, AWKWARD.replace("é", "e"))
+                made.set_secret(environment, name, f"{AWKWARD.replace('é', 'e')} {environment} {name}")
         yield made
 
 
