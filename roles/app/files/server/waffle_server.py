@@ -168,6 +168,8 @@ class Served(BaseApplication):  # type: ignore[misc]
                 "server_header": False,
                 "access_log": False,
                 "timeout_graceful_shutdown": self.options.graceful_timeout,
+                # nginx closes a WebSocket that is silent for the timeout; a ping breaks the silence.
+                "ws_ping_interval": min(20.0, self.options.timeout / 2),
             }
         # A collector that looked through it in a worker would give that one a copy of its own.
         gc.freeze()
