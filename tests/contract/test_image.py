@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.contract.conftest import AUTHOR
-from tests.support import ROOT, module_at, yaml_at
+from tests.support import ROOT, about_the_sample, is_sample, module_at, yaml_at
 
-CONTAINERFILE = (ROOT / "app/Containerfile").read_text()
+pytestmark = about_the_sample
+CONTAINERFILE = (ROOT / "app/Containerfile").read_text() if is_sample() else ""
 
 
 def test_the_image_has_the_hosts_limits() -> None:
@@ -23,7 +24,7 @@ def test_the_image_has_the_hosts_limits() -> None:
     found = re.search(r"^CMD (\[.*\])", CONTAINERFILE.replace("\\\n", ""), flags=re.MULTILINE)
     assert found
     command = json.loads(found[1])
-    assert command[0] == "uvicorn" and command[-1] == defaults["app_module"]
+    assert command[0] == "uvicorn" and command[-1] == "nba.main:app"
     assert f"--timeout-graceful-shutdown={defaults['app_graceful_timeout_seconds']}" in command
 
 

@@ -18,7 +18,7 @@ from discovery.settings import settings_in
 from discovery.source import Source
 from discovery.warnings import warnings
 
-from tests.support import ROOT, yaml_at
+from tests.support import ROOT, about_the_sample, yaml_at
 
 APPS = ROOT / "tests/apps"
 (HOST,) = possible("debian-13", "x86_64", "")
@@ -95,6 +95,7 @@ def test_a_small_one(tmp_path: Path) -> None:
     assert [(one.name, one.has_default) for one in app.settings] == [("GREETING", True), ("TIME_ZONE", True)]
 
 
+@about_the_sample
 def test_the_sample(tmp_path: Path) -> None:
     own = list(yaml_at("group_vars/all/sample.yml")["sample_settings"])
     app, text = inferred(ROOT / "app", tmp_path, settings=own)

@@ -16,7 +16,7 @@ from discovery.settings import Setting
 from discovery.source import Source
 from setting_values import exported, wiring
 
-from tests.support import AWKWARD, ROOT, module_at, yaml_at
+from tests.support import AWKWARD, ROOT, about_the_sample, module_at, yaml_at
 
 APPS = ROOT / "tests/apps"
 (HOST,) = possible("debian-13", "x86_64", "")
@@ -76,6 +76,7 @@ def test_a_small_one_has_no_database() -> None:
     assert wrong(files_of(APPS / "small"), host="") == []
 
 
+@about_the_sample
 def test_the_sample_has_a_page() -> None:
     app = resolved(files_of(ROOT / "app"))
     assert (app.page, app.path, app.root_path, app.ready_path) == (True, "/api", "/api", "/health/ready")
@@ -115,6 +116,7 @@ def test_what_variables_say_wins(variables: dict[str, Any], expected: dict[str, 
     assert {name: app[name] for name in expected} == expected
 
 
+@about_the_sample
 def test_a_page_gives_way_to_an_api_at_the_root() -> None:
     app = resolved(files_of(ROOT / "app"), path="/")
     assert (app.page, app.path, app.root_path, app.health_path) == (False, "/", "", "/health/ready")
@@ -138,6 +140,7 @@ def test_what_variables_cannot_say_is_refused(variables: dict[str, Any], expecte
     assert "Fix" in finding
 
 
+@about_the_sample
 def test_the_commands_of_the_sample_are_stated_for_the_sample_alone() -> None:
     sample = yaml_at("group_vars/all/sample.yml")
     assert all("sample_is_deployed" in sample[name] for name in sample if name.startswith("app_"))

@@ -252,7 +252,9 @@ def test_a_package_that_stays_in_its_folder_is_refused(tmp_path: Path) -> None:
     assert finding(tmp_path, LOCK.format(hash=hashed, develop="true", group="dev")) == ""
 
 
-@pytest.mark.parametrize("folder", [ROOT, ROOT / "app"], ids=["the control node's", "the application's"])
+@pytest.mark.parametrize(
+    "folder", [ROOT, ROOT / "tests/apps/tutorial"], ids=["the control node's", "the application's"]
+)
 def test_poetry_computes_the_same_hash(folder: Path) -> None:
     project, lock = (tomllib.loads((folder / name).read_text()) for name in ("pyproject.toml", "poetry.lock"))
     assert lock["metadata"]["content-hash"] in artefact.content_hashes(project)

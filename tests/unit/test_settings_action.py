@@ -11,10 +11,31 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 
-from tests.support import ROOT, module_at
+from tests.support import module_at
 
 action = module_at("plugins/action/settings.py")
-SCHEMA = json.loads((ROOT / "app/settings.schema.json").read_text())
+NAME = {"type": "string", "minLength": 1}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["ENVIRONMENT", "DATABASE_HOST", "DATABASE_NAME", "DATABASE_USER", "DATABASE_PASSWORD"],
+    "properties": {
+        "ENVIRONMENT": NAME,
+        "DATABASE_HOST": {"type": "string", "pattern": "^[A-Za-z0-9._:-]+$"},
+        "DATABASE_PORT": {"type": "integer", "minimum": 1, "maximum": 65535},
+        "DATABASE_NAME": NAME,
+        "DATABASE_USER": {**NAME, "maxLength": 32},
+        "DATABASE_PASSWORD": NAME,
+        "DATABASE_TLS_CA": {"type": "string"},
+        "DATABASE_POOL_SIZE": {"type": "integer", "minimum": 1, "maximum": 100},
+        "CORS_ORIGINS": {
+            "type": "array",
+            "items": {"type": "string", "pattern": "^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$"},
+        },
+        "DOCS_ENABLED": {"type": "boolean"},
+        "LOG_LEVEL": {"type": "string", "enum": ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]},
+    },
+}
 GOOD = {
     "ENVIRONMENT": "dev",
     "DATABASE_HOST": "db.example.com",
