@@ -74,7 +74,10 @@ def commit(folder: Path) -> None:
 def checkout(tmp_path: Path) -> Path:
     """Return a repository with an application, and an `.env` that Git does not know."""
     checkout = tmp_path / "checkout"
-    own = ("plugins/action/artefact.py", "plugins/lib/discovery/__init__.py", "plugins/lib/discovery/files.py")
+    own = [
+        "plugins/action/artefact.py",
+        *(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/lib/discovery/*.py")),
+    ]
     for name in ("scripts/image", "scripts/checkout.py", *own, "group_vars/all/vars.yml"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, checkout / name)

@@ -204,7 +204,7 @@ def test_a_secret_that_is_marked_as_unsafe_is_written_as_it_is(project: Project)
     done = project.playbook("-l", "dev")
     assert project.called, done.stdout
     (project.root / "show.yml").write_text(SHOW)
-    (project.root / "file.j2").write_text("{{ database_password }} {{ app_settings.DATABASE_PASSWORD }}")
+    (project.root / "file.j2").write_text("{{ database_password }} {{ database_way.password }}")
     done = project.run("ansible-playbook", "show.yml", "-i", "inventory/test", "-l", "dev")
     assert done.returncode == 0, done.stdout
     found = json.loads((project.root / "found.json").read_text())

@@ -183,6 +183,7 @@ def elsewhere(project: Project, tmp_path: Path) -> Path:
     folder = tmp_path / "elsewhere"
     (folder / "service").mkdir(parents=True)
     (folder / "service/poetry.lock").write_text("# lock\n")
+    (folder / "service/main.py").write_text("from fastapi import FastAPI\n\napp = FastAPI()\n")
     return committed(project, folder)
 
 
@@ -237,7 +238,7 @@ def test_a_front_end_of_another_repository_is_part_of_the_artefact(project: Proj
     assert done.returncode == 0, done.stdout
     (made,) = cache.glob("*.tar")
     with tarfile.open(made) as tar:
-        assert tar.getnames() == ["frontend/index.html", "poetry.lock"]
+        assert tar.getnames() == ["frontend/index.html", "nba/main.py", "poetry.lock"]
 
 
 def test_what_is_wrong_with_a_front_end_is_said_before_a_host_is_touched(project: Project, site: Path) -> None:
