@@ -156,9 +156,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {**found, **expected_digests(key, settings, raw, label)}
 
     def _settings(self, host: str, holder: str) -> dict[str, Any]:
-        """Return what a variable holds; nothing if it refers to a database in an inventory that has none."""
+        """Return what a variable holds; nothing if it is not set, or refers to a database that an inventory has not."""
+        variables = self._hostvars[host]
+        if holder not in variables:
+            return {}
         try:
-            found: dict[str, Any] = plain(self._hostvars[host][holder])
+            found: dict[str, Any] = plain(variables[holder])
         except AnsibleError:
             return {}
         return found
