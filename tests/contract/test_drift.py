@@ -25,7 +25,7 @@ from tests.support import ROOT, host_roles, yaml_at
 LOOKING = {
     "ansible.builtin.assert", "ansible.builtin.debug", "ansible.builtin.fail", "ansible.builtin.set_fact",
     "ansible.builtin.include_tasks", "ansible.builtin.import_tasks", "ansible.builtin.meta",
-    "artefact", "promotion",
+    "application", "artefact", "promotion",
 }  # fmt: skip
 # managed_files: every file of it is damaged, whichever task has it. release: it has the problems that it finds.
 BY_THE_FILE = {"managed_files", "release"}

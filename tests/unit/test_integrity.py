@@ -189,6 +189,7 @@ def test_an_edited_environment_is_replaced_for_all_that_share_it(
         return made
 
     monkeypatch.setattr(sys.modules["runtimes"].Venv, "venv_for", anew)
+    monkeypatch.setattr(sys.modules["runtimes"].Venv, "server_for", lambda _, release: (release / ".server").resolve())
     host.repair(Course())
     assert [(path / ".venv").resolve() for path in (folder, other)] == [made, made]
     assert host.problems() == []
