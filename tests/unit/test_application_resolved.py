@@ -25,8 +25,12 @@ VALUES = {"host": "db", "port": 3306, "user": "shop", "password": AWKWARD, "name
 
 def files_of(folder: Path) -> Source:
     """Return an application's files."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in str(path))
-    return Source({str(path.relative_to(folder)): path.read_text() for path in paths})
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    # Without what linters and Python leave there.
+    kept = [
+        name for name in names if not name.parts[0].startswith((".ruff", ".mypy")) and "__pycache__" not in name.parts
+    ]
+    return Source({str(name): (folder / name).read_text() for name in kept})
 
 
 def resolved(source: Source, **variables: Any) -> Resolved:
