@@ -23,10 +23,14 @@ APPS = ROOT / "tests/apps"
 VALUES = {"host": "db", "port": 3306, "user": "shop", "password": AWKWARD, "name": "shop_dev", "tls_ca": "/ca.pem"}
 
 
+def is_of_the_application(name: Path) -> bool:
+    """Return False for what linters and tests leave in a folder."""
+    return name.name == ".env.example" or not name.parts[0].startswith(".")
+
+
 def files_of(folder: Path) -> Source:
     """Return an application's files."""
     names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    # Without what linters and Python leave there.
     kept = [
         name for name in names if not name.parts[0].startswith((".ruff", ".mypy")) and "__pycache__" not in name.parts
     ]
