@@ -31,9 +31,7 @@ def is_of_the_application(name: Path) -> bool:
 def files_of(folder: Path) -> Source:
     """Return an application's files."""
     names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    kept = [
-        name for name in names if not name.parts[0].startswith((".ruff", ".mypy")) and "__pycache__" not in name.parts
-    ]
+    kept = [name for name in names if "__pycache__" not in name.parts and is_of_the_application(name)]
     return Source({str(name): (folder / name).read_text() for name in kept})
 
 
