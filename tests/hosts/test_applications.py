@@ -335,7 +335,7 @@ def test_a_deploy_ends_what_runs_in_the_old_release(clone: Clone) -> None:
     ("variable", "value", "said", "fix"),
     [
         ("app_ready_path", "/nowhere", "answered 404", "app_ready_path"),
-        ("app_module", "club.other:app", "No module named 'club.other'", "app_module"),
+        ("app_module", "club.other:app", "No module named 'club", "app_module"),
         ("app_settings", '{ALLOWED_HOSTS: ["other.example.com"]}', "answered 400", "ALLOWED_HOSTS"),
         (
             "app_settings",
@@ -348,10 +348,8 @@ def test_a_deploy_ends_what_runs_in_the_old_release(clone: Clone) -> None:
 )
 def test_the_gate_says_what_it_saw(clone: Clone, variable: str, value: str, said: str, fix: str) -> None:
     before = clone.live("dev1")
-    begin = time.monotonic()
     run = clone.here.ansible("playbooks/deploy.yml", "-l", "dev", "-e", f"{{{variable}: {value}}}")
     output = " ".join(run.output.split())
     assert run.code != 0 and said in output and fix in output, output[-4000:]
-    assert "did not answer" not in output
-    assert time.monotonic() - begin < 25
+    assert "did not answer" not in output and "not ready after" not in output
     assert clone.live("dev1") == before

@@ -201,5 +201,5 @@ print(done.stdout + done.stderr, end="")
 def test_a_build_writes_no_memory_of_the_host(here: World, converged: Converged, host: str) -> None:
     inside = "echo found >/dev/shm/of-a-build && cat /dev/shm/of-a-build; ls /dev/shm; test -w /dev/null; echo $?"
     said = here.execute(host, "python3", "-c", IN_A_SANDBOX, inside)
-    assert said.split("\n") == ["found", "of-a-build", "0", ""]
+    assert said.split("\n")[:3] == ["found", "of-a-build", "0"]
     assert "of-a-build" not in here.shell(host, "ls /dev/shm")

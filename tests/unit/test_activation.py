@@ -166,7 +166,7 @@ def test_a_run_that_has_just_begun_is_given_time_to_say_what_it_is_for(
 
 def test_the_repair_after_renewed_certificates_is_waited_for(tmp_path: Path, seen: Any, systemd: Systemd) -> None:
     """It was ordered by nobody, so nobody can be told to wait for it."""
-    program.Course(tmp_path, "t1", program.Order("repair", "what is live", "certificates"), "done", 5)
+    program.Course(tmp_path, "t1", program.Order("repair", "", "certificates"), "done", 5)
     systemd.active = True
 
     def end() -> None:
@@ -182,7 +182,7 @@ def test_the_repair_after_renewed_certificates_is_waited_for(tmp_path: Path, see
 def test_a_repair_after_renewed_certificates_that_hangs_is_told(
     tmp_path: Path, seen: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program.Course(tmp_path, "t1", program.Order("repair", "what is live", "certificates"), "done", 5)
+    program.Course(tmp_path, "t1", program.Order("repair", "", "certificates"), "done", 5)
     systemd.active = True
     monkeypatch.setattr(program, "CERTIFICATES_SECONDS", 0.0)
     with pytest.raises(program.ReleaseError, match="holds the lock on this host: repair of what is live by cert"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
-
-VERSION = {"release": "r1", "artefact": "a" * 64, "commit": "c0ffee", "environment": "dev"}
 
 
 @pytest.fixture
@@ -30,13 +27,12 @@ def up(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def host() -> Iterator[HTTPServer]:
-    """Return a host that answers with its attribute ``body``."""
+    """Return a host that answers with its attribute ``status``."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(self.server.status)  # type: ignore[attr-defined]
             self.end_headers()
-            self.wfile.write(self.server.body)  # type: ignore[attr-defined]
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
@@ -49,23 +45,18 @@ def host() -> Iterator[HTTPServer]:
         thread.join()
 
 
-def test_the_release_of_a_host_is_shown(up: Any, host: Any) -> None:
-    host.body = json.dumps({**VERSION, "more": 1}).encode()
-    assert up.answering(f"127.0.0.1:{host.server_port}").release == "r1"
+@pytest.mark.parametrize("status", [200, 404, 421])
+def test_any_application_that_answers_is_up(up: Any, host: Any, status: int) -> None:
+    host.status = status
+    assert up.answering(f"127.0.0.1:{host.server_port}") == status
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"[]",
-        json.dumps({**VERSION, "release": "\x1b]0;owned\x07"}).encode(),
-        b'{"release": "r1"}',
-        b"{" + b" " * (1 << 20),
-    ],
-    ids=["nothing", "list", "escapes", "part", "long"],
-)
-def test_any_other_answer_is_one_error(up: Any, host: Any, body: bytes) -> None:
-    host.body = body
-    with pytest.raises(up.Failed, match=r"/api/version does not answer \(.*ansible-playbook site\.yml -l dev"):
+def test_an_error_of_the_server_is_one_error(up: Any, host: Any) -> None:
+    host.status = 502
+    with pytest.raises(up.Failed, match=r"/ answers 502: ansible-playbook playbooks/doctor\.yml -l dev"):
         up.answering(f"127.0.0.1:{host.server_port}")
+
+
+def test_a_host_that_does_not_answer_is_one_error(up: Any, host: Any) -> None:
+    with pytest.raises(up.Failed, match=r"/ does not answer \(.*ansible-playbook site\.yml -l dev"):
+        up.answering("127.0.0.1:1")

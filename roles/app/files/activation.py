@@ -51,7 +51,7 @@ class Order:
 
     def __str__(self) -> str:
         """Return the words that name it in the unit's description, and to whoever waits."""
-        return f"{self.kind} of {self.release} by {self.by}"
+        return f"{self.kind} of {self.release or 'what is live'} by {self.by}"
 
 
 @dataclass(frozen=True)

@@ -194,8 +194,8 @@ def parser(hold: float = 0) -> argparse.ArgumentParser:
     ):
         torn = commands.add_parser(name, help=text)
         metavar = "backup" if name == "restore" else "release"
-        unnamed = {"repair": "what is live", "rollback": ""}
-        torn.add_argument("release", metavar=metavar, nargs="?" if name in unnamed else None, default=unnamed.get(name))
+        unnamed = ("repair", "rollback")
+        torn.add_argument("release", metavar=metavar, nargs="?" if name in unnamed else None, default="")
         torn.add_argument("--kind", default={"activate": "deploy", "go-back": "rollback"}.get(name, name))
         torn.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
         torn.add_argument(
