@@ -251,7 +251,7 @@ def test_a_configuration_that_nginx_refuses_never_replaces_the_running_one(here:
 
 def test_settings_that_the_application_refuses_are_never_switched_to(here: World, converged: Converged) -> None:
     live = here.get("prod1", "/api/version").json()["release"]
-    with here.edited("group_vars/all/vars.yml", lambda text: text.replace("  LOG_LEVEL:", "  LOG_LEVLE:")):
+    with here.edited("group_vars/all/sample.yml", lambda text: text.replace("  LOG_LEVEL:", "  LOG_LEVLE:")):
         refused = here.ansible("playbooks/app.yml", "-l", "prod")
     assert refused.code != 0
     assert "LOG_LEVLE" in refused.output and "nothing was changed on any host" in refused.output

@@ -87,7 +87,7 @@ def test_a_refused_release_is_recorded_and_its_secrets_are_masked(here: World) -
             lambda text: text.replace('"additionalProperties": false', '"additionalProperties": true'),
         ),
         here.edited(
-            "group_vars/all/vars.yml",
+            "group_vars/all/sample.yml",
             lambda text: text.replace(WIRE, f"  LEAKED_KEY: !unsafe {json.dumps(secret)}\n{WIRE}"),
         ),
     ):
