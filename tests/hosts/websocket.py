@@ -37,9 +37,12 @@ class WebSocket:
             head += byte
         assert head.startswith(b"HTTP/1.1 101"), head
 
-    def send(self, text: str, opcode: int = TEXT) -> None:
-        """Send one frame."""
-        payload, mask = text.encode(), os.urandom(4)
+    def send(self, text: str) -> None:
+        """Send a text."""
+        self._send(TEXT, text.encode())
+
+    def _send(self, opcode: int, payload: bytes) -> None:
+        mask = os.urandom(4)
         body = bytes(byte ^ mask[place % 4] for place, byte in enumerate(payload))
         self._stream.sendall(struct.pack("!BB", 0x80 | opcode, 0x80 | len(payload)) + mask + body)
 
@@ -54,7 +57,7 @@ class WebSocket:
                 return payload.decode()
             if opcode == PING:
                 self.pings += 1
-                self.send(payload.decode(), PONG)
+                self._send(PONG, payload)
             if opcode == CLOSE:
                 self.closed = struct.unpack("!H", payload[:2])[0] if payload else 1005
                 return ""
