@@ -17,5 +17,5 @@ def test_those_who_read_the_files_take_them(here: World, converged: Converged, h
     assert here.shell(host, f"systemd-analyze verify --man=no --recursive-errors=one {units} 2>&1") == ""
     live = here.status(host)["live"]
     check = here.execute(host, "nba-release", "exec", live, "python", "-m", "nba.settings")
-    assert check.startswith("settings ok: 15 keys")
+    assert check.startswith("settings ok: 14 keys")
     assert f"ENVIRONMENT={environment}\n" in here.execute(host, "cat", "/srv/nba/live/release/.env")
