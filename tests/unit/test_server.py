@@ -323,7 +323,8 @@ def test_a_library_that_is_not_there_is_told_and_left_out(tmp_path: Path) -> Non
 )
 def test_one_that_cannot_start_ends_at_once(tmp_path: Path, program: str, words: str) -> None:
     with serving(tmp_path, "--workers=2", program=program, until=words) as process:
-        assert process.wait(timeout=10) == 3
+        # 3 is gunicorn's word for it; it is 1 if the second worker ends while gunicorn does.
+        assert process.wait(timeout=10) in (1, 3)
 
 
 def test_the_server_is_ours_and_what_it_needs_the_application_s(tmp_path: Path) -> None:
