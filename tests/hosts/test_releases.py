@@ -183,7 +183,7 @@ def test_a_release_that_cannot_reach_its_database_is_refused(here: World) -> Non
         assert (last["outcome"], last["before"]) == ("failed", before)
         assert {entry["id"]: entry["state"] for entry in status["releases"]}[last["release"]] == "failed"
 
-    refused("the database does not answer", "-e", "database_port=3999")
+    refused(r"cannot sign in to its database by its own settings .*Can't connect", "-e", "database_port=3999")
     assert here.status("dev1")["problems"] == []
     # Where it is the code that goes to the wrong port, the release finds out itself, once it runs.
     with here.edited("app/nba/database.py", lambda text: text.replace("settings.database_port", "3999"), commit=True):
@@ -218,7 +218,8 @@ def test_another_repository_brings_the_application(here: World, tmp_path: Path) 
         git(["git", *command])
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=theirs, text=True).strip()
     where = {"app_repository": f"file://{theirs}", "app_repository_folder": "service", "app_version": "main"}
-    where |= {"app_frontend_repository": str(theirs), "app_frontend_folder": "dist"}
+    # What is in the other repository is still the sample, with its settings.
+    where |= {"app_frontend_repository": str(theirs), "app_frontend_folder": "dist", "sample_is_deployed": True}
     deploy(here, "-e", json.dumps({**where, "app_repository_cache": str(tmp_path / "mirrors")})).succeeded()
     version = here.get("dev1", "/api/version").json()
     assert (version["commit"], version["frontend"]) == (commit, commit)
