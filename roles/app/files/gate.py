@@ -90,7 +90,7 @@ class Gate:
         """Wait until the health path is right and every worker has named the release.
 
         Raises:
-            ReleaseError: it died, it was not ready in time, or it answered what no waiting mends.
+            ReleaseError: it died, it was not ready in time, or waiting cannot repair its answer.
         """
         application = stated(self.slot)
         main, deadline = self.slot.main(), time.monotonic() + self.config.start_timeout_seconds

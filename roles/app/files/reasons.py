@@ -80,7 +80,7 @@ def start_reason(log: str) -> str:
 
 
 def lasting_reason(log: str) -> str:
-    """Return what in the log of a release that is not ready no waiting mends; an empty text if there is nothing."""
+    """Return the error in a log that waiting cannot repair, of a release that is not ready; an empty text for none."""
     for line in reversed(log.splitlines()):
         for pattern, hint in NEVER:
             if found := pattern.search(line):
@@ -104,7 +104,7 @@ def asked(application: Application, host: str) -> str:
 
 
 def final_reason(status: int, body: str, application: Application, host: str) -> str:
-    """Return why no waiting mends an answer of the health path, and what to change; an empty text if it may."""
+    """Return why waiting cannot repair an answer of the health path, and what to change; an empty text if it may."""
     what = f"{asked(application, host)} answered {status}"
     if status == 0:
         refused = body.startswith(("ConnectionRefusedError", "FileNotFoundError"))

@@ -102,7 +102,7 @@ def main() -> None:
     print(problem, file=sys.stderr)
     sys.stderr.flush()
     sys.stdout.flush()
-    # What the application has begun meanwhile does not keep this from ending.
+    # What the application has begun does not keep this from ending.
     os._exit(1 if problem else 0)
 
 
