@@ -217,7 +217,11 @@ def test_another_repository_brings_the_application(here: World, tmp_path: Path) 
     ):
         git(["git", *command])
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=theirs, text=True).strip()
-    where = {"app_repository": f"file://{theirs}", "app_repository_folder": "service", "app_version": "main"}
+    where: dict[str, object] = {
+        "app_repository": f"file://{theirs}",
+        "app_repository_folder": "service",
+        "app_version": "main",
+    }
     # What is in the other repository is still the sample, with its settings.
     where |= {"app_frontend_repository": str(theirs), "app_frontend_folder": "dist", "sample_is_deployed": True}
     deploy(here, "-e", json.dumps({**where, "app_repository_cache": str(tmp_path / "mirrors")})).succeeded()
