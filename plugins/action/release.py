@@ -27,7 +27,7 @@ from answers.reading import HostAction, answer_in, json_in, known, words_of
 from answers.text import printable
 
 READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
-RECORDED = frozenset(("prepare", "activate", "rollback", "go-back", "repair", "migrate", "restore"))
+RECORDED = frozenset(("prepare", "activate", "confirm", "rollback", "go-back", "repair", "migrate", "restore"))
 ANSWERS: dict[str, type[Answer]] = {
     "status": models.Status,
     "rollback-target": models.RollbackTarget,

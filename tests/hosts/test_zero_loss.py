@@ -480,7 +480,7 @@ def test_interrupted_rollback_is_finished_and_not_taken_back(here: World, probin
         here.ansible(*DEPLOY).succeeded()
         slots = {host: here.status(host)["slot"] for host in PROD}
         with probing("rollback interrupted, and once more"):
-            with deploying(here, "-e", '{"app_hold_seconds": 15}', command=ROLLBACK) as running:
+            with deploying(here, "-e", '{"app_confirm_seconds": 15}', command=ROLLBACK) as running:
                 await_switch(here, slots)
                 assert running.kill(signal.SIGKILL).code != 0
             for host in PROD:

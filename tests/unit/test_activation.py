@@ -51,18 +51,18 @@ def systemd(monkeypatch: pytest.MonkeyPatch) -> Systemd:
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, systemd: Systemd) -> Any:
     """Return the run as it is seen from outside its unit."""
     monkeypatch.setattr(program.Run, "folder", property(lambda run: tmp_path))
-    return program.Run("nba")
+    return program.Run("nba", Path("/srv/nba/state/unconfirmed.json"))
 
 
-def course(folder: Path, until: str = "done", run: str = "t1", hold_seconds: float = 5) -> Any:
-    return program.Course(folder, run, ORDER, until, hold_seconds)
+def course(folder: Path, until: str = "done", run: str = "t1", confirm_seconds: float = 5) -> Any:
+    return program.Course(folder, run, ORDER, until, confirm_seconds)
 
 
 def test_a_run_that_may_go_all_the_way_waits_for_nobody(tmp_path: Path) -> None:
-    within = course(tmp_path, hold_seconds=0)
+    within = course(tmp_path, confirm_seconds=0)
     for phase in program.PHASES[:-1]:
         within.reached(phase)
-    assert json.loads((tmp_path / "progress.json").read_text())["phase"] == "switched"
+    assert json.loads((tmp_path / "progress.json").read_text())["phase"] == "confirmed"
 
 
 def test_an_end_that_nobody_heard_of_is_known(tmp_path: Path, seen: Any, systemd: Systemd) -> None:
@@ -98,13 +98,18 @@ def test_a_run_waits_until_it_is_told_to_go_on(tmp_path: Path, seen: Any) -> Non
 
 
 def test_a_run_that_nobody_leads_ends_by_itself(tmp_path: Path, seen: Any) -> None:
-    within = course(tmp_path, until="ready", hold_seconds=0)
+    within = course(tmp_path, until="ready", confirm_seconds=0)
     with pytest.raises(program.Abandoned, match="nobody told it to go on within 0 s after it was ready"):
         within.reached("ready")
 
 
-def test_a_switched_run_that_nobody_leads_finishes(tmp_path: Path, seen: Any) -> None:
-    course(tmp_path, until="switched", hold_seconds=0).reached("switched", patient=True)
+def test_a_switch_that_nobody_confirms_is_undone(tmp_path: Path, seen: Any) -> None:
+    with pytest.raises(program.Abandoned, match="nobody told it to go on within 0 s after it was switched"):
+        course(tmp_path, until="switched", confirm_seconds=0).reached("switched")
+
+
+def test_a_confirmed_run_that_nobody_leads_finishes(tmp_path: Path, seen: Any) -> None:
+    course(tmp_path, until="confirmed", confirm_seconds=0).reached("confirmed", patient=True)
 
 
 def test_a_run_that_is_told_to_end_says_why(tmp_path: Path, seen: Any) -> None:
@@ -121,6 +126,8 @@ def test_the_unit_is_started_with_its_orders(seen: Any, systemd: Systemd) -> Non
     (command,) = systemd.started
     assert command[1] == "--unit=nba-release.service"
     assert "--description=deploy of r1 by alice@laptop" in command
+    (reverts,) = (word for word in command if word.startswith("--property=ExecStopPost="))
+    assert "[ ! -e /srv/nba/state/unconfirmed.json ] || exec " in reverts and reverts.endswith(" revert'")
     assert command[-4:] == ["activate", "r1", f"--token={token}", "--until=ready"]
 
 

@@ -119,7 +119,7 @@ CONFIG: dict[str, Any] = {
     "settle_seconds": 0,
     "watch_seconds": 0,
     "drain_seconds": 0,
-    "hold_seconds": 0,
+    "confirm_seconds": 0,
     "workers_max": 4,
     "pool_settings": {"size": "POOL_SIZE", "overflow": "POOL_OVERFLOW", "recycle_seconds": "POOL_RECYCLE"},
     "connection_reserve": 10,
@@ -1296,7 +1296,9 @@ def test_a_schema_that_was_taken_back_comes_forward_again_where_the_switch_fails
     assert [note.partition(".gz")[0] for note in host.notes] == ([noted] if again == "works" else [])
     # Every host is ready, and none has switched.
     assert seen == [["migrated", "ready"], ("new", ["upgrade"], False)]
-    assert (host.live.release, host.problems(), host.state("old")["state"]) == ("new", [], "good")
+    assert (host.live.release, host.state("old")["state"]) == ("new", "good")
+    left = host.problems()
+    assert not left if again == "works" else "could not be undone" in left[0], "the next run tries it again"
 
 
 @pytest.mark.parametrize("stop", ["migrated", "ready", "downgraded", "switched"])

@@ -11,7 +11,7 @@ from msgspec import field
 
 from answers.fields import Answer, Count, Hex, Id, IdOrNothing, Line, Name, Number, Path, Seconds, Text
 
-Phase = Literal["migrated", "ready", "downgraded", "switched", "done"]
+Phase = Literal["migrated", "ready", "downgraded", "switched", "confirmed", "done"]
 
 
 class Release(Answer):

@@ -2,7 +2,8 @@
 
 A run is a transient systemd unit. Its name is the lock: a second one cannot start while the first runs, nothing is left
 behind when it ends, and neither Ctrl-C nor a lost connection tears it. Where several hosts have to agree, a run stops
-at the end of a phase until it is told to go on; if nobody does, because whoever began it is gone, it ends by itself.
+at the end of a phase until it is told to go on. If nobody does, because whoever began it is gone, it undoes what it
+did, and once it was confirmed, it goes on to its end.
 
 Files in /run/<name>-release: `progress.json` (written by the unit alone), `target` (how far it may go) and `heard` (the
 run whose end was told to whoever ordered it).
@@ -11,6 +12,7 @@ run whose end was told to whoever ordered it).
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 import uuid
@@ -21,9 +23,9 @@ from typing import Any
 from basics import ReleaseError, read_json, run, write_whole
 
 # Each name tells what is true at its end: the database has the schema; the release runs beside the old one and lasts;
-# in a rollback that takes the schema back, it is; the release gets the public requests, and the old one still runs; the
-# old one is stopped.
-PHASES = ("migrated", "ready", "downgraded", "switched", "done")
+# in a rollback that takes the schema back, it is; the release gets the public requests, and the host reverts that by
+# itself; it does so no longer, and the old one still runs; the old one is stopped.
+PHASES = ("migrated", "ready", "downgraded", "switched", "confirmed", "done")
 ABANDON = "abandon"
 POLL_SECONDS = 0.05
 # systemd is asked less often than a file is read: the cores are needed for what is being started.
@@ -59,6 +61,8 @@ class Run:
     """The run of one application on this host, seen from outside the unit."""
 
     name: str
+    unconfirmed: Path
+    """The record of a switch that is not confirmed."""
 
     @property
     def folder(self) -> Path:
@@ -114,6 +118,9 @@ class Run:
         token, deadline = uuid.uuid4().hex, time.monotonic() + wait_seconds
         program = [sys.executable, "-I", str(Path(sys.argv[0]).resolve()), *arguments, f"--token={token}"]
         command = ["systemd-run", f"--unit={self.unit}", "--collect", "--quiet", f"--description={order}"]
+        # Also if the run is killed. Without a start of Python in each run that ends by itself.
+        revert = f"[ ! -e {self.unconfirmed} ] || exec {shlex.join([*program[:3], 'revert'])}"
+        command += [f"--property=ExecStopPost=/bin/sh -c {shlex.quote(revert)}", "--property=TimeoutStopSec=5min"]
         while True:
             started = run(*command, *program, f"--until={until}", check=False)
             if started.returncode == 0:
@@ -190,7 +197,7 @@ class Course:
     token: str
     order: Order
     until: str
-    hold_seconds: float
+    confirm_seconds: float
     known: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -215,19 +222,19 @@ class Course:
     def reached(self, phase: str, patient: bool = False) -> None:
         """Say that a phase is over, and wait until the run may go on.
 
-        Where nobody lets it within ``hold_seconds``, whoever began it is gone: a ``patient`` run goes on by itself.
+        Where nobody lets it within ``confirm_seconds``, whoever began it is gone: a ``patient`` run goes on by itself.
 
         Raises:
             Abandoned: it was told to end, or was not patient.
         """
         self.say(phase=phase)
-        deadline = time.monotonic() + self.hold_seconds
+        deadline = time.monotonic() + self.confirm_seconds
         while allowed(self.folder) <= PHASES.index(phase):
             if time.monotonic() > deadline:
                 if patient:
                     return
                 raise Abandoned(
-                    f"nobody told it to go on within {self.hold_seconds:.0f} s after it was {phase}: "
+                    f"nobody told it to go on within {self.confirm_seconds:.0f} s after it was {phase}: "
                     "the run that began it is gone"
                 )
             time.sleep(POLL_SECONDS)

@@ -41,6 +41,7 @@ from schema import AccessDenied, Schema, recorded
 from serve import import_command, older, server_command, workers
 from slots import SLOTS, Config, Slot, alive
 from tables import Tables
+from unconfirmed import Switch, Unconfirmed
 
 RECENT_SECONDS = 3600
 SAMPLES_KEPT = 40
@@ -84,7 +85,12 @@ class Host:
     @property
     def activation(self) -> Run:
         """Return the run that may be changing what is live."""
-        return Run(self.config.name)
+        return Run(self.config.name, self.unconfirmed.path)
+
+    @property
+    def unconfirmed(self) -> Unconfirmed:
+        """Return the record of a switch that is not confirmed."""
+        return Unconfirmed(self.config.root)
 
     @property
     def records(self) -> Records:
@@ -186,6 +192,12 @@ class Host:
     def loose_ends(self, live: Slot) -> list[str]:
         """Return what a run leaves that was torn after its switch, in words."""
         found = []
+        if switch := self.unconfirmed.read():
+            name = self.config.name
+            found.append(
+                f"the switch to {switch.release} was not confirmed, and could not be undone: "
+                f"journalctl -u {name}-release -u {name}-revert"
+            )
         if self.idle.show("ActiveState").get("ActiveState") == "active" or "enabled" in self.idle.at_boot().values():
             found.append(f"{self.idle.service} still runs or is enabled, though it is not live")
         if self.state(live.release).get("state") != "good":
@@ -593,7 +605,7 @@ class Host:
             try:
                 course.reached("ready")
                 if change.downgrade and old:
-                    stack.enter_context(self.schema_taken_back(old, change))
+                    stack.enter_context(self.schema_taken_back(old, new, change))
                 course.reached("downgraded")
             except (ReleaseError, OSError):
                 new.stop()
@@ -601,12 +613,19 @@ class Host:
             self.switch(old, new, release, course)
 
     @contextlib.contextmanager
-    def schema_taken_back(self, old: Slot, change: SchemaChange) -> Iterator[None]:
+    def schema_taken_back(self, old: Slot, new: Slot, change: SchemaChange) -> Iterator[None]:
         """Take the schema back before a switch; where what follows fails, bring it forward for what goes on serving."""
         # Only a release that knows the schema knows the way down; the one that comes has shown that it can start.
-        schema = Schema(self, self.knowing(old.release))
-        with self.step(f"downgrade to {change.downgrade}"):
-            self.migration = schema.downgrade(change.downgrade, change.backup)
+        knowing = self.knowing(old.release)
+        schema = Schema(self, knowing)
+        self.unconfirmed.record(Switch(new.release, new.name, old.name, schema_of=knowing))
+        try:
+            with self.step(f"downgrade to {change.downgrade}"):
+                self.migration = schema.downgrade(change.downgrade, change.backup)
+        except ReleaseError:
+            # What it did is marked in the database, and a person decides.
+            self.unconfirmed.clear()
+            raise
         try:
             yield
         except (ReleaseError, OSError) as error:
@@ -615,6 +634,7 @@ class Host:
             try:
                 with self.step("bring the schema forward again"):
                     schema.change(["upgrade"], backup=False, made=backup)
+                self.unconfirmed.clear()
             except (ReleaseError, OSError) as second:
                 raise ReleaseError(
                     f"{error}\nThe schema is at {change.downgrade}, which is not that of {old.release}, and could not "
@@ -704,17 +724,25 @@ class Host:
             with self.step("switch"):
                 # Enabled before it gets a request: a host that goes down in the middle comes back with it.
                 new.enable()
+                if not self.unconfirmed.read():
+                    self.unconfirmed.record(Switch(release, new.name, old.name if old else ""))
                 replace_link(link, new.folder)
             switched = time.monotonic()
             with self.step("watch the public address"):
                 self.gate(new).watch(release, self.config.watch_seconds if old else 0)
-            course.reached("switched", patient=True)
+            course.reached("switched")
+            with self.step("confirm"):
+                self.unconfirmed.clear()
+            course.reached("confirmed", patient=True)
         except (ReleaseError, OSError) as error:
             refused = not isinstance(error, Abandoned)
             with self.switched_back(link, old, new):
                 # A good one that answers on its own socket is not to blame: it is nginx, or a full disk.
                 blamed = refused and not (good and self.still_answers(new, release))
                 log = self.last_words(new, release) if refused else ""
+            # The schema comes forward first, if it was taken back.
+            if (switch := self.unconfirmed.read()) and not switch.schema_of:
+                self.unconfirmed.clear()
             if blamed:
                 self.judge(release, "failed")
             kind = type(error) if isinstance(error, ReleaseError) else ReleaseError
@@ -784,6 +812,34 @@ class Host:
             if back:
                 time.sleep(self.config.drain_seconds)
             new.stop()
+
+    def revert(self, at_boot: bool = False) -> str:
+        """Go back from a switch that was not confirmed; return the release that is left, or nothing.
+
+        Args:
+            at_boot: whether the host has just come up, so that no request is under way.
+
+        Raises:
+            ReleaseError: the slot that is left does not stop, or the schema could not be brought forward again.
+        """
+        switch = self.unconfirmed.read()
+        if switch is None:
+            return ""
+        new = self.slot(switch.slot)
+        with self.step(f"revert the switch to {switch.release}"):
+            link = self.config.root / "live"
+            switched = self.live is not None and self.live.name == new.name
+            if switched and switch.previous:
+                replace_link(link, self.slot(switch.previous).folder)
+            elif switched:
+                link.unlink()
+            if switched and not at_boot:
+                time.sleep(self.config.drain_seconds)
+            new.stop()
+            if switch.schema_of:
+                Schema(self, switch.schema_of).change(["upgrade"], backup=False)
+            self.unconfirmed.clear()
+        return switch.release
 
     def meet_database(self, release: str, change: SchemaChange) -> None:
         """Check that the database takes a release's account and connections, and bring it to the release's schema."""

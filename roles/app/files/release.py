@@ -38,11 +38,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from activation import PHASES, Abandoned, Course, Order
 from basics import ReleaseError
+from command_line import parser
 from host import Busy, Host, SchemaChange
 from parcel import Parcel
 from records import release_redactor, settings_redactor
 from schema import NOTHING_PLANNED, Schema, plan_lines
-from slots import SLOTS, Config
+from slots import Config
 
 # What ends in one message instead of a traceback: a full disk or a damaged archive are no faults of this program.
 UNUSABLE = (ReleaseError, OSError, tarfile.TarError)
@@ -54,7 +55,7 @@ def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, An
     """Start the unit, or join the one at work, and follow it as far as was asked for; return how far it came."""
     order = Order(options.kind, options.release, options.by)
     arguments = ["--in-unit", command, order.release, f"--kind={order.kind}", f"--by={order.by}"]
-    arguments += [f"--hold={options.hold}"]
+    arguments += [f"--confirm-within={options.confirm_within}"]
     arguments += [f"--{name}" for name in ("migrate", "no-backup", "renew") if getattr(options, name.replace("-", "_"))]
     arguments += [
         f"--{name}={value}"
@@ -145,7 +146,10 @@ def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
 def in_unit(host: Host, options: argparse.Namespace) -> int:
     """Do the work inside the transient unit; leave its result for those who wait, and its records for later."""
     order = Order(options.kind, options.release, options.by, options.before)
-    course = Course(host.activation.folder, options.token, order, options.until, options.hold)
+    # The result of an earlier run, which could not undo its switch.
+    if options.command in ("activate", "repair"):
+        revert(host, at_boot=False)
+    course = Course(host.activation.folder, options.token, order, options.until, options.confirm_within)
     receipt = begun(host, order, options.override)
     course.say(before=receipt["before"])
     change = SchemaChange(options.migrate, options.downgrade, not options.no_backup, options.workers)
@@ -170,82 +174,43 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
     return int("error" in receipt)
 
 
-def parser(hold: float = 0) -> argparse.ArgumentParser:
-    """Return the command line; ``hold`` seconds are what a run waits for another host, unless it is told otherwise."""
-    top = argparse.ArgumentParser(prog="release", description=__doc__.splitlines()[0] if __doc__ else "")
-    top.add_argument("--in-unit", action="store_true", help=argparse.SUPPRESS)
-    commands = top.add_subparsers(dest="command", required=True)
-    commands.add_parser("status", help="print what is live, as JSON")
-    commands.add_parser("list", help="print the releases on this host")
-    commands.add_parser("log", help="print the audit log: a line of JSON for each deploy, rollback, repair and failure")
-    proven = commands.add_parser("proven", help="tell whether an artefact was ever live and well here")
-    proven.add_argument("digest")
-    made = commands.add_parser("prepare", help="make a release from what Ansible sends: files as JSON, the archive")
-    made.add_argument("release")
-    made.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
-    made.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
-    for name, text in (
-        ("activate", "make a release live, phase by phase"),
-        ("rollback", "go back to the good release that was live before, or to another one"),
-        ("go-back", "undo the run at work, and see to it that a release is live"),
-        ("repair", "bring the live slot back to what it should be"),
-        ("migrate", "bring the database to a release's schema, after a backup"),
-        ("restore", "put a backup in place of what is in the database, after a backup of that"),
-    ):
-        torn = commands.add_parser(name, help=text)
-        metavar = "backup" if name == "restore" else "release"
-        unnamed = ("repair", "rollback")
-        torn.add_argument("release", metavar=metavar, nargs="?" if name in unnamed else None, default="")
-        torn.add_argument("--kind", default={"activate": "deploy", "go-back": "rollback"}.get(name, name))
-        torn.add_argument("--by", default=os.environ.get("SUDO_USER", "root"), help="who wants it, and from where")
-        torn.add_argument(
-            "--until", choices=PHASES, default=PHASES[-1], help="go as far as this; the same again goes on"
-        )
-        torn.add_argument(
-            "--hold", type=float, default=hold, metavar="SECONDS", help="go on or end when told nothing for so long"
-        )
-        torn.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
-        if name == "activate":
-            torn.add_argument("--prepare", action="store_true", help="make it first, of what Ansible sends")
-        torn.add_argument("--workers", type=int, default=0, help="those of all hosts: see that their connections fit")
-        torn.add_argument("--downgrade", default="", metavar="REVISION", help="take the schema back before the switch")
-        for flag, words in (
-            ("migrate", "bring the database to the release's schema first"),
-            ("no-backup", "make none before the schema is changed"),
-            ("renew", "(repair) start the live release anew, without a loss"),
-        ):
-            torn.add_argument(f"--{flag}", action="store_true", help=words)
-        for option, placeholder, words in (
-            ("override", "REASON", "why it comes without proof; for the receipt"),
-            ("before", "RELEASE", "end where another one than this is live"),
-            ("refused", "RELEASE", "(go-back) the release that is taken back"),
-        ):
-            torn.add_argument(f"--{option}", default="", metavar=placeholder, help=words)
-        torn.add_argument("--token", default="", help=argparse.SUPPRESS)
-    preview = commands.add_parser("preview", help="print what a release would do; like prepare, and leaves nothing")
-    preview.add_argument("release")
-    preview.add_argument("--workers", type=int, default=0, help="worker processes of all hosts together")
-    plan = commands.add_parser("plan", help="print the migrations that a release would run, with their SQL, as JSON")
-    plan.add_argument("--text", action="store_true", help="for people")
-    stamp = commands.add_parser("stamp", help="note that the database is at a revision, and run nothing")
-    for command in (plan, stamp):
-        command.add_argument("release")
-    stamp.add_argument("revision")
-    target = commands.add_parser("rollback-target", help="print what is live, and what a rollback goes to, as JSON")
-    for command in (target, commands.choices["rollback"]):
-        command.add_argument(
-            "--schema", choices=["", "keep", "downgrade"], default="", help="where the database has another"
-        )
-    target.add_argument("release", nargs="?", default="")
-    execute = commands.add_parser("exec", help="run a command of a release as the service account")
-    execute.add_argument("release")
-    execute.add_argument("argv", nargs=argparse.REMAINDER)
-    serve = commands.add_parser("serve", help="(systemd) start the container of a slot")
-    serve.add_argument("slot", choices=SLOTS)
-    probe = commands.add_parser("probe", help="(systemd) wait until a starting slot answers")
-    probe.add_argument("slot", choices=SLOTS)
-    probe.add_argument("pid", type=int)
-    return top
+def revert(host: Host, at_boot: bool) -> None:
+    """Undo a switch that was not confirmed, and keep the records of that; do nothing if there is none."""
+    switch = host.unconfirmed.read()
+    if switch is None:
+        return
+    receipt = begun(host, Order("revert", switch.release, "the host"))
+    receipt["error"] = f"the switch to {switch.release} was not confirmed: " + (
+        "the host went down" if at_boot else "its run was killed"
+    )
+    try:
+        host.revert(at_boot)
+        receipt["outcome"] = "taken back"
+    except UNUSABLE as error:
+        receipt["outcome"] = "failed"
+        receipt["error"] += "\n" + release_redactor(host.folder(switch.release)).redact(str(error))
+        raise
+    finally:
+        keep(host, receipt)
+
+
+def confirm(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+    """Confirm the switch to a release, so that this host no longer reverts it; with ``--check``, see that it could be.
+
+    Raises:
+        ReleaseError: the release is not live here any more.
+    """
+    known, active = host.activation.progress(), host.activation.active()
+    own = (known.get("release"), known.get("by")) == (options.release, options.by)
+    if active and own and known.get("phase") in PHASES[PHASES.index("switched") :]:
+        if options.check:
+            return outcome(known)
+        host.activation.go_on("confirmed")
+        return finished(host.activation.follow(known["token"], "confirmed"))
+    if not active and host.live_release == options.release and not host.unconfirmed.read():
+        return {"changed": False, "release": options.release, "phase": PHASES[-1]}
+    reason = str(known.get("error") or "") if own else ""
+    raise ReleaseError(f"{options.release} is no longer live here: {reason or 'the host went down after the switch'}")
 
 
 def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
@@ -297,6 +262,7 @@ def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
         live
         and live.release == options.release
         and not host.activation.active()
+        and not host.unconfirmed.read()
         and not (to_the_end and host.loose_ends(live))
     ):
         host.activation.hear()
@@ -348,6 +314,8 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "rollback": lambda: roll_back(host, options),
         "go-back": lambda: go_back(host, options),
         "repair": lambda: begin(host, options, "repair"),
+        "confirm": lambda: confirm(host, options),
+        "revert": lambda: revert(host, options.at_boot),
         "status": host.status,
         "list": lambda: "\n".join(host.listing()),
         "log": lambda: "\n".join(json.dumps(entry) for entry in host.records.entries()),
@@ -374,7 +342,7 @@ def main() -> int:
     """Parse, run, and turn a failure into one message."""
     os.umask(0o022)  # root's own may be 077, and releases are read by other accounts
     host = Host(Config.load())
-    options = parser(host.config.hold_seconds).parse_args()
+    options = parser(host.config.confirm_seconds).parse_args()
     try:
         if options.in_unit:
             return in_unit(host, options)

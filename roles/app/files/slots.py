@@ -48,7 +48,7 @@ class Config:
     settle_seconds: float
     watch_seconds: float
     drain_seconds: float
-    hold_seconds: float
+    confirm_seconds: float
     workers_max: int
     pool_settings: dict[str, str]
     connection_reserve: int
