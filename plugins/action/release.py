@@ -61,10 +61,12 @@ class ActionModule(HostAction):
             through the connection, and no command line, file or journal has them.
         upload: a file on the control node that follows the input; its size is the input's key ``bytes``, and `input`
             itself the key ``files``.
-        bare: what to return where the program is not installed yet; without it that is an error.
+        default: what to return if the program is not installed yet; without it that is an error.
         receipts: folder on the control node for the receipt of a finished run.
-        together: whether a later task judges all hosts of an environment together. A refusal, or a host that cannot
-            be reached (``gone``), is then told by ``refused`` alone and does not end the run.
+        defer_failure: whether a refusal is returned as ``refused`` alone, for a later task that fails with it.
+
+    A host that cannot be reached while it is changed fails (``host_unreachable``) instead of leaving the play, so that
+    the tasks that revert a deploy ask it again.
 
     Returns the fields of the program's answer (plugins/lib/answers/release.py), or ``stdout`` where it printed text,
     which is shown where it is for people; a failure has the program's words as ``msg`` and ``refused``. A wrong answer
@@ -72,7 +74,7 @@ class ActionModule(HostAction):
     """
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset(("program", "command", "upload", "input", "bare", "receipts", "together"))
+    _VALID_ARGS = frozenset(("program", "command", "upload", "input", "default", "receipts", "defer_failure"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the program's answer as a task result."""
@@ -84,29 +86,30 @@ class ActionModule(HostAction):
             return {**result, "changed": True, "msg": f"would run: {shlex.join(command)}"}
         if command[0] in RECORDED:
             command += ["--by", who()]
-        together = boolean(arguments.get("together", False))
+        deferred = boolean(arguments.get("defer_failure", False))
         host = str((task_vars or {}).get("inventory_hostname", ""))
         try:
             done = self._execute([str(arguments["program"]), *command], arguments)
-            if done["rc"] == NO_SUCH_PROGRAM and "bare" in arguments:
-                return {**result, "changed": False, **arguments["bare"]}
-            if done["rc"] != 0 and self._task.check_mode and "bare" in arguments:
+            if done["rc"] == NO_SUCH_PROGRAM and "default" in arguments:
+                return {**result, "changed": False, **arguments["default"]}
+            if done["rc"] != 0 and self._task.check_mode and "default" in arguments:
                 # Its files were changed, and the run without --check would repair them first.
                 words = f"cannot be asked: {words_of(done)}"
-                return {**result, **arguments["bare"], "changed": True, "unasked": True, "problems": [words]}
+                return {**result, **arguments["default"], "changed": True, "unasked": True, "problems": [words]}
             answer = self._answer(command, done)
         except AnsibleConnectionFailure as error:
-            if not together:
+            if command[0] not in RECORDED:
                 raise
             words = f"could not be reached: {printable(str(error))}"
-            return {**result, "changed": False, "gone": True, "refused": words}
+            result.update(failed=not deferred, msg=words, refused=words)
+            return {**result, "changed": False, "host_unreachable": True}
         except AnsibleActionFail as error:
-            if not together:
+            if not deferred:
                 raise
             return {**result, "changed": True, "refused": str(error)}
         if done["rc"] != 0:
             words = words_of(done)
-            result.update(failed=not together, rc=done["rc"], msg=words, refused=words)
+            result.update(failed=not deferred, rc=done["rc"], msg=words, refused=words)
         if command[0] == "list" or "--text" in command:
             for line in answer.get("stdout", "").splitlines():
                 self._display.display(f"{host}: {line}")

@@ -34,7 +34,7 @@ DRIFT = 3
 FILE = "changes.jsonl"  # as in changes.py
 LINES = 20
 # A release that this checkout has and the host has not yet is no drift: these files of the role make it live.
-DEPLOYS = ("prepare.yml", "activate.yml", "barrier.yml", "switch.yml", "outcome.yml")
+DEPLOYS = ("prepare.yml", "before_schema_change.yml", "deploy.yml", "switch.yml", "confirm.yml", "revert.yml")
 
 Record = dict[str, Any]
 

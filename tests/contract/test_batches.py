@@ -17,8 +17,8 @@ PLAY = """
   hosts: all
   gather_facts: false
   tasks:
-    - name: Agree with the other hosts
-      ansible.builtin.include_tasks: "{{ tasks }}/barrier.yml"
+    - name: Deploy on all hosts
+      ansible.builtin.include_tasks: "{{ tasks }}/deploy.yml"
 """
 PROGRAM = """
 from pathlib import Path
@@ -27,7 +27,7 @@ from ansible.plugins.action import ActionBase
 
 
 class ActionModule(ActionBase):
-    _VALID_ARGS = frozenset(("program", "command", "receipts", "together"))
+    _VALID_ARGS = frozenset(("program", "command", "receipts", "upload", "input", "defer_failure"))
 
     def run(self, tmp=None, task_vars=None):
         if "switched" in self._task.args["command"]:
@@ -42,9 +42,10 @@ def test_batches_switch_in_the_order_of_the_inventory(tmp_path: Path, size: int)
     variables = {
         "ansible_connection": "local", "ansible_python_interpreter": sys.executable, "app_rolling_batch": size,
         "tasks": str(ROOT / "roles/app/tasks"), "app_leader": False, "app_hooks": "", "app_balancer": "",
-        "app_receipts": "", "__app_command": "", "__app_activate": [], "__app_schema_change": [], "__app_hooks": [],
-        "__app_refusals": [], "__app_takes_back": False, "__app_before": "", "__app_target": "r2",
-        "__app_status": {"live": "r1"}, "__app_peers": HOSTS,
+        "app_receipts": "", "app_before_schema_change": "", "__app_command": "", "__app_activate": [],
+        "__app_schema_change": [], "__app_hooks": [], "__app_alone": False, "__app_sends": False,
+        "__app_takes_back": False, "__app_before": "", "__app_target": "r2", "__app_kind": "rollback",
+        "__app_status": {"live": "r1"}, "__app_unfinished": "", "__app_peers": HOSTS,
     }  # fmt: skip
     # The first host is the last to know its batch.
     slow = {"__app_peers": f"{{{{ {HOSTS} if lookup('pipe', 'sleep 1') == '' }}}}"}
@@ -52,7 +53,8 @@ def test_batches_switch_in_the_order_of_the_inventory(tmp_path: Path, size: int)
     (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": variables}}))
     (tmp_path / "play.yml").write_text(PLAY)
     (tmp_path / "action_plugins").mkdir()
-    (tmp_path / "action_plugins/release.py").write_text(PROGRAM)
+    for action in ("release", "promotion"):
+        (tmp_path / f"action_plugins/{action}.py").write_text(PROGRAM)
     filters = str(ROOT / "plugins/filter")
     done = Project(tmp_path).run("ansible-playbook", "-i", "hosts.json", "play.yml", ANSIBLE_FILTER_PLUGINS=filters)
     assert done.returncode == 0, done.stdout

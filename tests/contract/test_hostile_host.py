@@ -21,7 +21,7 @@ PLAY = """
         program: "{{ playbook_dir }}/../release"
         command: "{{ words }}"
         receipts: "{{ playbook_dir }}/../.receipts"
-        together: "{{ together | default(false) }}"
+        defer_failure: "{{ defer_failure | default(false) }}"
       register: __asked
     - name: Remember
       ansible.builtin.set_fact:
@@ -78,7 +78,7 @@ def test_a_receipt_is_named_by_what_was_requested(project: Project) -> None:
     ask(project, ["repair"], "")  # makes the files of the test itself
     before = files(project)
     wrong = {"receipt": {"release": "x/../../../group_vars/prod/zz", "began": 1}}
-    done = ask(project, ["activate", "r1"], json.dumps(wrong), together=True)
+    done = ask(project, ["activate", "r1"], json.dumps(wrong), defer_failure=True)
     assert "gave a wrong answer" in done.stdout and "at `$.receipt.release`" in done.stdout, done.stdout
     assert files(project) == before
     lying = {"receipt": {"release": "other", "host": "prod1", "began": 1}}

@@ -23,10 +23,8 @@ PLAY = """
   any_errors_fatal: true
   vars_files: ["{{ role }}/defaults/main.yml", "{{ role }}/vars/main.yml"]
   tasks:
-    - name: Prepare the release
-      ansible.builtin.include_tasks: "{{ role }}/tasks/ahead.yml"
-    - name: Make it live
-      ansible.builtin.import_tasks: "{{ role }}/tasks/activate.yml"
+    - name: Deploy
+      ansible.builtin.include_tasks: "{{ role }}/tasks/deploy.yml"
       vars: {__app_kind: deploy, __app_target: r2}
 """
 # Keeps what each host was asked, and answers as `answers` has it, for the first word or the phase.
@@ -39,17 +37,19 @@ from ansible.plugins.action import ActionBase
 
 
 class ActionModule(ActionBase):
-    _VALID_ARGS = frozenset(("program", "command", "upload", "input", "receipts", "together"))
+    _VALID_ARGS = frozenset(("program", "command", "upload", "input", "receipts", "defer_failure"))
 
     def run(self, tmp=None, task_vars=None):
         words, host = [str(word) for word in self._task.args["command"]], task_vars["inventory_hostname"]
         key = words[words.index("--until") + 1] if "--until" in words else words[0]
+        key = "check" if "--check" in words else key
         with Path("asked").open("a") as file:
             file.write(f"{host} {key}{' to ' + words[1] if key == 'go-back' else ''}\\n")
         answer = task_vars["answers"].get(host, {}).get(key, {})
         if "lost" in answer:
             raise AnsibleConnectionFailure(answer["lost"])
-        return {"changed": True, **answer, "failed": "refused" in answer and not self._task.args.get("together")}
+        failed = "refused" in answer and not self._task.args.get("defer_failure")
+        return {"changed": True, **answer, "failed": failed, "msg": answer.get("refused", "")}
 """
 # Stands in for a load balancer that one of the hosts cannot come back to.
 BALANCER = """
@@ -62,7 +62,7 @@ OBJECT = "- name: Object\n  ansible.builtin.fail: {msg: not today}\n  when: inve
 LOOK = "- name: Ask\n  release:\n    command: [look]\n"
 LOST = {"lost": "no route to host"}
 REFUSED = {"refused": "not so"}
-GONE = {"refused": "could not be reached", "gone": True}
+GONE = {"refused": "could not be reached", "host_unreachable": True}
 
 
 def text_of(said: str) -> str:
@@ -90,12 +90,14 @@ def deploy(folder: Path, answers: Answers, balancer: str = "", **hooks: str) -> 
         tasks.parent.mkdir(parents=True, exist_ok=True)
         tasks.write_text(balancer.replace("tasks_from", f"'{name}'"))
     (folder / "action_plugins").mkdir()
-    (folder / "action_plugins/release.py").write_text(PROGRAM)
+    for action in ("release", "promotion"):
+        (folder / f"action_plugins/{action}.py").write_text(PROGRAM)
     given = {
         "role": str(ROOT / "roles/app"), "answers": answers, "app_hooks": str(folder / "hooks"),
         "app_peer_group": "all", "ansible_python_interpreter": sys.executable, "app_name": "nba",
-        "__app_status": {"live": "r1", "workers": 2}, "__app_release": "r2", "__app_artefact": {"path": ""},
-        "__app_files": {}, "app_leader": False, "app_receipts": "", "app_balancer": "balancer" if balancer else "",
+        "__app_status": {"live": "r1", "workers": 2}, "__app_release": "r2",
+        "__app_artefact": {"path": "", "subject": ""}, "__app_files": {}, "app_leader": False,
+        "app_receipts": "", "app_balancer": "balancer" if balancer else "",
     }  # fmt: skip
     # One host after the other, so that what the first one says is known when the next one is asked.
     done = Project(folder).run(
@@ -110,7 +112,7 @@ def test_hosts_that_refuse_nothing_end_well(tmp_path: Path, hosts: list[str]) ->
     """By itself a host does all in one call; a hook before the migration has it prepare the release first."""
     code, said, asked = deploy(tmp_path, {host: {} for host in hosts}, before_migrate=MARK)
     assert code == 0, said
-    steps = ("prepare", "ready", "switched", "done") if hosts == HOSTS else ("prepare", "activate")
+    steps = ("prepare", "ready", "switched", "check", "confirm", "done") if hosts == HOSTS else ("prepare", "activate")
     assert asked == {f"{name} {step}" for name in hosts for step in steps}
     for name in hosts:
         assert f"before_migrate on {name}" in said and f"after_switch on {name}" in said
@@ -155,7 +157,7 @@ def test_a_hook_that_fails_on_one_host_is_a_refusal_of_all(tmp_path: Path, hook:
     steps = ("prepare", "go-back to r1") if hook == "before_migrate" else ("prepare", "ready", "go-back to r1")
     assert asked == {f"{name} {step}" for name in HOSTS for step in steps}
     assert "r2 is live on no host; what was live before still is" in said
-    assert f"two: {hook}.yml failed: not today" in said
+    assert "two: the task `Object` failed: not today" in said
     assert "after_failure on one" in said and "after_failure on two" in said
     assert "after_switch on" not in said
 
@@ -167,7 +169,7 @@ def test_nobody_goes_on_without_a_host_that_is_lost_in_a_hook(tmp_path: Path, ho
     (other,) = set(HOSTS) - {host}
     steps = {"prepare", "look"} if hook == "before_migrate" else {"prepare", "look", "ready"}
     assert asked == {f"{name} {step}" for name in HOSTS for step in steps} | {f"{other} go-back to r1"}
-    assert "no route to host" in said and f"{host}: left the run on the way, see above" in said
+    assert "no route to host" in said and f"{host}: left the run, see above" in said
     assert f"r2 is live on no host but perhaps on {host}, which" in said
     assert f"after_failure on {other}" in said and "after_switch on" not in said
 
@@ -185,7 +187,7 @@ def test_a_hook_that_fails_hides_no_refusal(tmp_path: Path, where: str) -> None:
     objects = OBJECT.replace("two", where)
     said, _ = refused(tmp_path, {}, before_switch=objects, after_failure=objects.replace("today", "tomorrow"))
     assert "r2 is live on no host; what was live before still is" in said
-    words = f"{where}: before_switch.yml failed: not today\nafter_failure.yml failed: not tomorrow"
+    words = f"{where}: the task `Object` failed: not today\nafter_failure.yml failed: not tomorrow"
     assert words in text_of(said)
 
 
@@ -207,10 +209,10 @@ def test_a_hook_that_fails_for_all_says_why(tmp_path: Path, hook: str) -> None:
     said, asked = refused(tmp_path, {}, before_switch=hook)
     assert not {"one switched", "two switched"} & asked
     assert "r2 is live on no host; what was live before still is" in said and "but perhaps on" not in said
-    assert "before_switch.yml failed: " in said and "not today" in said
+    assert "failed: " in said and "not today" in said
     if "include" not in hook:
         assert {"one go-back to r1", "two go-back to r1"} <= asked
-        assert "one: before_switch.yml failed: not today" in said and "left the run" not in said
+        assert "one: the task `Object` failed: not today" in said and "left the run" not in said
 
 
 def test_what_comes_after_the_switch_takes_nothing_back(tmp_path: Path) -> None:

@@ -121,14 +121,14 @@ def test_nothing_is_swallowed() -> None:
 
 
 def test_accounts_come_before_the_units_and_rules_that_name_them() -> None:
-    """An upgrade may be a deploy, and each way to a release begins with look.yml; main.yml alone is not one."""
+    """An upgrade may be a deploy, and each way to a release begins with gather.yml; main.yml alone is not one."""
     imports = {
         path.stem: [task.get("ansible.builtin.import_tasks") for task in tasks_in(yaml_at(path))]
         for path in ROOT.glob("roles/app/tasks/*.yml")
     }
-    assert [name for name, files in imports.items() if "service.yml" in files] == ["look"]
-    assert imports["look"][:2] == ["accounts.yml", "service.yml"]
-    assert [name for name, files in imports.items() if "accounts.yml" in files] == ["look"]
+    assert [name for name, files in imports.items() if "service.yml" in files] == ["gather"]
+    assert imports["gather"][:2] == ["accounts.yml", "service.yml"]
+    assert [name for name, files in imports.items() if "accounts.yml" in files] == ["gather"]
 
 
 def test_values_are_not_rewritten_on_the_way() -> None:
@@ -157,7 +157,7 @@ def test_main_is_a_table_of_contents_or_all_there_is() -> None:
     for role in ROLES:
         names = {path.name for path in (ROOT / "roles" / role / "tasks").glob("*.yml")} - {"main.yml"}
         text = "".join(path.read_text() for path in (ROOT / "roles" / role / "tasks").glob("*.yml"))
-        named = set(re.findall(r"(?:import_tasks|include_tasks|tasks_from): (\S+\.yml)", text))
+        named = set(re.findall(r"(?:import_tasks|include_tasks|tasks_from|tasks_file): (\S+\.yml)", text))
         playbooks = "".join(path.read_text() for path in [*PLAYBOOKS, *TASK_FILES])
         started = set(re.findall(r"tasks_from: ([\w-]+)", playbooks))
         assert names - named - {f"{name}.yml" for name in started} == set(), role

@@ -81,27 +81,32 @@ def test_a_refusal_has_the_programs_words(monkeypatch: pytest.MonkeyPatch) -> No
     assert result["msg"] == result["refused"]
 
 
-def test_where_hosts_are_judged_together_a_refusal_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = Connection(monkeypatch, 1, err="release r1 was refused\n").run(command=["activate", "r1"], together=True)
+def test_a_deferred_failure_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Connection(monkeypatch, 1, err="release r1 was refused\n").run(
+        command=["activate", "r1"], defer_failure=True
+    )
     assert (result["failed"], result["refused"]) == (False, "release r1 was refused")
 
 
-def test_a_host_that_is_gone_is_judged_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_cannot_be_reached_while_it_is_changed_stays_in_the_play(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks that revert a deploy ask it again."""
     host = Connection(monkeypatch)
 
-    def gone(text: str) -> dict[str, Any]:
+    def unreachable(text: str) -> dict[str, Any]:
         raise AnsibleConnectionFailure("no route to host")
 
-    monkeypatch.setattr(host, "take", gone)
+    monkeypatch.setattr(host, "take", unreachable)
     with pytest.raises(AnsibleConnectionFailure):
-        host.run(command=["activate", "r1"])
-    result = host.run(command=["activate", "r1"], together=True)
-    assert result["gone"] and result["refused"] == "could not be reached: no route to host"
+        host.run(command=["status"])
+    for deferred in (False, True):
+        result = host.run(command=["activate", "r1"], defer_failure=deferred)
+        assert result["host_unreachable"] and result["refused"] == "could not be reached: no route to host"
+        assert result["failed"] is not deferred
 
 
 def test_a_bare_host_is_no_failure_where_one_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch, 127, err="sh: 1: nba-release: not found")
-    assert host.run(command=["status"], bare={"live": ""}) == {"changed": False, "live": ""}
+    assert host.run(command=["status"], default={"live": ""}) == {"changed": False, "live": ""}
     assert host.run(command=["status"])["failed"]
 
 
@@ -120,10 +125,10 @@ def test_a_preview_calls_what_would_be_mended_a_change(monkeypatch: pytest.Monke
 
 def test_a_preview_goes_on_where_the_program_is_what_would_be_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch, code=1, err="SyntaxError")
-    answer = host.run(check=True, command=["status"], bare={"live": "", "problems": []})
+    answer = host.run(check=True, command=["status"], default={"live": "", "problems": []})
     assert (answer["changed"], answer["unasked"], answer["live"]) == (True, True, "")
     assert answer["problems"] == ["cannot be asked: SyntaxError"]
-    assert host.run(command=["status"], bare={"live": ""})["failed"] is True
+    assert host.run(command=["status"], default={"live": ""})["failed"] is True
 
 
 def test_a_file_follows_what_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
