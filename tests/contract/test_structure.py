@@ -136,7 +136,7 @@ def test_values_are_not_rewritten_on_the_way() -> None:
         assert "ansible.builtin.include_vars" not in task, name_of(path)
         facts = {name for name in task.get("ansible.builtin.set_fact", {}) if not name.startswith("__")}
         # What a run has found out, and no variable has.
-        known = {"preflight_passed", "preflight_built", "preflight_confirmed", "replaced_project"}
+        known = {"preflight_passed", "preflight_built", "preflight_confirmed", "recorded_project", "replaced_project"}
         assert facts <= known, name_of(path)
 
 
