@@ -48,19 +48,26 @@ def test_an_application_is_described_once_for_each_environment(project: Project)
 
 
 WIRED = """{{ [nginx_path, nginx_strip_path, nginx_document_root, nginx_health_path, aws_health_path,
-    mysql_client_manage_database] | to_json }}"""
+    aws_health_answers, mysql_client_manage_database] | to_json }}"""
 
 
 @pytest.mark.parametrize(
     ("facts", "wired"),
     [
-        ({}, ["/api", True, "/srv/nba/live/release/frontend", "/", "/", True]),
+        ({}, ["/api", True, "/srv/nba/live/release/frontend", "/", "/", "success", True]),
         (
-            {"path": "/v1", "strip_path": False, "page": False, "health_path": "/healthz", "database": {}},
-            ["/v1", False, "", "/healthz", "/healthz", False],
+            {
+                "path": "/v1",
+                "strip_path": False,
+                "page": False,
+                "health_path": "/",
+                "ready_answers": "any",
+                "database": {},
+            },
+            ["/v1", False, "", "/", "/", "any", False],
         ),
         # What is stated by halves, as a role alone may do, has the rest from the same place.
-        ({"path": "/"}, ["/", True, "/srv/nba/live/release/frontend", "/", "/", True]),
+        ({"path": "/"}, ["/", True, "/srv/nba/live/release/frontend", "/", "/", "success", True]),
     ],
 )
 def test_values_follow_from_the_application_or_from_one_place(
