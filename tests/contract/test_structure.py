@@ -120,6 +120,14 @@ def test_nothing_is_swallowed() -> None:
         assert [line for line in lines if not line.startswith("unset ")] == [], name_of(path)
 
 
+def test_one_program_reads_the_quoting_of_settings() -> None:
+    """The filter writes it, the redactor knows what it wrote, and modules have the reader of the release program."""
+    paths = [*ROOT.glob("roles/*/files/**/*.py"), *ROOT.glob("plugins/**/*.py")]
+    assert {name_of(path.resolve()) for path in paths if "{:-" in path.read_text()} == {
+        "plugins/filter/waffle.py", "roles/app/files/environment.py", "roles/app/files/redactor.py",
+    }  # fmt: skip
+
+
 def test_accounts_come_before_the_units_and_rules_that_name_them() -> None:
     """An upgrade may be a deploy, and each way to a release begins with look.yml; main.yml alone is not one."""
     imports = {
