@@ -35,6 +35,8 @@ FILE = "changes.jsonl"  # as in changes.py
 LINES = 20
 # A release that this checkout has and the host has not yet is no drift: these files of the role make it live.
 DEPLOYS = ("prepare.yml", "before_schema_change.yml", "deploy.yml", "switch.yml", "confirm.yml", "revert.yml")
+# What this file finds, playbooks/remove.yml removes; each of its records names the command.
+LEFTOVERS = "leftovers.yml"
 
 Record = dict[str, Any]
 
@@ -78,12 +80,18 @@ class Report:
                 found.append("  not drift: the release of this checkout is not live yet; site.yml would deploy it")
         if self.unused:
             found.append(f"drift_accepted: matches nothing here: {', '.join(self.unused)}")
-        if self.drift:
+        if self.site_repairs:
+            rest = "the rest of this" if any(is_leftover(record) for record in self.drift) else "this"
             found.append(
-                "ansible-playbook site.yml with the same -l repairs this; what is in the way goes to "
+                f"ansible-playbook site.yml with the same -l repairs {rest}; what is in the way goes to "
                 "/var/backups/waffle-iron on the host"
             )
         return found
+
+    @property
+    def site_repairs(self) -> bool:
+        """Return True if site.yml repairs some of it."""
+        return any(not is_leftover(record) for record in self.drift)
 
 
 def count(number: int, noun: str) -> str:
@@ -94,6 +102,11 @@ def count(number: int, noun: str) -> str:
 def matches(entry: Mapping[str, str], record: Record) -> bool:
     """Tell whether an accepted entry names what a record is about; shell wildcards."""
     return bool(record["resource"]) and fnmatch.fnmatchcase(record["resource"], entry["resource"])
+
+
+def is_leftover(record: Mapping[str, Any]) -> bool:
+    """Return True if a record names an application that only playbooks/remove.yml removes."""
+    return bool(record["file"] == LEFTOVERS and record["kind"] == "change")
 
 
 def told(record: Record) -> list[str]:
@@ -134,6 +147,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             facts = {
                 "hosts": hosts,
                 "drift": report.drift,
+                "site_repairs": report.site_repairs,
                 "accepted": report.accepted,
                 "waiting": sorted(report.waiting),
                 "unreachable": sorted(stats.dark),

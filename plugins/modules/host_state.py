@@ -198,7 +198,7 @@ class Host:
         return found
 
     def environment(self) -> Facts:
-        """Read each distribution in the live environment, its version and a digest of its files as they are now."""
+        """Read the distributions of the live release and of its server: version, and a digest of their files now."""
         if not self.release:
             return {"live release": "none"}
         found = {"runtime": str(json_at(f"{self.release}/release.json").get("runtime", "venv"))}
@@ -214,6 +214,15 @@ class Host:
                 if name != "__pycache__":
                     found[f"content of {name}"] = self.tree_digest(os.path.join(folder, name))
         found["content of bin"] = self.tree_digest(f"{environment}/bin")
+        return found | self.server()
+
+    def server(self) -> Facts:
+        """Read the distributions of the live release's server: a folder of packages, and no virtual environment."""
+        folder = os.path.realpath(f"{self.release}/.server")
+        found = {f"server uses {name}": version for name, (version, _) in distributions_in(folder).items()}
+        for name in names_in(folder):
+            if name != "__pycache__":
+                found[f"content of the server's {name}"] = self.tree_digest(f"{folder}/{name}")
         return found
 
     def container(self) -> tuple[Facts, str]:
@@ -636,6 +645,9 @@ class Host:
         if self.release:
             found.append((os.path.basename(self.release), "<release>"))
             found.append((os.path.basename(self.live_environment), "<environment>"))
+            # A folder of the same packages that was made anew has another name.
+            if os.path.isdir(f"{self.release}/.server"):
+                found.append((os.path.basename(os.path.realpath(f"{self.release}/.server")), "<server>"))
         for slot, word in ((self.slot(), "<live>"), (self.other_slot(), "<idle>")):
             if slot:
                 found.append((f"{self.name}@{slot}", f"{self.name}@{word}"))

@@ -47,6 +47,45 @@ def test_an_application_is_described_once_for_each_environment(project: Project)
     assert not project.called
 
 
+WIRED = """{{ [nginx_path, nginx_strip_path, nginx_document_root, nginx_health_path, aws_health_path,
+    aws_health_answers, mysql_client_manage_database] | to_json }}"""
+
+
+@pytest.mark.parametrize(
+    ("facts", "wired"),
+    [
+        ({}, ["/api", True, "/srv/nba/live/release/frontend", "/", "/", "success", True]),
+        (
+            {
+                "path": "/v1",
+                "strip_path": False,
+                "page": False,
+                "health_path": "/",
+                "ready_answers": "any",
+                "database": {},
+            },
+            ["/v1", False, "", "/", "/", "any", False],
+        ),
+        # What is stated by halves, as a role alone may do, has the rest from the same place.
+        ({"path": "/"}, ["/", True, "/srv/nba/live/release/frontend", "/", "/", "success", True]),
+    ],
+)
+def test_values_follow_from_the_application_or_from_one_place(
+    project: Project, facts: dict[str, object], wired: list[object]
+) -> None:
+    known = json.dumps({"environment_leader": "dev1", **({"application": facts} if facts else {})})
+    words = ("dev", "-i", "inventory/test", "-m", "ansible.builtin.debug", "-a", f"msg='{WIRED}'", "-e", known)
+    done = project.run("ansible", *words, ANSIBLE_CALLBACK_RESULT_FORMAT="json")
+    assert done.returncode == 0, done.stdout
+    assert json.loads(json.loads(done.stdout.partition("=>")[2])["msg"]) == wired
+
+
+def test_the_fact_about_the_application_has_one_reader() -> None:
+    lines = (ROOT / "group_vars/all/vars.yml").read_text().splitlines()
+    readers = {line.partition(":")[0] for line in lines if "application |" in line and not line.startswith("#")}
+    assert readers == {"known_application", "app_application"}
+
+
 def test_two_lines_are_enough(project: Project) -> None:
     """The application is in a repository of its own, and what the sample is told is not told it."""
     service = project.root.parent / "players"

@@ -112,13 +112,49 @@ def test_deploy_alone_does_not_replace_an_application(project: Project) -> None:
     assert "Fix: ansible-playbook site.yml -l dev" in said
 
 
-@pytest.mark.parametrize("name", ["nba", "shop", "", "../etc", "{{ 7 * 7 }}"])
-def test_what_a_host_serves_is_never_removed(project: Project, name: str) -> None:
-    removal = "- ansible.builtin.import_playbook: playbooks/remove.yml\n"
-    done = reach(project, [b"dev\n"], "-l", "dev", "-e", json.dumps({"remove": name}), served="shop\n", play=removal)
-    said = " ".join(done.stdout.split())
-    assert done.returncode == 2 and "was not changed: remove is" in said, said
-    assert "Remove its site" not in done.stdout
+REMOVAL = "- ansible.builtin.import_playbook: playbooks/remove.yml\n"
+SITE = "upstream {0} {{ server unix:/srv/{0}/live/socket; }}\n"
+
+
+def removal(project: Project, name: str, recorded: str, enabled: str = "nba") -> str:
+    """Return what remove.yml says of a host with a record, dev0, and of one without, which always stops it."""
+    sites = project.root / "sites-enabled"
+    (project.root / "sites-available").mkdir()
+    sites.mkdir()
+    (project.root / f"sites-available/{enabled}.conf").write_text(SITE.format(enabled))
+    (sites / f"{enabled}.conf").symlink_to(f"../sites-available/{enabled}.conf")
+    values = json.dumps({"remove": name, "sites_folder": str(sites)})
+    done = reach(project, [b"dev\n"], "--check", "-l", "dev", "-e", values, served=recorded, play=REMOVAL)
+    assert done.returncode == 2 and "Remove the site" not in done.stdout, done.stdout
+    return " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded", "reason"),
+    [
+        ("nba", "shop\n", "that is the project of this checkout"),
+        ("shop", "shop\n", "the host serves it"),
+        ("", "shop\n", "that is no name of an application"),
+        ("../etc", "shop\n", "that is no name of an application"),
+        ("{{ 7 * 7 }}", "shop\n", "that is no name of an application"),
+        # Converged before there was a record: nginx may serve any application.
+        ("shop", "", "the record of what the host serves is missing"),
+    ],
+)
+def test_what_a_host_serves_is_never_removed(project: Project, name: str, recorded: str, reason: str) -> None:
+    said = removal(project, name, recorded)
+    assert "dev0 was not changed: remove is" in said and f", and {reason}" in said, said
+
+
+def test_what_nginx_serves_is_never_removed(project: Project) -> None:
+    said = removal(project, "shop", "nba\n", enabled="shop")
+    assert 'remove is "shop", and nginx serves it (' in said and "sites-enabled/shop.conf)" in said, said
+    assert "Fix: run site.yml first: ansible-playbook site.yml -l dev" in said
+
+
+def test_a_site_of_a_longer_name_is_another_one(project: Project) -> None:
+    said = removal(project, "shop", "nba\n", enabled="shop-old")
+    assert "dev0 was not changed" not in said and "dev1 was not changed" in said, said
 
 
 def test_nothing_of_a_record_that_is_no_name_is_shown(project: Project) -> None:

@@ -474,7 +474,7 @@ RECORD = {
     "host": "prod1", "kind": "change", "role": "nginx", "task": "Configure nginx", "resource": "/etc/nginx/a.conf",
     "text": "-````\n+two\n",
 }  # fmt: skip
-NOTHING: dict[str, Any] = {"drift": [], "unreachable": []}
+NOTHING: dict[str, Any] = {"drift": [], "site_repairs": False, "unreachable": []}
 GH = """
 if sys.argv[1:3] == ["issue", "list"]: print({number!r})
 if "-" in sys.argv: open({body!r}, "w").write(sys.stdin.read())
@@ -494,7 +494,7 @@ def found(project: Project, **reports: dict[str, Any]) -> str:
 def test_drift_is_told_in_one_issue(project: Project, number: str) -> None:
     body = project.root / "body"
     file = called(project, "gh", GH.format(number=number, body=str(body)))
-    reports = {"dev": NOTHING, "prod": {"drift": [RECORD], "unreachable": ["prod2"]}}
+    reports = {"dev": NOTHING, "prod": {"drift": [RECORD], "site_repairs": True, "unreachable": ["prod2"]}}
     done = script(project, "scripts/drift-issue", found(project, **reports), RUN_URL="https://example.com/7")
     assert done.returncode == 0, done.stderr
     text = body.read_text()
@@ -509,6 +509,13 @@ def test_drift_is_told_in_one_issue(project: Project, number: str) -> None:
         assert words in text
     assert ('"edit", "7"' if number else '"create", "--title"') in file.read_text()
     assert ("edit" in file.read_text()) is bool(number)
+
+
+def test_an_issue_names_site_yml_only_for_what_it_repairs(project: Project) -> None:
+    """An application of another project names its own command, and site.yml does not remove it."""
+    file = found(project, dev=NOTHING, prod={"drift": [RECORD], "site_repairs": False, "unreachable": []})
+    text = script(project, "scripts/drift-issue", "--print", file).stdout
+    assert "**prod1**" in text and "site.yml" not in text
 
 
 def test_an_issue_is_closed_when_nothing_is_left(project: Project) -> None:

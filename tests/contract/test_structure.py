@@ -120,6 +120,14 @@ def test_nothing_is_swallowed() -> None:
         assert [line for line in lines if not line.startswith("unset ")] == [], name_of(path)
 
 
+def test_one_program_reads_the_quoting_of_settings() -> None:
+    """The filter writes it, the redactor knows what it wrote, and modules have the reader of the release program."""
+    paths = [*ROOT.glob("roles/*/files/**/*.py"), *ROOT.glob("plugins/**/*.py")]
+    assert {name_of(path.resolve()) for path in paths if "{:-" in path.read_text()} == {
+        "plugins/filter/waffle.py", "roles/app/files/environment.py", "roles/app/files/redactor.py",
+    }  # fmt: skip
+
+
 def test_accounts_come_before_the_units_and_rules_that_name_them() -> None:
     """An upgrade may be a deploy, and each way to a release begins with gather.yml; main.yml alone is not one."""
     imports = {
@@ -136,7 +144,7 @@ def test_values_are_not_rewritten_on_the_way() -> None:
         assert "ansible.builtin.include_vars" not in task, name_of(path)
         facts = {name for name in task.get("ansible.builtin.set_fact", {}) if not name.startswith("__")}
         # What a run has found out, and no variable has.
-        known = {"preflight_passed", "preflight_built", "preflight_confirmed", "replaced_project"}
+        known = {"preflight_passed", "preflight_built", "preflight_confirmed", "recorded_project", "replaced_project"}
         assert facts <= known, name_of(path)
 
 

@@ -340,7 +340,7 @@ def test_a_deploy_ends_what_runs_in_the_old_release(clone: Clone) -> None:
     ("variable", "value", "said", "fix"),
     [
         ("app_ready_path", "/nowhere", "answered 404", "app_ready_path"),
-        ("app_module", "club.other:app", "No module named 'club", "app_module"),
+        ("app_module", "club.main:other", "has no attribute 'other'", "app_module"),
         ("app_settings", '{ALLOWED_HOSTS: ["other.example.com"]}', "answered 400", "ALLOWED_HOSTS"),
         (
             "app_settings",

@@ -146,6 +146,38 @@ def test_what_variables_cannot_say_is_refused(variables: dict[str, Any], expecte
     assert "Fix" in finding
 
 
+@pytest.mark.parametrize(
+    ("app", "module", "files", "shown"),
+    [
+        (
+            "team",
+            "club.other:app",
+            "src/club/other.py or src/club/other/__init__.py",
+            "club.main:app (src/club/main.py)",
+        ),
+        ("tutorial", "mian:app", "mian.py or mian/__init__.py", "main:app (main.py)"),
+    ],
+)
+def test_a_module_without_a_file_is_named_with_what_was_inferred(app: str, module: str, files: str, shown: str) -> None:
+    (finding,) = wrong(files_of(APPS / app), module=module)
+    assert finding.startswith(f"app_module: {module} (group_vars/all/vars.yml) needs {files}, and the application has")
+    assert f"neither; its files show {shown}. Fix: name {shown.partition(' ')[0]}, or leave it out" in finding
+
+
+def test_an_entrypoint_without_a_file_names_the_place_that_states_it() -> None:
+    texts = {"pyproject.toml": '[tool.fastapi]\nentrypoint = "shop.main:app"', "shop/__init__.py": "", "uv.lock": ""}
+    (finding,) = wrong(Source(texts))
+    assert finding.startswith("app_module: shop.main:app (pyproject.toml, [tool.fastapi] entrypoint) needs shop/main")
+    assert "its files show no application. Fix: name a module that is there" in finding
+
+
+@pytest.mark.parametrize("module", ["fastapi.other:app", "uvicorn_worker:app"])
+def test_a_module_of_a_package_of_the_lock_needs_no_file(module: str) -> None:
+    """Also of one whose package has another name, if the application shows nothing that could be meant instead."""
+    texts = {"requirements.txt": "fastapi==1 --hash=sha256:1\n", "start.py": "print()"}
+    assert wrong(Source(texts), module=module) == []
+
+
 @about_the_sample
 def test_the_commands_of_the_sample_are_stated_for_the_sample_alone() -> None:
     sample = yaml_at("group_vars/all/sample.yml")

@@ -27,6 +27,26 @@ def test_a_difference_is_told_with_its_task_and_lines() -> None:
     ]
 
 
+def left(name: str) -> dict[str, Any]:
+    """Return the record of an application of another project, with the label of the task that finds it."""
+    task = yaml_at("playbooks/tasks/leftovers.yml")[-1]
+    label = task["loop_control"]["label"].replace("{{ item }}", name).replace("{{ environment_name }}", "prod")
+    return record(label, role="", file=drift.LEFTOVERS, task=task["name"])
+
+
+def test_an_application_that_is_left_names_the_playbook_that_removes_it() -> None:
+    lines = drift.Report([left("shop")], {}).lines(["prod1"])
+    assert "playbooks/remove.yml -l prod -e remove=shop " in lines[1], lines
+    assert not [line for line in lines if "site.yml" in line], "site.yml does not repair this"
+
+
+def test_site_yml_repairs_only_what_is_no_application_that_is_left() -> None:
+    last = [drift.Report(found, {}).lines(["prod1"])[-1] for found in ([record("/a")], [record("/a"), left("shop")])]
+    assert last[0].startswith("ansible-playbook site.yml with the same -l repairs this;")
+    assert last[1].startswith("ansible-playbook site.yml with the same -l repairs the rest of this;")
+    assert (ROOT / "playbooks/tasks" / drift.LEFTOVERS).is_file()
+
+
 def test_a_host_that_could_not_be_reached_is_not_called_free_of_drift() -> None:
     report = drift.Report([record("", host="prod2", kind="unreachable")], {})
     assert report.lines(["prod1", "prod2"], {"prod2": 1}) == ["prod1: no drift", "prod2: could not be reached"]

@@ -212,3 +212,14 @@ def test_every_module_of_the_program_is_installed() -> None:
     folder = ROOT / "roles/app/files"
     ours = {str(path.relative_to(folder)) for path in folder.rglob("*.py") if "__pycache__" not in path.parts}
     assert ours <= installed
+
+
+@pytest.mark.parametrize("answers", ["success", "any"])
+def test_a_load_balancer_of_aws_accepts_the_answers_of_the_gate(answers: str) -> None:
+    """A target group takes 200 to 499."""
+    first, last = yaml_at("roles/aws/vars/main.yml")["__aws_health_codes"][answers].split("-")
+    accepted = [status for status in range(200, 600) if reasons.healthy(status, application(ready_answers=answers))]
+    assert accepted == list(range(int(first), int(last) + 1))
+    (group,) = [task for task in yaml_at("roles/aws/tasks/balancer.yml") if "community.aws.elb_target_group" in task]
+    codes = group["community.aws.elb_target_group"]["successful_response_codes"]
+    assert codes == "{{ __aws_health_codes[aws_health_answers] }}"

@@ -267,6 +267,29 @@ def test_a_container_s_image_and_packages_are_read(tmp_path: Path, veil: Any, mo
     }
 
 
+def test_the_packages_of_the_server_are_read(tmp_path: Path, veil: Any) -> None:
+    """The server's folder is a link of the release, and no virtual environment: it has its packages at the top."""
+
+    def host_with(key: str, version: str, program: str) -> Any:
+        folder = tmp_path / key
+        metadata = folder / f"gunicorn-{version}.dist-info"
+        for path in (folder / "gunicorn", folder / "__pycache__", metadata, tmp_path / f"release-{key}"):
+            path.mkdir(parents=True)
+        (folder / "gunicorn/app.py").write_text(program)
+        (metadata / "METADATA").write_text(f"Name: gunicorn\nVersion: {version}\n\n")
+        (tmp_path / f"release-{key}/.server").symlink_to(folder)
+        host = host_state.Host("nba", veil, "")
+        host.release = str(tmp_path / f"release-{key}")
+        assert dict(host.identity())[key] == "<server>"
+        return host.environment()
+
+    first = host_with("3f2a", "27.0.1", "run()")
+    assert first["server uses gunicorn"] == "27.0.1" and "content of the server's __pycache__" not in first
+    assert host_with("3f2a.1", "27.0.1", "run()") == first, "one that was made anew"
+    name = "content of the server's gunicorn"
+    assert host_with("77c0", "27.0.1", "changed()")[name] != first[name]
+
+
 # --- the whole ---
 
 

@@ -44,6 +44,11 @@ def find(source: Source) -> Found:
     stated = source.toml("pyproject.toml").get("tool", {}).get("fastapi", {}).get("entrypoint")
     if isinstance(stated, str) and ":" in stated:
         return Found(named(source, stated))
+    return search(source)
+
+
+def search(source: Source) -> Found:
+    """Return the application's entry as its files show it, whatever names another one."""
     first = [entry for path in FASTAPI_CLI if path in source.texts for entry in entries_in(source, path)]
     if first:
         return Found(first[0])
@@ -70,6 +75,12 @@ def named(source: Source, module: str) -> Entry:
         return Entry(module, file, file.removesuffix(next(end for end in endings if file.endswith(end))))
     in_src = file.startswith("src/") and not name.startswith("src.")
     return Entry(module, file, "src" if in_src else "")
+
+
+def module_files(module: str, folder: str) -> tuple[str, str]:
+    """Return the two files that a module may be, if a folder is on Python's path."""
+    stem = posixpath.join(folder, module.partition(":")[0].replace(".", "/"))
+    return f"{stem}.py", f"{stem}/__init__.py"
 
 
 def entries_in(source: Source, path: str) -> Iterator[Entry]:

@@ -6,7 +6,7 @@ import configparser
 import posixpath
 from dataclasses import dataclass
 
-from discovery.entry import Entry, Found, find, named
+from discovery.entry import Entry, Found, find, named, search, tops
 from discovery.hosts import Host
 from discovery.locks import Lock, present, read
 from discovery.packages import package_warnings, python_of
@@ -27,6 +27,10 @@ class Application:
     """What a server imports of it."""
     candidates: tuple[Entry, ...]
     """Entries to choose from, if none is clear."""
+    is_missing: bool
+    """True if the entry was named, and its file is neither in the application nor in a package of the lock."""
+    inferred: tuple[Entry, ...]
+    """What the files show in the place of an entry without a file."""
     python: str
     """The versions of Python that it takes (PEP 440); empty if it states none."""
     locks: tuple[str, ...]
@@ -62,11 +66,15 @@ def infer(source: Source, host: Host, module: str = "", lock_file: str = "") -> 
     scripts = script_location(source.texts[alembic], posixpath.dirname(alembic)) if alembic else ""
     environment = [path for path in (f"{scripts}/env.py",) if path in source.texts]
     settings = settings_in(source, [*reached, *(path for path in environment if path not in reached)])
+    others = search(source) if entry and not entry.file else Found(None)
+    inferred = (others.entry, *others.candidates) if others.entry else others.candidates
     answered = routes(source, reached, entry.folder if entry else "")
     return Application(
         entry=entry,
         files=tuple(reached),
         candidates=found.candidates,
+        is_missing=bool(entry and not entry.file and is_missing(source, entry.module, lock, bool(inferred))),
+        inferred=inferred,
         python=python_of(source),
         locks=tuple(locks),
         lock=lock,
@@ -78,6 +86,17 @@ def infer(source: Source, host: Host, module: str = "", lock_file: str = "") -> 
         has_page=PAGE in source.texts,
         warnings=(*warnings(source, reached, settings), *(package_warnings(source, lock) if lock else ())),
     )
+
+
+def is_missing(source: Source, module: str, lock: Lock | None, has_other: bool) -> bool:
+    """Return True if a module without a file should have one: the first part of its name is no package of the lock.
+
+    A package may have another name than its module, so an application that shows no other entry gets a warning only.
+    """
+    first = module.partition(":")[0].partition(".")[0]
+    if first in tops(source, "") | tops(source, "src/"):
+        return True
+    return has_other and not (lock and lock.package(first))
 
 
 def depth(path: str) -> tuple[int, str]:

@@ -45,7 +45,8 @@ class Report:
     def identity(self) -> str:
         """Return entry, Python and lock file."""
         app = self.application
-        entry = f"{app.entry.module} ({app.entry.file or 'a package of the lock'})" if app.entry else "not found"
+        outside = "its file is missing" if app.is_missing else "a package of the lock"
+        entry = f"{app.entry.module} ({app.entry.file or outside})" if app.entry else "not found"
         pythons = ", ".join(dict.fromkeys("{}.{}".format(*host.minor) for host in self.hosts))
         have = f"host has {pythons}" if len(self.hosts) == 1 or "," not in pythons else f"hosts may have {pythons}"
         if self.stated.python_version:
@@ -99,7 +100,7 @@ class Report:
     def lacks(self) -> Iterator[str]:
         """Yield what the application does not show, and what that costs (docs/applications.md)."""
         app, database = self.application, self.resolved.database
-        if app.entry and not app.entry.file and self.source.texts:
+        if app.entry and not app.entry.file and not app.is_missing and self.source.texts:
             yield f"app_module: {app.entry.module} is no file of the application, so its code was not read"
         exported = {*database.values(), *self.stated.settings}
         needed = [one for one in app.settings if not one.has_default and one.name not in exported]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from discovery.database import KNOWN, drivers, names_of, scheme_of
+from discovery.entry import Entry, module_files
 from discovery.inference import Application
 from discovery.locks import KINDS, Lock
 from discovery.packages import PLACE
@@ -140,6 +141,8 @@ def findings(app: Application, stated: Stated, values: Mapping[str, Any], databa
     """
     if stated.module and not MODULE.fullmatch(stated.module):
         yield f"app_module: {stated.module!r} is not as package.module:app. Fix it in {PLACE}"
+    elif app.entry and app.is_missing:
+        yield missing_file(app.entry, app.inferred, bool(stated.module))
     elif app.candidates:
         names = ", ".join(entry.module for entry in app.candidates)
         yield f"app_module: several applications, {names}. Fix: `app_module: {app.candidates[0].module}` in {PLACE}"
@@ -163,3 +166,16 @@ def findings(app: Application, stated: Stated, values: Mapping[str, Any], databa
             "database_host (the inventory): is not set, and the application has a database "
             f"({' '.join(database.values())}). Fix: set it for the environment's hosts"
         )
+
+
+def missing_file(entry: Entry, inferred: tuple[Entry, ...], is_variable: bool) -> str:
+    """Return the finding of an entry whose file is missing, with what the files show instead."""
+    place = PLACE if is_variable else "pyproject.toml, [tool.fastapi] entrypoint"
+    shown = ", ".join(f"{other.module} ({other.file})" for other in inferred) or "no application"
+    is_clear = len(inferred) == 1
+    way = f"name {inferred[0].module}, or leave it out" if is_clear else "name a module that is there"
+    files = " or ".join(module_files(entry.module, inferred[0].folder if is_clear else ""))
+    return (
+        f"app_module: {entry.module} ({place}) needs {files}, and the application has neither; its files show {shown}. "
+        f"Fix: {way}; or commit the file"
+    )

@@ -18,14 +18,13 @@ from typing import Any
 
 from ansible.module_utils.database_settings import application_of, way_to_database
 from ansible.module_utils.doctor.findings import NOT_FOUND, TIMED_OUT, Area, call
+from ansible.module_utils.environment import dotenv_values
 
 SECONDS = 4.0
 SECONDS_FOR_ALEMBIC = 20.0
 CLIENT_SSL = 1 << 11
 # PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH and SSL: what a client says before TLS begins.
 CAPABILITIES = 1 << 9 | 1 << 15 | 1 << 19 | CLIENT_SSL
-STAND_INS = {"${:-$}": "$", r"${:-\}": "\\", r"\'": "'"}
-STAND_IN = re.compile("|".join(re.escape(text) for text in STAND_INS))
 
 # MySQL's and its clients' error numbers: what they are called here.
 KINDS = {
@@ -120,15 +119,12 @@ class Server:
 
 
 def settings_of(folder: Path, *names: str) -> dict[str, str]:
-    """Return the settings of a release's files; the reverse of the filter ``dotenv``, the later file wins."""
-    found = {}
+    """Return the settings of a release's files; the later file wins."""
+    found: dict[str, str] = {}
     for name in names:
         path = folder / name
-        for line in path.read_text().splitlines() if path.is_file() else []:
-            key, _, value = line.partition("=")
-            if value[:1] == "'":
-                value = STAND_IN.sub(lambda match: STAND_INS[match[0]], value[1:-1])
-            found[key] = value
+        if path.is_file():
+            found.update(dotenv_values(path.read_text()))
     return found
 
 

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from ansible.module_utils.environment import dotenv_values
+
 Facts = dict[str, str]
 LISTENS = 0x10000
 SESSION_FOLDERS = ("/run/user/", "/tmp/")  # noqa: S108 (looked at, not written)
@@ -28,15 +30,8 @@ def assignments(text: str) -> Facts:
 
 
 def dotenv_settings(text: str) -> Facts:
-    """Return the settings of a ``.env`` file as the filter `dotenv` wrote them, unquoted."""
-    found = {}
-    for line in text.splitlines():
-        key, separator, value = line.partition("=")
-        if separator and not line.startswith("#"):
-            if len(value) > 1 and value[0] == value[-1] == "'":
-                value = re.sub(r"\$\{:-([\\$])\}|\\(')", lambda found: found[1] or found[2], value[1:-1])
-            found[key] = value
-    return found
+    """Return the settings of a ``.env`` file, unquoted; a line that somebody wrote and that is none is passed over."""
+    return dict(dotenv_values("\n".join(line for line in text.splitlines() if "=" in line and line[:1] != "#")))
 
 
 def option_settings(text: str) -> Facts:

@@ -1,0 +1,1 @@
+../../roles/app/files/environment.py
