@@ -118,7 +118,7 @@ def test_what_a_host_serves_is_never_removed(project: Project, name: str) -> Non
     done = reach(project, [b"dev\n"], "-l", "dev", "-e", json.dumps({"remove": name}), served="shop\n", play=removal)
     said = " ".join(done.stdout.split())
     assert done.returncode == 2 and "was not changed: remove is" in said, said
-    assert "Remove its site" not in done.stdout
+    assert "Remove the site" not in done.stdout
 
 
 def test_nothing_of_a_record_that_is_no_name_is_shown(project: Project) -> None:
