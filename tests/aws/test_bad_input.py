@@ -99,7 +99,7 @@ def test_an_image_that_is_not_there(cloud: Cloud) -> None:
 def test_a_quota_that_is_used_up(cloud: Cloud) -> None:
     done = cloud.play("provision", "-l", "dev", "-e", f"network_cidr={FULL}")
     assert done.returncode == 2
-    assert "Make the network: the account may not have more of this in eu-west-1" in said(done.stdout)
+    assert "Create the network: the account may not have more of this in eu-west-1" in said(done.stdout)
     assert "VpcLimitExceeded" in done.stdout
     assert "Next: remove what is not used, or ask for more under Service Quotas" in said(done.stdout)
 
