@@ -23,7 +23,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: See that no package is older than it was
+- name: Restore downgraded packages
   package_versions:
     record: /var/lib/waffle-iron/packages.json
 """

@@ -299,7 +299,7 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
                  f"test ! -e {LIVE}/release/nba/added.py"),
         Mutation("default-mysql-client is 0.1", "downgraded", TAKEN_BACK,
                  "test $(dpkg-query -W -f '${Version}' default-mysql-client) = $(cat /root/version)",
-                 "See that no package"),
+                 "Restore downgraded packages"),
         Mutation("nginx.service is older", "process older than its files", "touch /etc/nginx/mime.types"),
         added("/etc/systemd/system/nginx.service.d/mine.conf", "[Service]\nNice=5", what="nginx.service.d"),
         added("/run/systemd/system/nba@blue.service.d/mine.conf", "[Service]\nNice=5", what="nba@blue.service.d"),
