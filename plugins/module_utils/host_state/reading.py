@@ -36,7 +36,7 @@ def run(*command: str, descriptors: tuple[int, ...] = ()) -> str:
         raise Unreadable(f"{command[0]} did not end within {SECONDS} s") from None
     except subprocess.CalledProcessError as error:
         words = (error.stderr or error.stdout).decode(errors="replace").strip().splitlines()[-3:]
-        raise Unreadable(f"{command[0]} ended with {error.returncode}: {' '.join(words)}") from None
+        raise Unreadable(f"{command[0]} exited with status {error.returncode}: {' '.join(words)}") from None
     return done.stdout.decode(errors="replace")
 
 
@@ -57,7 +57,7 @@ def names_in(folder: str) -> list[str]:
 
 
 def installed(program: str) -> bool:
-    """Tell whether a program is there, also one for the administrator."""
+    """Return True if a program is installed, also one for the administrator."""
     return shutil.which(program, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin") is not None
 
 
