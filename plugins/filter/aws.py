@@ -15,7 +15,7 @@ from ansible.errors import AnsibleFilterError
 # Ansible loads a filter by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from aws_words import in_words
+from aws_errors import explained
 
 # A row of the price table: | `name` | 7.59 | ... |
 PRICE = re.compile(r"^\|\s*`([^`]+)`\s*\|\s*([0-9.]+)\s*\|", re.MULTILINE)
@@ -34,16 +34,16 @@ def aws_by_host(instances: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str
 
 
 def aws_foreign(things: Iterable[Mapping[str, Any]], tags: Mapping[str, str]) -> list[str]:
-    """Return the names of those that do not carry these tags: databases, key pairs, instances, and ``named_things``."""
+    """Return the names of resources without these tags: databases, key pairs, instances, ``named_resources``."""
     # dict(): Ansible's own mappings have items that cannot be compared.
     foreign = [thing for thing in things if not dict(tags).items() <= dict(thing["tags"]).items()]
     return [str(next(thing[name] for name in NAMES if name in thing)) for thing in foreign]
 
 
-def aws_in_words(result: Mapping[str, Any], what: str, region: str) -> str:
+def aws_error_text(result: Mapping[str, Any], what: str, region: str) -> str:
     """Return why a task failed, by its result, and the next command; ``what`` it was stands before."""
     items = [each for each in result.get("results", []) if each.get("failed")] or [result]
-    return in_words("; ".join(dict.fromkeys(str(each.get("msg", each)) for each in items)), what, [region])
+    return explained("; ".join(dict.fromkeys(str(each.get("msg", each)) for each in items)), what, [region])
 
 
 def aws_value_findings(values: Mapping[str, Any]) -> list[str]:
@@ -192,7 +192,7 @@ def _database_refusals(wanted: Mapping[str, Any], databases: Iterable[Mapping[st
 
 
 def same_version(version: str, wanted: str) -> bool:
-    """Tell whether a server's version, such as 8.4.5, is the wanted one, such as 8.4: AWS applies minor updates."""
+    """Return True if a server's version, such as 8.4.5, is the wanted one, such as 8.4: AWS applies minor updates."""
     return version == wanted or version.startswith(f"{wanted}.")
 
 
@@ -264,7 +264,7 @@ class FilterModule:
         return {
             "aws_by_host": aws_by_host,
             "aws_foreign": aws_foreign,
-            "aws_in_words": aws_in_words,
+            "aws_error_text": aws_error_text,
             "aws_kept_version": aws_kept_version,
             "aws_monthly_cost": aws_monthly_cost,
             "aws_refusals": aws_refusals,

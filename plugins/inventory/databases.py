@@ -16,7 +16,7 @@ from ansible.plugins.inventory import BaseInventoryPlugin
 # Ansible loads a plugin by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from aws_words import in_words
+from aws_errors import explained
 
 DOCUMENTATION = r"""
 name: databases
@@ -36,7 +36,7 @@ options:
 
 
 def carries(database: dict[str, Any], tags: dict[str, str]) -> bool:
-    """Tell whether an RDS instance, as boto3 describes it, has tags with these values."""
+    """Return True if an RDS instance, as boto3 describes it, has tags with these values."""
     return tags.items() <= {tag["Key"]: tag["Value"] for tag in database.get("TagList", [])}.items()
 
 
@@ -87,7 +87,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
     NAME = "databases"
 
     def verify_file(self, path: str) -> bool:
-        """Tell whether a file can be meant."""
+        """Return True if the file is an inventory of this plugin."""
         return bool(super().verify_file(path)) and path.endswith("databases.yml")
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
@@ -115,7 +115,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
                     account = boto3.client("sts", region_name=region).get_caller_identity()["Account"]
                     empty.append(nothing(name, region, account, tags, nameless))
             except (BotoCoreError, ClientError) as error:
-                raise AnsibleParserError(in_words(str(error), os.path.relpath(path), [region])) from None
+                raise AnsibleParserError(explained(str(error), os.path.relpath(path), [region])) from None
         meant = str(context.CLIARGS.get("subset") or "").split(",")
         if found := [text for text in empty if len(empty) == len(regions) or text.partition(":")[0] in meant]:
             raise AnsibleParserError("; ".join(found))
@@ -131,7 +131,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
 
 
 def nothing(name: str, region: str, account: str, tags: dict[str, str], nameless: list[str]) -> str:
-    """Say why an environment has no hosts; which account was asked is part of the answer.
+    """Return why an environment has no hosts, with the account that was asked.
 
     ``nameless`` are running instances that are the environment's, and no hosts, since no tag says what they are called.
     """

@@ -22,7 +22,7 @@ def said(text: str) -> str:
 
 @pytest.fixture(autouse=True)
 def nothing_is_made(cloud: Cloud) -> Iterator[None]:
-    """See that the account is as it was."""
+    """Check that the account did not change."""
     before = [instance["InstanceId"] for instance in cloud.instances()]
     yield
     assert [instance["InstanceId"] for instance in cloud.instances()] == before
@@ -41,7 +41,7 @@ def refusing() -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from aws_words import in_words
+from aws_errors import explained
 
 from tests.support import ENVIRONMENTS, ROOT, module_at, yaml_at
 
@@ -250,16 +250,17 @@ def test_the_table_has_what_the_environments_are_made_of() -> None:
     ],
 )
 def test_words_of_aws(said: str, region: str, words: str) -> None:
-    assert words in in_words(said, "inventory/aws_ec2.yml", [region], ["eu-central-1", "us-east-1"])
+    assert words in explained(said, "inventory/aws_ec2.yml", [region], ["eu-central-1", "us-east-1"])
 
 
 def test_no_region_at_all() -> None:
-    assert "no AWS region is set" in in_words("You must specify a region.", "aws_ec2.yml", [], ["us-east-1"])
+    assert "no AWS region is set" in explained("You must specify a region.", "aws_ec2.yml", [], ["us-east-1"])
 
 
 def test_the_words_of_each_failed_item_are_said_once() -> None:
     item = {"msg": "VcpuLimitExceeded: no", "failed": True}
-    said = FILTERS.aws_in_words({"msg": "One or more items failed", "results": [{"msg": "made"}, item, item]}, "M", "r")
+    result = {"msg": "One or more items failed", "results": [{"msg": "made"}, item, item]}
+    said = FILTERS.aws_error_text(result, "M", "r")
     assert said.startswith("M: the account may not have more of this in r (VcpuLimitExceeded: no). Next: ")
 
 
@@ -290,7 +291,7 @@ def test_waiting_ends() -> None:
 
 
 def test_what_is_pinned_is_known_by_the_instance() -> None:
-    assert KEYS.pinned(f"# by hand\ni-1 {KEY}\n\ni-2 {KEY}\n") == {"i-1", "i-2"}
+    assert KEYS.pinned(f"# edited manually\ni-1 {KEY}\n\ni-2 {KEY}\n") == {"i-1", "i-2"}
 
 
 # --- the master password that RDS keeps ---
