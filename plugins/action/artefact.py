@@ -149,7 +149,7 @@ class Remote:
         return hidden(self.url)
 
     def fetch(self, mirrors: Path) -> Path:
-        """Bring this repository's branches and tags into a bare mirror below ``mirrors`` and return that.
+        """Fetch this repository's branches and tags into a bare mirror below ``mirrors``, and return the mirror.
 
         Two runs at once wait for each other; the lock ends with its process.
         """
@@ -224,7 +224,7 @@ class FrontEnd:
 
     @classmethod
     def fetch(cls, url: str, version: str, folder: str, mirrors: Path) -> FrontEnd:
-        """Bring a built front end below ``mirrors``; raise `AnsibleActionFail` where it is none, or not committed."""
+        """Fetch a built front end below ``mirrors``; raise `AnsibleActionFail` if it is none, or not committed."""
         remote, below = Remote.parse(url, FRONT_END), folder.strip("/")
         mirror = remote.fetch(mirrors)
         tree, commit = remote_tree(remote, mirror, version, below)
@@ -418,7 +418,7 @@ def runtime_finding(content: bytes, runtime: str, place: str) -> str:
 def commits_between(old: str, new: str, below: str, folder: Path) -> list[str] | None:
     """Return what ``new`` has and ``old`` has not below a folder: short name and subject, the newest first.
 
-    None where the repository does not know one of them: another one may have brought what is live.
+    None if the repository does not have one of them: the live release may come from another one.
     """
     try:
         for commit in (old, new):

@@ -71,7 +71,7 @@ def collection_findings(root: Path, known: Callable[[str], bool]) -> Iterator[st
 
 
 def is_installed(collection: str) -> bool:
-    """Tell whether Ansible finds a collection."""
+    """Return True if Ansible finds a collection."""
     try:
         return importlib.util.find_spec(f"ansible_collections.{collection}") is not None
     except ModuleNotFoundError:

@@ -57,7 +57,7 @@ class Target:
 
     @property
     def login(self) -> str:
-        """Return a command that logs in by hand."""
+        """Return a command that logs in manually."""
         options = [*(["-i", self.key] if self.key else []), *(["-p", str(self.port)] if self.port != 22 else [])]
         return shlex.join(["ssh", *options, f"{self.user}@{self.host}" if self.user else self.host])
 
@@ -153,7 +153,7 @@ def about_login(said: str, last: str, target: Target, others: list[str]) -> dict
             "set ansible_ssh_private_key_file (or ansible_user) in the inventory to the key that the machine was "
             f"started with; try: {target.login}",
         )
-    return finding("ssh.other", f"ssh to {target.host} ended with: {last}", f"{target.login} -v")
+    return finding("ssh.other", f"ssh to {target.host} failed: {last}", f"{target.login} -v")
 
 
 def about_door(out: str, target: Target, sudo: bool, python: str) -> list[dict[str, str]]:

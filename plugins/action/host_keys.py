@@ -32,7 +32,7 @@ def pinned(text: str) -> set[str]:
 
 
 def await_keys(ask: Callable[[], str], seconds: float, sleep: Callable[[float], None] = time.sleep) -> list[str]:
-    """Ask for a console's text until it holds keys; return them, or none after ``seconds``."""
+    """Read a console's text until it holds keys; return the keys, or none after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (keys := keys_in(ask())):
         if time.monotonic() >= deadline:

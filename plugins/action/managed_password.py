@@ -17,7 +17,7 @@ PAUSE_SECONDS = 10.0
 def await_secret(
     ask: Callable[[], Mapping[str, Any]], seconds: float, sleep: Callable[[float], None] = time.sleep
 ) -> bool:
-    """Ask for a database's description until its secret can be read; tell whether it could within ``seconds``."""
+    """Return True if a database's secret can be read within ``seconds``; its description is read until then."""
     deadline = time.monotonic() + seconds
     while ask().get("MasterUserSecret", {}).get("SecretStatus") != "active":
         if time.monotonic() >= deadline:

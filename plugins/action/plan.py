@@ -264,7 +264,7 @@ class Text:
         return lines + [self.name({**change, "resource": change["task"]}) for change in self.changes("handlers")]
 
     def nothing(self) -> bool:
-        """Tell whether the run would change nothing at all."""
+        """Return True if the run would change nothing."""
         same = set(self.basis["live"].values()) == {self.basis["release"]}
         return same and not self.basis["changes"] and not self.revisions()
 

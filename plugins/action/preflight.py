@@ -21,7 +21,7 @@ VAULT_HEADER = "$ANSIBLE_VAULT;"
 
 
 def is_integer(value: object) -> bool:
-    """Tell whether a value is a whole number of zero or more."""
+    """Return True if a value is a whole number of zero or more."""
     return not isinstance(value, bool) and str(value).isdecimal()
 
 
@@ -100,7 +100,7 @@ def tag_findings(root: Path, run_tags: list[str], skip_tags: list[str]) -> Itera
 
 
 def placeholder_in(value: object) -> bool:
-    """Tell whether a value still holds a placeholder."""
+    """Return True if a value still holds a placeholder."""
     return isinstance(value, str) and PLACEHOLDER.search(value) is not None
 
 

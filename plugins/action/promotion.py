@@ -87,7 +87,7 @@ class ActionModule(HostAction):
             self._refuse(
                 f"{host} ({group}) could not be asked whether {artefact['commit'][:12]} was live and healthy there: "
                 f"{printable(str(error))}\n"
-                f"Mend that and run the same command again (where {group} has no releases yet: {deploy}), {OVERRIDE}"
+                f"Fix that and run the same command again (if {group} has no releases yet: {deploy}), {OVERRIDE}"
             )
             proof = {}
         else:

@@ -63,7 +63,7 @@ class ActionModule(HostAction):
             itself the key ``files``.
         bare: what to return where the program is not installed yet; without it that is an error.
         receipts: folder on the control node for the receipt of a finished run.
-        together: whether a later task judges all hosts of an environment together. A refusal, or a host that cannot
+        together: whether a later task checks all hosts of an environment together. A refusal, or a host that cannot
             be reached (``gone``), is then told by ``refused`` alone and does not end the run.
 
     Returns the fields of the program's answer (plugins/lib/answers/release.py), or ``stdout`` where it printed text,
@@ -111,9 +111,9 @@ class ActionModule(HostAction):
             for line in answer.get("stdout", "").splitlines():
                 self._display.display(f"{host}: {line}")
         self._keep(answer, str(arguments.get("receipts", "")), host, subject_of(command))
-        # What is wrong with what is live would be mended: a preview counts that as a change.
-        mended = self._task.check_mode and bool(answer.get("problems"))
-        return {"changed": not reads or mended, **answer, **result}
+        # A problem of the live release would be repaired: a dry run counts that as a change.
+        repaired = self._task.check_mode and bool(answer.get("problems"))
+        return {"changed": not reads or repaired, **answer, **result}
 
     def _execute(self, command: list[str], arguments: dict[str, Any]) -> dict[str, Any]:
         words, upload = arguments.get("input"), b""

@@ -92,7 +92,7 @@ def count(number: int, noun: str) -> str:
 
 
 def matches(entry: Mapping[str, str], record: Record) -> bool:
-    """Tell whether an accepted entry names what a record is about; shell wildcards."""
+    """Return True if an accepted entry, which may hold shell wildcards, names a record."""
     return bool(record["resource"]) and fnmatch.fnmatchcase(record["resource"], entry["resource"])
 
 
@@ -117,12 +117,12 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     _manager: Any = None
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Remember where the variables are."""
+        """Store the play's variable manager."""
         if play.vars.get(MARK):
             self._manager = play.get_variable_manager()
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """Tell what was found."""
+        """Print the findings."""
         if self._manager is None or not stats.processed:
             return
         hosts = sorted(stats.processed)

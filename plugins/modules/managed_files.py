@@ -70,7 +70,7 @@ options:
     description:
       - Services, and the folder that each reads when it starts or reloads. One whose processes are older than something
         in its folder counts as a change, C(<service> is older than <folder>), so that handlers reload it. That is how a
-        file is told which somebody mended by hand and nobody reloaded.
+        file is reported that somebody fixed manually and did not reload.
     type: dict
     default: {}
   validate:
@@ -198,7 +198,7 @@ def newest_change(folder: str) -> float:
 
 
 class Tree:
-    """Applies entries one by one and remembers how to undo them."""
+    """Applies entries one by one and records how to undo them."""
 
     def __init__(self, check_mode: bool) -> None:
         self.check_mode = check_mode
@@ -207,7 +207,7 @@ class Tree:
         self._undo: list[tuple[str, dict[str, Any], str | None]] = []
 
     def apply(self, entry: dict[str, Any]) -> None:
-        """Bring one entry to its wanted state."""
+        """Apply one entry."""
         path, wanted = entry["path"], self._wanted(entry)
         before = describe(path, entry.get("recurse", False))
         if all(before.get(key) == value for key, value in wanted.items()):
@@ -217,7 +217,7 @@ class Tree:
             return
         aside = None
         if before["kind"] not in ("absent", wanted["kind"]):
-            aside = self._set_aside(path)
+            aside = self._quarantine(path)
         self._undo.append((path, before, aside))
         self._write(path, wanted, entry.get("recurse", False))
 
@@ -244,7 +244,7 @@ class Tree:
             before = describe(path)
             self._note(path, before, {"kind": "absent"})
             if not self.check_mode:
-                self._undo.append((path, before, self._set_aside(path)))
+                self._undo.append((path, before, self._quarantine(path)))
 
     def compare_reader(self, service: str, folder: str) -> None:
         """Note a service whose processes are older than something in the folder that it reads."""
@@ -290,7 +290,7 @@ class Tree:
                 return None
             raise Conflict(f"{entry['path']}: {key} {entry[key]!r} does not exist on this host") from None
 
-    def _set_aside(self, path: str) -> str:
+    def _quarantine(self, path: str) -> str:
         folder = os.path.join(BACKUP_ROOT, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         os.makedirs(folder, mode=0o700, exist_ok=True)
         aside = os.path.join(folder, path.strip("/").replace("/", "__"))
@@ -315,7 +315,7 @@ class Tree:
             os.chmod(path, wanted["mode"])
         elif kind == "absent":
             if kind_of(path) != "absent":
-                self._undo[-1] = (path, self._undo[-1][1], self._set_aside(path))
+                self._undo[-1] = (path, self._undo[-1][1], self._quarantine(path))
         else:
             self._replace(path, wanted)
 
@@ -393,7 +393,7 @@ ARGUMENTS = {
 
 
 def bring(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    """Bring files to what the options (`ARGUMENTS`, all of them) say; return the result of a task."""
+    """Apply the options (`ARGUMENTS`, all of them) to files; return the result of a task."""
     tree = Tree(check_mode)
     try:
         for item in given["entries"]:

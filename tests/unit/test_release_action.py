@@ -81,12 +81,12 @@ def test_a_refusal_has_the_programs_words(monkeypatch: pytest.MonkeyPatch) -> No
     assert result["msg"] == result["refused"]
 
 
-def test_where_hosts_are_judged_together_a_refusal_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_hosts_are_checked_together_a_refusal_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     result = Connection(monkeypatch, 1, err="release r1 was refused\n").run(command=["activate", "r1"], together=True)
     assert (result["failed"], result["refused"]) == (False, "release r1 was refused")
 
 
-def test_a_host_that_is_gone_is_judged_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_is_gone_is_checked_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch)
 
     def gone(text: str) -> dict[str, Any]:
@@ -105,20 +105,20 @@ def test_a_bare_host_is_no_failure_where_one_is_expected(monkeypatch: pytest.Mon
     assert host.run(command=["status"])["failed"]
 
 
-def test_a_preview_reads_and_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_reads_and_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch, out='{"live": "r1"}')
     assert host.run(check=True, command=["status"]) == {"changed": False, "live": "r1"}
     assert host.run(check=True, command=["activate", "r2"]) == {"changed": True, "msg": "would run: activate r2"}
     assert host.commands == [f"{PROGRAM} status"]
 
 
-def test_a_preview_calls_what_would_be_mended_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_calls_what_would_be_repaired_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch, out='{"live": "r1", "problems": ["it is off"]}')
     assert host.run(check=True, command=["status"])["changed"] is True
     assert host.run(command=["status"])["changed"] is False
 
 
-def test_a_preview_goes_on_where_the_program_is_what_would_be_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_goes_on_where_the_program_is_what_would_be_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch, code=1, err="SyntaxError")
     answer = host.run(check=True, command=["status"], bare={"live": "", "problems": []})
     assert (answer["changed"], answer["unasked"], answer["live"]) == (True, True, "")

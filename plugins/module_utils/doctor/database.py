@@ -157,7 +157,7 @@ def error_in(packet: bytes) -> tuple[int, str]:
 
 
 def offers_tls(packet: bytes) -> bool:
-    """Tell whether a server's greeting offers TLS."""
+    """Return True if a server's greeting offers TLS."""
     rest = packet[packet.index(b"\0", 1) + 1 :]
     # Thread id (4), first part of the challenge (8), a filler (1), then the lower half of the capabilities.
     return bool(struct.unpack("<H", rest[13:15])[0] & CLIENT_SSL)
@@ -234,7 +234,7 @@ def option_file(server: Server, user: str, password: str) -> str:
 
 
 def ask(server: Server, user: str, password: str, statement: str) -> tuple[int, str, list[str]]:
-    """Ask the database as an account; return the error's number and words, and the lines of the answer."""
+    """Query the database as an account; return the error's number and message, and the lines of the answer."""
     client = shutil.which("mariadb") or shutil.which("mysql") or "mysql"
     # In memory alone, and for root's eyes.
     with tempfile.TemporaryDirectory(dir="/run", prefix="doctor-") as folder:

@@ -76,7 +76,7 @@ def unit(area: Area, shown: Mapping[str, str], name: str, slot: str, target: str
     reasons = {
         "oom-kill": "it was killed for want of memory: raise memory_max in group_vars/<environment>/vars.yml",
         "timeout": "it did not start in time",
-        "exit-code": f"it ended with {shown.get('ExecMainStatus', 'an error')}",
+        "exit-code": f"it exited with status {shown.get('ExecMainStatus', 'unknown')}",
         "signal": "it was killed",
         "core-dump": "it crashed",
     }
