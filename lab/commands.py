@@ -89,7 +89,7 @@ def succeeds(argv: Sequence[str | Path]) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 0.05) -> bool:
-    """Ask `condition` every `interval` seconds until it holds; False if it does not within `seconds`."""
+    """Check `condition` every `interval` seconds until it holds; return False if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

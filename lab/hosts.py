@@ -56,7 +56,7 @@ def boot(lab: Lab, spec: HostSpec, image: images.Recipe, names: list[str]) -> No
 
 
 def finish(lab: Lab, spec: HostSpec) -> None:
-    """See a host that runs, but does not answer, to the end of its boot; start a stopped database."""
+    """Wait until a running host has booted; start a stopped database."""
     machines.wait_ready(lab.machine(spec.name), lab.host_dir(spec.name) / "console.log", must_be_clean=False)
     if spec.is_database and not answers(lab, spec):
         database.control(lab, "start")
@@ -121,7 +121,7 @@ def personalize(lab: Lab, spec: HostSpec, root: Path) -> None:
 
 
 def write_hosts_file(lab: Lab, host: str, names: list[str]) -> None:
-    """Let a host know every host of the lab by name; it may run."""
+    """Write the name of every host of the lab into a host, which may run."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     lines += [f"{lab.address(other)} {other}.{DOMAIN} {other}" for other in names]
     (lab.host_dir(host) / "root/etc/hosts").write_text("\n".join(lines) + "\n")

@@ -217,5 +217,5 @@ def status(lab: Lab) -> list[dict[str, str]]:
 
 
 def summarize(lab: Lab, specs: list[HostSpec]) -> None:
-    """Say where the hosts are."""
+    """Print the addresses of the hosts."""
     say(f"lab {lab.name}: " + ", ".join(f"{spec.name} {lab.address(spec.name)}" for spec in specs))

@@ -195,7 +195,7 @@ def enter(leader: int, command: list[str]) -> list[str]:
 
 
 def inside(leader: int, command: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command as root inside a machine; its exit code is the caller's to judge."""
+    """Run a command as root inside a machine; the caller checks its exit code."""
     return run(enter(leader, command), stdin=stdin, check=False)
 
 
