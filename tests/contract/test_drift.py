@@ -9,7 +9,7 @@ import pytest
 from tests.contract.test_structure import tasks_in
 from tests.hosts.mutations import (
     ANSWERING_KINDS,
-    BY_HAND,
+    DAMAGE,
     DIRECTORY_KINDS,
     FILE_KINDS,
     LINK_KINDS,
@@ -57,7 +57,7 @@ NOT_DAMAGED = {
     "Wait for the ALB's health check": "it waits",
     "Set the state of the server in HAProxy": "a preview cannot ask; tests/hosts/test_balancer.py",
 }
-MUTATIONS = [mutation for mutations in BY_HAND.values() for mutation in mutations]
+MUTATIONS = [mutation for mutations in DAMAGE.values() for mutation in mutations]
 
 
 def module_of(task: dict[str, Any]) -> str:
@@ -72,7 +72,7 @@ def tasks() -> list[tuple[str, dict[str, Any]]]:
 
 
 def notices(task: dict[str, Any], mutation: Mutation) -> bool:
-    """Tell whether a mutation is one that a task must notice."""
+    """Return True if a task must notice the mutation."""
     name = task["name"].partition(" {{")[0]
     return (bool(mutation.task) and mutation.task in name) or (mutation.what.startswith(name) and bool(mutation.sql))
 

@@ -818,7 +818,7 @@ def test_github_that_does_not_answer_is_no_finding(project: Project) -> None:
     assert "gh auth status" in done.stderr
 
 
-# --- the look from outside ---
+# --- the smoke test ---
 
 
 class Site(BaseHTTPRequestHandler):
@@ -869,7 +869,7 @@ LIVE: dict[str, Any] = {
 
 
 def tell(project: Project, status: dict[str, Any]) -> None:
-    """Have the release program of the hosts, which are this machine, answer so."""
+    """Make the release program of the hosts, which are this machine, answer so."""
     program = project.root / "release"
     program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(status)}\nEND\n")
     program.chmod(0o755)
