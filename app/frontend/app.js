@@ -238,7 +238,7 @@ function preferredLanguage() {
     const stored = localStorage.getItem("language");
     if (stored in TEXTS) return stored;
   } catch {
-    // storage is blocked in this browser: the language is then not remembered
+    // storage is blocked in this browser: the language is then not stored
   }
   return navigator.language.startsWith("ko") ? "ko" : "en";
 }
