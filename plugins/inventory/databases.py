@@ -138,7 +138,7 @@ def nothing(name: str, region: str, account: str, tags: dict[str, str], nameless
     if nameless:
         return (
             f"{name}: {', '.join(nameless)} in {region} runs without the tag Host. Give it one, such as Host={name}1 "
-            "(docs/aws.md, Machines that you made yourself)"
+            "(docs/aws.md, Existing machines)"
         )
     wanted = " and ".join(f"{key}={value}" for key, value in tags.items())
     return (
