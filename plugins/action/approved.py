@@ -1,4 +1,4 @@
-"""Holds a run to the plan that somebody approved: the plan is made again, and must come out the same."""
+"""Compares a run with its approved plan: the plan is made again, and must be the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def changes_of(basis: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
 
 
 def differences(approved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is not as it was when a plan was made, in words; nothing where the plan still holds."""
+    """Yield what is not as it was when a plan was made, in words; nothing if the plan still holds."""
     if approved["environment"] != now["environment"]:
         yield f"it is a plan for {approved['environment']}, and this run is for {now['environment']}"
         return
@@ -63,7 +63,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     Arguments:
         plan: the JSON file that playbooks/plan.yml wrote.
 
-    Fails where the plan would come out differently now, and names what differs.
+    Fails if the plan would come out differently now, and names what differs.
     """
 
     TRANSFERS_FILES = False

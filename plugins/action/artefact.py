@@ -351,7 +351,7 @@ def member(content: bytes, name: str) -> bytes | None:
 
 
 def member_digest(content: bytes, name: str) -> str:
-    """Return the SHA-256 of one file in an archive, or an empty text where there is none."""
+    """Return the SHA-256 of one file in an archive, or an empty text if there is none."""
     found = member(content, name)
     return "" if found is None else hashlib.sha256(found).hexdigest()
 
@@ -403,7 +403,7 @@ def content_hashes(project: Mapping[str, Any]) -> list[str]:
 
 
 def runtime_finding(content: bytes, runtime: str, place: str) -> str:
-    """Return what is wrong with ``app_runtime`` for an archive that comes from a place; nothing where all is well."""
+    """Return what is wrong with ``app_runtime`` for an archive that comes from a place; nothing if all is well."""
     if runtime not in RUNTIMES:
         return f"app_runtime: {runtime!r} is neither of {' and '.join(RUNTIMES)}; set it in group_vars/all/vars.yml"
     if runtime == "container" and not member_digest(content, "Containerfile"):
@@ -473,7 +473,7 @@ class Origin:
         return self.source, ".", None
 
     def build(self, version: str = "HEAD", *, allow_dirty: bool) -> Built:
-        """Return the artefact; raise `AnsibleActionFail` where there is none, or the source is dirty and may not be."""
+        """Return the artefact; raise `AnsibleActionFail` if there is none, or the source is dirty and may not be."""
         dirty = False
         folder, below, remote = self.place()
         if remote:
@@ -527,7 +527,7 @@ class Kept:
 
     @classmethod
     def take(cls, cache: Path, digest: str) -> Kept:
-        """Return the artefact of a digest; raise `AnsibleActionFail` where it is not there, or is not that one."""
+        """Return the artefact of a digest; raise `AnsibleActionFail` if it is not there, or is not that one."""
         if not DIGEST.fullmatch(digest):
             raise AnsibleActionFail(
                 f"artefact: {digest!r} is not a digest of 64 characters, as playbooks/build.yml prints it"

@@ -1,4 +1,4 @@
-"""Examines the way to a host with the real ssh client, and where that works the host itself."""
+"""Examines the ssh connection to a host with the real client, and then the host itself."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def report(findings: list[dict[str, str]], checked: Mapping[str, str]) -> str:
 
 
 class ActionModule(HostAction):
-    """Asks the ssh client first, then runs the module of the same name; nothing is changed anywhere.
+    """Runs the ssh client first, then the module of the same name; changes nothing.
 
     Arguments are the module's, without ``ahead`` and ``target``; ``environment`` is the group for the next command.
 
@@ -256,7 +256,7 @@ class ActionModule(HostAction):
     def _examined(
         self, arguments: dict[str, Any], variables: dict[str, Any], found: dict[str, Any], door: list[dict[str, str]]
     ) -> list[dict[str, str]]:
-        """Run the module and take its result into ``found``; return a finding where it could not run."""
+        """Run the module and take its result into ``found``; return a finding if it could not run."""
         try:
             done = self._execute_module("diagnosis", arguments, task_vars=variables)
             if not done.get("failed"):

@@ -1,4 +1,4 @@
-"""Has RDS make the master password of a database and keep it in Secrets Manager."""
+"""Makes RDS create the master password of a database and keep it in Secrets Manager."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         places, switches, accepted: see group_vars/all/parity.yml.
         results: folder for parity.json and parity.html.
 
-    Fails where hosts are not in parity, or could not be read.
+    Fails if hosts are not in parity, or could not be read.
     """
 
     TRANSFERS_FILES = False

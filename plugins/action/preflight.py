@@ -165,7 +165,7 @@ class Environment:
         """Yield a finding when the vault is missing or lies there in clear."""
         path = self._root / "group_vars" / self.name / "vault.yml"
         if not path.is_file():
-            yield f"group_vars/{self.name}/vault.yml: does not exist. Make it: make secrets ENV={self.name}"
+            yield f"group_vars/{self.name}/vault.yml: does not exist. Fix: make secrets ENV={self.name}"
         elif not path.read_text(errors="replace").startswith(VAULT_HEADER):
             yield (
                 f"group_vars/{self.name}/vault.yml: is not encrypted. Encrypt it: "

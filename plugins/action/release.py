@@ -126,7 +126,7 @@ class ActionModule(HostAction):
         return done
 
     def _answer(self, command: list[str], done: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields of an answer; nothing where there is none and none is due."""
+        """Return the fields of an answer; nothing if there is none and none is due."""
         printed, model = str(done["stdout"]), ANSWERS.get(command[0])
         if model is None or "--text" in command:
             return {"stdout": printable(printed)} if printed else {}

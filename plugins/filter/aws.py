@@ -125,8 +125,8 @@ def _network_refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> It
         if len(found["default_subnets"]) < 2:  # RDS and a load balancer want two zones each
             region = wanted["region"]
             yield (
-                f"network_cidr: {region} has no default VPC with subnets in two zones. Make it: aws ec2 "
-                f"create-default-vpc --region {region} (where it is there: aws ec2 create-default-subnet "
+                f"network_cidr: {region} has no default VPC with subnets in two zones. Fix: aws ec2 "
+                f"create-default-vpc --region {region} (if it exists: aws ec2 create-default-subnet "
                 f"--availability-zone {region}a); or set a network of its own, such as 10.10.0.0/16, in "
                 f"group_vars/{wanted['environment']}/vars.yml"
             )

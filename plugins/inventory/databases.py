@@ -26,7 +26,7 @@ description:
   - Sets C(database_host) and C(database_port) of each environment's group to the endpoint of the RDS instance that
     carries the tags C(Project) and C(Environment), C(database_instance) to its identifier, and
     C(database_master_secret) to the ARN of the secret in which RDS keeps its master password, where it does.
-  - Fails where the environment that is meant has no hosts; regions and names are those of group_vars.
+  - Fails if the environment that is meant has no hosts; regions and names are those of group_vars.
 options:
   plugin:
     description: Name of this plugin.

@@ -603,11 +603,11 @@ class Host:
         return found
 
     def other_slot(self) -> str:
-        """Return the name of the slot that is not live, nothing where none is."""
+        """Return the name of the slot that is not live, nothing if none is."""
         return {"blue": "green", "green": "blue"}.get(self.slot(), "")
 
     def slot(self) -> str:
-        """Return the name of the live slot, nothing where none is."""
+        """Return the name of the live slot, nothing if none is."""
         try:
             return os.path.basename(os.readlink(f"{self.root}/live"))
         except OSError:

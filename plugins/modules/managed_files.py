@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Brings a set of files, directories and links to the wanted state in one call.
+"""Applies the wanted state to a set of files, directories and links in one call.
 
 plugins/action/managed_files.py sends this very file and plugins/module_utils/attributes.py to a host, and calls
 `bring`: all but `main` needs the standard library alone.
@@ -168,7 +168,7 @@ def started(process: str) -> float:
 def reading_since(service: str) -> float | None:
     """Return when the processes of a service read their files: the oldest worker's start, or the service's own.
 
-    A worker that only finishes its last requests does not count. None where the service does not run.
+    A worker that only finishes its last requests does not count. None if the service does not run.
     """
     shown = subprocess.run(
         ["systemctl", "show", "--property=MainPID", "--value", service],
@@ -190,7 +190,7 @@ def reading_since(service: str) -> float | None:
 
 
 def newest_change(folder: str) -> float:
-    """Return when something in or below a folder last changed, in seconds since 1970; 0 where there is no folder."""
+    """Return when something in or below a folder last changed, in seconds since 1970; 0 if there is no folder."""
     times = [os.lstat(folder).st_ctime] if kind_of(folder) == "directory" else []
     for place, folders, files in os.walk(folder):
         times += [os.lstat(os.path.join(place, name)).st_ctime for name in (*folders, *files)]
@@ -411,7 +411,7 @@ def bring(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 
 
 def objections(command: list[str]) -> str:
-    """Return what a command has against the new files, empty where it has nothing."""
+    """Return what a command has against the new files, empty if it has nothing."""
     try:
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True, check=False)
     except OSError as error:

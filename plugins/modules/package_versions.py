@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Sees that no package is older than it was, and tells which are installed."""
+"""Upgrades packages that somebody downgraded, and returns the installed packages."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def tags(thing: dict[str, Any], key: str = "Tags") -> dict[str, str]:
 def test_what_is_sold_out_is_said_and_the_same_command_goes_on(half: Done, made: Done) -> None:
     said = " ".join(half.stdout.split())
     assert "Create the database: AWS has no machine of this kind free now" in said
-    assert "Next: the same command again later, or another instance_type" in said
+    assert "Fix: the same command again later, or another instance_type" in said
     assert "What was made stays; the same command goes on from there" in said
     # The database, the host, its address, the pin and the name: what stood was not made again.
     assert recap(made)["changed"] == 5, made.stdout

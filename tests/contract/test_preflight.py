@@ -217,7 +217,7 @@ def test_a_secret_that_is_marked_as_unsafe_is_written_as_it_is(project: Project)
 
 def test_a_missing_vault(project: Project) -> None:
     project.vault("dev").unlink()
-    assert refused(project, "-l", "dev") == ["group_vars/dev/vault.yml: does not exist. Make it: make secrets ENV=dev"]
+    assert refused(project, "-l", "dev") == ["group_vars/dev/vault.yml: does not exist. Fix: make secrets ENV=dev"]
 
 
 def test_a_vault_in_clear(project: Project) -> None:

@@ -226,9 +226,9 @@ def test_the_table_has_what_the_environments_are_made_of() -> None:
 @pytest.mark.parametrize(
     ("said", "region", "words"),
     [
-        ("Unable to locate credentials", "eu-central-1", "no AWS credentials. Next: aws configure"),
-        ("(ExpiredToken) the token included in the request is expired", "eu-central-1", "have expired. Next: aws sso"),
-        ("The config profile (nba) could not be found", "eu-central-1", "no AWS credentials. Next: aws configure"),
+        ("Unable to locate credentials", "eu-central-1", "no AWS credentials. Fix: aws configure"),
+        ("(ExpiredToken) the token included in the request is expired", "eu-central-1", "have expired. Fix: aws sso"),
+        ("The config profile (nba) could not be found", "eu-central-1", "no AWS credentials. Fix: aws configure"),
         ("Instance ID i-1 could not be found", "eu-central-1", "inventory/aws_ec2.yml: Instance ID i-1 could not be"),
         ("(AuthFailure) AWS was not able to validate", "eu-central-1", "AWS refuses the credentials"),
         ("(AuthFailure) AWS was not able to validate", "eu-central-1", "is eu-central-1 switched on"),
@@ -239,13 +239,13 @@ def test_the_table_has_what_the_environments_are_made_of() -> None:
             "eu-central-1",
             "lack a right ((UnauthorizedOperation) You",
         ),
-        ("X is not authorized to perform: rds:CreateDBInstance", "eu-central-1", "rds:CreateDBInstance). Next: give"),
+        ("X is not authorized to perform: rds:CreateDBInstance", "eu-central-1", "rds:CreateDBInstance). Fix: give"),
         ("(VcpuLimitExceeded) You have requested", "eu-central-1", "may not have more of this in eu-central-1"),
         ("(InstanceQuotaExceeded) DB", "eu-central-1", "ask for more under Service Quotas"),
         ("(InsufficientDBInstanceCapacity) DB", "eu-central-1", "free now"),
         ("(DependencyViolation) resource sg-1 has a dependent object", "eu-central-1", "something else still uses it"),
         ("Could not connect to the endpoint URL", "eu-central-1", "cannot be reached in region eu-central-1"),
-        ("Could not connect to the endpoint URL", "eu-east-1", "no region eu-east-1. Next: set `regions` in it to one"),
+        ("Could not connect to the endpoint URL", "eu-east-1", "no region eu-east-1. Fix: set `regions` in it to one"),
         ("something else", "eu-central-1", "inventory/aws_ec2.yml: something else"),
     ],
 )
@@ -261,7 +261,7 @@ def test_the_words_of_each_failed_item_are_said_once() -> None:
     item = {"msg": "VcpuLimitExceeded: no", "failed": True}
     result = {"msg": "One or more items failed", "results": [{"msg": "made"}, item, item]}
     said = FILTERS.aws_error_text(result, "M", "r")
-    assert said.startswith("M: the account may not have more of this in r (VcpuLimitExceeded: no). Next: ")
+    assert said.startswith("M: the account may not have more of this in r (VcpuLimitExceeded: no). Fix: ")
 
 
 # --- host keys ---

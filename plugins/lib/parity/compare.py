@@ -114,7 +114,7 @@ class Row:
     kind: str
     """``equal``, ``declared``, ``accepted`` or ``undeclared``."""
     values: Mapping[str, str | None]
-    """By host; None where the fact is not there. What is the host's own is replaced."""
+    """By host; None if the fact is not there. What is the host's own is replaced."""
     variables: tuple[str, ...] = ()
     reason: str = ""
 
@@ -174,7 +174,7 @@ def by_common_key(member: Member, section: str, everywhere: set[str]) -> dict[st
 
 
 def classify(section: str, key: str, members: list[Member], found: Mapping[str, tuple[str, str] | None]) -> Row:
-    """Return the row of one fact; ``found`` has its key and value on each host, None where it is not there."""
+    """Return the row of one fact; ``found`` has its key and value on each host, None if it is not there."""
     values = {name: pair[1] if pair else None for name, pair in found.items()}
     if len(set(found.values())) == 1:
         return Row(section, key, "equal", values)

@@ -89,7 +89,7 @@ class Report:
         return Counter(name for row in self.of_kind("declared") for name in row.variables)
 
     def problems(self) -> list[str]:
-        """Return why the hosts are not in parity, in words; nothing where they are."""
+        """Return why the hosts are not in parity, in words; nothing if they are."""
         found = [f"{host} could not be read" for host in self.missing]
         found += [
             f"{host}: {section} could not be read: {reason}"

@@ -133,7 +133,7 @@ def settings_of(folder: Path, *names: str) -> dict[str, str]:
 
 
 def address_of(host: str, port: int, seconds: float = SECONDS) -> list[Any] | None:
-    """Return the addresses of a name, or None where it has none; a resolver that does not answer counts as none."""
+    """Return the addresses of a name, or None if it has none; a resolver that does not answer counts as none."""
     found: list[Any] = []
 
     def look() -> None:
@@ -149,7 +149,7 @@ def address_of(host: str, port: int, seconds: float = SECONDS) -> list[Any] | No
 
 
 def error_in(packet: bytes) -> tuple[int, str]:
-    """Return number and words of an error that the server greets with; 0 where it greets as it should."""
+    """Return number and words of an error that the server greets with; 0 if it greets as it should."""
     if packet[:1] != b"\xff":
         return 0, ""
     words = packet[3:].decode(errors="replace")
@@ -170,7 +170,7 @@ def read(connection: socket.socket) -> bytes:
 
 
 def exactly(connection: socket.socket, count: int) -> bytes:
-    """Return so many bytes; raise `ConnectionError` where the other side ends before."""
+    """Return so many bytes; raise `ConnectionError` if the other side ends before."""
     data = b""
     while len(data) < count:
         part = connection.recv(count - len(data))
@@ -181,7 +181,7 @@ def exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def speak(server: Server) -> tuple[str, int, str]:
-    """Greet a server and begin TLS; return the kind of error, its number and words, or nothing where all is well."""
+    """Greet a server and begin TLS; return the kind of error, its number and words, or nothing if all is well."""
     try:
         with socket.create_connection((server.host, server.port), timeout=SECONDS) as connection:
             packet = read(connection)
@@ -252,7 +252,7 @@ def ask(server: Server, user: str, password: str, statement: str) -> tuple[int, 
 
 
 def number_in(text: str) -> tuple[int, str]:
-    """Return number and words of an error as the clients print it; 0 and nothing where there is none."""
+    """Return number and words of an error as the clients print it; 0 and nothing if there is none."""
     found = re.search(r"ERROR (\d+)(?: \([0-9A-Z]+\))?(?: at line \d+)?: (.*)", text)
     return (int(found[1]), found[2].strip()) if found else (0, "")
 
@@ -312,7 +312,7 @@ def examine(
         defaults: ``host``, ``port``, ``name`` and ``tls_ca``, where no release says otherwise; no host: no database.
         accounts: privileges of each account, separated by commas.
         target: options for the next command, such as ``-l dev``.
-        release: the folder of the live release, whose accounts are tried; None where there is none.
+        release: the folder of the live release, whose accounts are tried; None if there is none.
         program: path of the release program, which knows the schema.
     """
     area = Area("database")

@@ -37,7 +37,7 @@ def may(told: os.stat_result, user: int, groups: set[int], bits: int) -> bool:
 
 
 def obstacle(path: str, user: str, bits: int) -> str:
-    """Return what keeps an account from using a path, in words; nothing where it may.
+    """Return what keeps an account from using a path, in words; nothing if it may.
 
     Args:
         path: a file, with symlinks or without.
@@ -170,7 +170,7 @@ def certificates_in(text: str) -> list[str]:
 
 
 def dates(text: str) -> tuple[datetime, datetime] | None:
-    """Return the two dates that ``openssl x509 -startdate -enddate`` prints; None where there are none."""
+    """Return the two dates that ``openssl x509 -startdate -enddate`` prints; None if there are none."""
     found = dict(re.findall(r"^(notBefore|notAfter)=(.+)$", text, re.MULTILINE))
     try:
         return moment(found["notBefore"]), moment(found["notAfter"])

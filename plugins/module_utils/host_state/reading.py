@@ -41,7 +41,7 @@ def run(*command: str, descriptors: tuple[int, ...] = ()) -> str:
 
 
 def text_of(path: str) -> str:
-    """Return a file's text, nothing where there is none."""
+    """Return a file's text, nothing if there is none."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
@@ -49,7 +49,7 @@ def text_of(path: str) -> str:
 
 
 def names_in(folder: str) -> list[str]:
-    """Return the names in a folder, sorted; nothing where there is none."""
+    """Return the names in a folder, sorted; nothing if there is none."""
     try:
         return sorted(path.name for path in Path(folder).iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -62,7 +62,7 @@ def installed(program: str) -> bool:
 
 
 def json_at(path: str) -> dict[str, Any]:
-    """Return the JSON object in a file, an empty one where there is no file."""
+    """Return the JSON object in a file, an empty one if there is no file."""
     text = text_of(path)
     found = json.loads(text) if text else {}
     if not isinstance(found, dict):
@@ -71,7 +71,7 @@ def json_at(path: str) -> dict[str, Any]:
 
 
 def owner(number: int) -> str:
-    """Return an account's name, or its number where it has none."""
+    """Return an account's name, or its number if it has none."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
@@ -79,7 +79,7 @@ def owner(number: int) -> str:
 
 
 def group(number: int) -> str:
-    """Return a group's name, or its number where it has none."""
+    """Return a group's name, or its number if it has none."""
     try:
         return grp.getgrgid(number).gr_name
     except KeyError:
