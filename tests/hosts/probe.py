@@ -45,7 +45,7 @@ class Sample:
 
     @property
     def failed(self) -> bool:
-        """Whether it was not answered with a success."""
+        """True if the answer was not a success."""
         return self.status not in SUCCESS
 
 

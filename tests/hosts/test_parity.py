@@ -1,4 +1,4 @@
-"""Whether hosts are alike, as playbooks/parity.yml tells it: silent where they are, by name where they are not."""
+"""playbooks/parity.yml reports nothing for equal hosts, and names each difference."""
 
 from __future__ import annotations
 

@@ -74,8 +74,9 @@ def test_data_has_names_of_its_own(language: Any) -> None:
     assert found(language, "roles/a/vars/main.yml", "- name: The one\n") == []
 
 
-def test_the_first_word_of_a_docstring_is_checked(language: Any) -> None:
-    assert [line for line, _ in found(language, "lab/a.py", 'def f():\n    """Tell if it runs."""\n')] == [2]
+@pytest.mark.parametrize("text", ["Tell if it runs.", "Tells if it runs.", "Has it run.", "Whether it runs."])
+def test_the_first_word_of_a_docstring_is_checked(language: Any, text: str) -> None:
+    assert [line for line, _ in found(language, "lab/a.py", f'def f():\n    """{text}"""\n')] == [2]
     assert found(language, "lab/a.py", 'def f():\n    """Return True if it runs."""\n') == []
 
 
