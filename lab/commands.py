@@ -84,7 +84,7 @@ def run(
 
 
 def succeeds(argv: Sequence[str | Path]) -> bool:
-    """Whether a program ends with exit code 0."""
+    """Return True if a program ends with exit code 0."""
     return run(argv, check=False).returncode == 0
 
 

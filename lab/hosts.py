@@ -64,7 +64,7 @@ def finish(lab: Lab, spec: HostSpec) -> None:
 
 
 def answers(lab: Lab, spec: HostSpec) -> bool:
-    """Whether the host's sshd, or the database, speaks."""
+    """Return True if the host's sshd, or the database, speaks."""
     return greets((lab.address(spec.name), DATABASE_PORT if spec.is_database else 22))
 
 
@@ -79,7 +79,7 @@ def wait_for_service(lab: Lab, spec: HostSpec) -> None:
 
 
 def greets(address: tuple[str, int]) -> bool:
-    """Whether a server takes a connection and speaks first, as sshd and MySQL do."""
+    """Return True if a server takes a connection and speaks first, as sshd and MySQL do."""
     try:
         with socket.create_connection(address, timeout=1) as connection:
             return bool(connection.recv(1))

@@ -64,7 +64,7 @@ class Recipe:
 
     @property
     def is_built(self) -> bool:
-        """Whether the image is in the cache, complete."""
+        """Return True if the image is in the cache, complete."""
         return self.root.is_dir()
 
 
