@@ -233,7 +233,7 @@ class FrontEnd:
         if unfinished and git("status", "--porcelain", "--", below or ".", folder=Path(remote.url)).strip():
             raise AnsibleActionFail(
                 f"{FRONT_END.repository}: {remote.shown} has changes that are not committed, which no release would "
-                f"have. Commit them (`git add -A && git commit`), or deploy a commit: -e {FRONT_END.version}=main"
+                f"have. Fix: commit them (`git add -A && git commit`), or deploy a commit: -e {FRONT_END.version}=main"
             )
         if "index.html" not in git("ls-tree", "--name-only", "-z", tree, folder=mirror).decode().split("\0"):
             raise AnsibleActionFail(
@@ -409,7 +409,7 @@ def runtime_finding(content: bytes, runtime: str, place: str) -> str:
     if runtime == "container" and not member_digest(content, "Containerfile"):
         return (
             f"{place}: Containerfile is not there, and app_runtime is container, which builds the image of a release "
-            "from it. Write one (docs/image.md says what it takes) and commit it: `git add Containerfile && "
+            "from it. Fix: write one (docs/image.md) and commit it: `git add Containerfile && "
             "git commit`; or set app_runtime to venv in group_vars/all/vars.yml"
         )
     return ""
@@ -485,7 +485,7 @@ class Origin:
         if dirty and not allow_dirty:
             raise AnsibleActionFail(
                 f"{folder} has changes that are not committed, and this environment takes none (allow_dirty_tree). "
-                "Commit them (`git add -A && git commit`), or deploy a commit: -e app_version=main"
+                "Fix: commit them (`git add -A && git commit`), or deploy a commit: -e app_version=main"
             )
         front_end = None
         if self.frontend_repository:
@@ -615,7 +615,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if kept.facts["dirty"] and not allow_dirty:
                 raise AnsibleActionFail(
                     f"artefact: {digest} has changes that were not committed, and this environment takes none "
-                    "(allow_dirty_tree). Commit them, and bring that to the environment before this one"
+                    "(allow_dirty_tree). Fix: commit them, and deploy that to the environment before this one"
                 )
             content, facts, place = kept.content, kept.facts, str(kept.path)
         else:

@@ -82,6 +82,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             answer = ""
         if answer != environment:
             raise AnsibleActionFail(
-                f"nothing was changed on any host: the answer was not {environment!r}. Run the same command again, and "
+                f"nothing was changed on any host: the answer was not {environment!r}. Fix: run the same command, and "
                 "type that word if the change is meant"
             )

@@ -74,7 +74,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         write(file, text)
         if missing:
             raise AnsibleActionFail(
-                f"the console of {', '.join(missing)} does not show the ssh host keys yet. Run the same command again "
+                f"the console of {', '.join(missing)} has not the ssh host keys yet. Fix: run the same command again "
                 "in some minutes. Or read them in a session of Systems Manager (docs/aws.md, Host keys) and write "
                 f"them into {file}, after the instance's id"
             )

@@ -61,5 +61,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except (BotoCoreError, ClientError) as error:
             raise AnsibleActionFail(str(error)) from error
         if not ready:
-            raise AnsibleActionFail(f"RDS has not finished the secret of {name} yet. Run the same command again")
+            raise AnsibleActionFail(f"RDS has not finished the secret of {name} yet. Fix: run the same command again")
         return result

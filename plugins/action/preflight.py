@@ -130,7 +130,7 @@ class Environment:
         for variable, form in contract.items():
             text, right = FORMS[form]
             where = f"{variable} ({self.place_of(variable, form)})"
-            then = f". Set it: ansible-vault edit group_vars/{self.name}/vault.yml" if form.endswith("secret") else ""
+            then = f". Fix: ansible-vault edit group_vars/{self.name}/vault.yml" if form.endswith("secret") else ""
             known, value = self._read(self.host, variable)
             if not known and form == "possible_host":
                 continue
@@ -148,9 +148,9 @@ class Environment:
             return
         where = f"promote_from (group_vars/{self.name}/vars.yml)"
         if source == self.name:
-            yield f'{where}: is the environment itself. Set another one, or "" for none'
+            yield f'{where}: is the environment itself. Fix: set another one, or "" for none'
         elif not groups.get(source):
-            yield f'{where}: the inventory has no hosts in the group {source!r}. Add them there, or set "" for none'
+            yield f'{where}: the inventory has no group {source!r} with hosts. Fix: add them there, or set "" for none'
 
     def index_findings(self) -> Iterator[str]:
         """Yield a finding when the index of packages is named with credentials, which every account could read."""

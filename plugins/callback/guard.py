@@ -121,11 +121,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 f"Correct it: ansible-vault rekey --encrypt-vault-id {name} {file}"
             )
         if not password.is_file():
-            self._end(f"{file}: cannot be opened. Put its vault password into .vault/{name} (one line, mode 0600)")
+            self._end(f"{file}: cannot be opened. Fix: put its vault password into .vault/{name} (one line, mode 0600)")
         try:
             loader._vault.decrypt(text)
         except AnsibleError:
-            self._end(f"{file}: .vault/{name} does not hold its vault password. Put the right one there")
+            self._end(f"{file}: .vault/{name} does not hold its vault password. Fix: put the right one there")
 
     def _check_values(self, path: Path, loader: Any) -> None:
         try:

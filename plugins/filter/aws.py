@@ -106,7 +106,7 @@ def _refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[s
         if not found["private_key"]:
             yield (
                 f"key pair {key['key_name']}: is in the account, and its private key {wanted['private_key']} is not on "
-                "this machine. Bring it from the machine that made it"
+                "this machine. Fix: copy it from the machine that created it"
             )
 
 
@@ -118,7 +118,7 @@ def _network_refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> It
                 f"machine in it would be replaced by one in {wanted['network']}"
             )
     if len(found["networks"]) > 1:
-        yield "network: there are two with this environment's tags. Remove the one that is not used"
+        yield "network: there are two with this environment's tags. Fix: remove the one that is not used"
     homes = {network["vpc_id"] for network in found["networks"]}
     if wanted["network"] == DEFAULT_NETWORK:
         homes |= {subnet["vpc_id"] for subnet in found["default_subnets"]}
@@ -160,7 +160,7 @@ def _instance_refusals(wanted: Mapping[str, Any], instances: Sequence[Mapping[st
             )
         if name not in wanted["hosts"]:
             yield (
-                f"host_count: {name} is there and would be one too many. Set host_count again, or terminate it "
+                f"host_count: {name} is there and would be one too many. Fix: set host_count again, or terminate it "
                 "yourself (docs/aws.md, Fewer hosts)"
             )
 

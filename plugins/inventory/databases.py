@@ -124,7 +124,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         if len(found) > 1:
             addresses = ", ".join(sorted(str(known["database_host"]) for known in found))
             raise AnsibleParserError(
-                f"{name} has several databases by their tags: {addresses}. Take the tags off the others"
+                f"{name} has several databases by their tags: {addresses}. Fix: remove the tags from the others"
             )
         for variable, value in (item for known in found for item in known.items()):
             self.inventory.set_variable(name, variable, value)
@@ -137,11 +137,11 @@ def nothing(name: str, region: str, account: str, tags: dict[str, str], nameless
     """
     if nameless:
         return (
-            f"{name}: {', '.join(nameless)} in {region} runs without the tag Host. Give it one, such as Host={name}1 "
+            f"{name}: {', '.join(nameless)} in {region} runs without the tag Host. Fix: set one, such as Host={name}1 "
             "(docs/aws.md, Existing machines)"
         )
     wanted = " and ".join(f"{key}={value}" for key, value in tags.items())
     return (
         f"{name}: no running host in {region} of the account {account} has the tags {wanted}. "
-        f"Make one: ansible-playbook -i inventory/account playbooks/provision.yml -l {name}"
+        f"Fix: ansible-playbook -i inventory/account playbooks/provision.yml -l {name}"
     )

@@ -73,8 +73,8 @@ def no_hosts(project: Project) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (no_password, "group_vars/dev/vault.yml: cannot be opened. Put its vault password into .vault/dev"),
-        (a_wrong_password, "group_vars/dev/vault.yml: .vault/dev does not hold its vault password. Put the right one"),
+        (no_password, "group_vars/dev/vault.yml: cannot be opened. Fix: put its vault password into .vault/dev"),
+        (a_wrong_password, "group_vars/dev/vault.yml: .vault/dev does not hold its vault password. Fix: put"),
         (no_hosts, "no host took part"),
     ],
     ids=["no password", "wrong password", "no hosts"],
