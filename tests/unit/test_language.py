@@ -80,6 +80,13 @@ def test_the_first_word_of_a_docstring_is_checked(language: Any, text: str) -> N
     assert found(language, "lab/a.py", 'def f():\n    """Return True if it runs."""\n') == []
 
 
+@pytest.mark.parametrize("path", ["README.md", "docs/a.md"])
+def test_a_page_begins_with_its_readers(language: Any, path: str) -> None:
+    assert [line for line, _ in found(language, path, "# Drift\n\nIt reads hosts.\n")] == [3]
+    assert found(language, path, "# Drift\n\nFor people who run hosts.\n") == []
+    assert found(language, "roles/a/README.md", "# a\n\nInstalls a.\n") == []
+
+
 def test_files_without_a_checked_suffix_and_foreign_ones_are_left_out(language: Any) -> None:
     files = language.checked_files()
     assert {"docs/drift.md", "lab/hosts.py", "roles/nginx/tasks/main.yml", "scripts/lint"} <= set(files)
