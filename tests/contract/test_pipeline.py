@@ -550,7 +550,7 @@ def test_what_is_deployed_is_the_commit_of_a_run_that_came_to_its_end(project: P
 def test_an_older_push_stops_where_main_has_moved_on(project: Project, main: str, attempt: str, code: int) -> None:
     called(project, "gh", f"print({main!r})")
     done = script(project, "scripts/is-newest", COMMIT, attempt)
-    assert (done.returncode, "main has moved on" in done.stderr) == (code, code == 1), done.stderr
+    assert (done.returncode, "main has moved from" in done.stderr) == (code, code == 1), done.stderr
 
 
 def test_github_that_does_not_answer_stops_a_push(project: Project) -> None:
