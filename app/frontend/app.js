@@ -98,7 +98,7 @@ function renderVersion() {
 
 // Users
 
-/** Load the first users, or those of a Link header's query; `quietly` leaves on the page what it shows meanwhile. */
+/** Load the first users, or those of a Link header's query; `quietly` keeps the present content on the page until then. */
 async function loadUsers(query = "", quietly = false) {
   const first = query === "";
   if (first && !quietly) {

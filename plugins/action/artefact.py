@@ -1,6 +1,6 @@
 """Builds the artefact of a release on the control node: a deterministic archive of the application at a commit.
 
-Or takes one that was built before, by its digest: another machine may have made it, and Git moved on meanwhile.
+Or takes one that was built before, by its digest: another machine may have built it, and Git may have newer commits.
 """
 
 from __future__ import annotations
