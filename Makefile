@@ -47,7 +47,7 @@ tunnel: setup ## Hold a local port to an environment's database open (ENV=dev, P
 db: setup ## Open a mysql console of an environment; prod's only reads (ENV=dev, WRITE=yes)
 	@$(VENV)/bin/python scripts/reach db "$(ENV)" "$(WRITE)"
 
-pipeline-check: setup ## Say what the workflows still need on GitHub (docs/pipeline.md)
+pipeline-check: setup ## List what the workflows still need on GitHub (docs/pipeline.md)
 	@$(VENV)/bin/python scripts/pipeline-check
 
 new-app: setup ## Set this clone up for your application (NAME=shop, REPOSITORY=https://...)

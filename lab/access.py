@@ -48,7 +48,7 @@ def ensure_keys(lab: Lab, hosts: list[HostSpec]) -> None:
 
 
 def is_complete(lab: Lab) -> bool:
-    """Whether the checkout's part of the lab is there: key, pinned keys, inventory."""
+    """Return True if the checkout's part of the lab is there: key, pinned keys, inventory."""
     return all(path.exists() for path in (lab.ssh_key, lab.known_hosts, lab.local / "inventory.json"))
 
 

@@ -71,7 +71,9 @@ def install(packages: list[str]) -> None:
             run([*command, "update"], env=environment)
             run([*command, "install", *packages], env=environment)
         except LabError as error:
-            raise LabError(f"the lab needs these packages, install them by hand: {names}\n{error}") from error
+            raise LabError(
+                f"the lab needs these packages, and apt-get failed: {names}\n{error}\nFix: install them manually"
+            ) from error
 
 
 def kernel() -> list[str]:

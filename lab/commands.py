@@ -84,12 +84,12 @@ def run(
 
 
 def succeeds(argv: Sequence[str | Path]) -> bool:
-    """Whether a program ends with exit code 0."""
+    """Return True if a program ends with exit code 0."""
     return run(argv, check=False).returncode == 0
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, interval: float = 0.05) -> bool:
-    """Ask `condition` every `interval` seconds until it holds; False if it does not within `seconds`."""
+    """Check `condition` every `interval` seconds until it holds; return False if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

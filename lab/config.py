@@ -37,7 +37,7 @@ class HostSpec:
 
     @property
     def is_database(self) -> bool:
-        """Whether this is the stand-in for RDS."""
+        """Return True if this is the stand-in for RDS."""
         return self.name == DATABASE_HOST
 
     @property

@@ -56,7 +56,7 @@ def boot(lab: Lab, spec: HostSpec, image: images.Recipe, names: list[str]) -> No
 
 
 def finish(lab: Lab, spec: HostSpec) -> None:
-    """See a host that runs, but does not answer, to the end of its boot; start a stopped database."""
+    """Wait until a running host has booted; start a stopped database."""
     machines.wait_ready(lab.machine(spec.name), lab.host_dir(spec.name) / "console.log", must_be_clean=False)
     if spec.is_database and not answers(lab, spec):
         database.control(lab, "start")
@@ -64,7 +64,7 @@ def finish(lab: Lab, spec: HostSpec) -> None:
 
 
 def answers(lab: Lab, spec: HostSpec) -> bool:
-    """Whether the host's sshd, or the database, speaks."""
+    """Return True if the host's sshd, or the database, speaks."""
     return greets((lab.address(spec.name), DATABASE_PORT if spec.is_database else 22))
 
 
@@ -79,7 +79,7 @@ def wait_for_service(lab: Lab, spec: HostSpec) -> None:
 
 
 def greets(address: tuple[str, int]) -> bool:
-    """Whether a server takes a connection and speaks first, as sshd and MySQL do."""
+    """Return True if a server takes a connection and speaks first, as sshd and MySQL do."""
     try:
         with socket.create_connection(address, timeout=1) as connection:
             return bool(connection.recv(1))
@@ -121,7 +121,7 @@ def personalize(lab: Lab, spec: HostSpec, root: Path) -> None:
 
 
 def write_hosts_file(lab: Lab, host: str, names: list[str]) -> None:
-    """Let a host know every host of the lab by name; it may run."""
+    """Write the name of every host of the lab into a host, which may run."""
     lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"]
     lines += [f"{lab.address(other)} {other}.{DOMAIN} {other}" for other in names]
     (lab.host_dir(host) / "root/etc/hosts").write_text("\n".join(lines) + "\n")

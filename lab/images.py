@@ -64,7 +64,7 @@ class Recipe:
 
     @property
     def is_built(self) -> bool:
-        """Whether the image is in the cache, complete."""
+        """Return True if the image is in the cache, complete."""
         return self.root.is_dir()
 
 
@@ -210,7 +210,7 @@ def mmdebstrap(recipe: Recipe, root: Path) -> list[str]:
 
 
 def probe(recipe: Recipe) -> None:
-    """Let mmdebstrap read the package index as it would for the image; LabError if it cannot."""
+    """Check that mmdebstrap can read the package index; raise LabError if it cannot."""
     command, *options = mmdebstrap(recipe, Path("/nonexistent"))
     with tempfile.TemporaryDirectory(prefix="waffle-probe-") as directory:
         options[options.index("/nonexistent")] = str(Path(directory) / "root")

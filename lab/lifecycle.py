@@ -70,7 +70,7 @@ def claim(lab: Lab) -> state.State | None:
         return current
     if any(machine.is_running for machine in machines.find([lab.machine(n) for n in host_names(lab)]).values()):
         raise LabError(
-            f"the lab {lab.name!r} that runs belongs to the checkout {current.owner}. Remove it with "
+            f"the lab {lab.name!r} that runs belongs to the checkout {current.owner}. Fix: remove it with "
             f"`make -C {current.owner} down`, or set another LAB_NAME and LAB_SUBNET here"
         )
     notice(f"nothing of the lab {lab.name!r} of {current.owner} runs any more: its leftovers are removed")
@@ -217,5 +217,5 @@ def status(lab: Lab) -> list[dict[str, str]]:
 
 
 def summarize(lab: Lab, specs: list[HostSpec]) -> None:
-    """Say where the hosts are."""
+    """Print the addresses of the hosts."""
     say(f"lab {lab.name}: " + ", ".join(f"{spec.name} {lab.address(spec.name)}" for spec in specs))

@@ -36,12 +36,12 @@ class Machine:
 
     @property
     def is_intact(self) -> bool:
-        """Whether all of it runs: a systemd that lost its systemd-nspawn lives on, but cannot reboot."""
+        """Return True if all of it runs: a systemd that lost its systemd-nspawn lives on, but cannot reboot."""
         return bool(self.supervisors) and self.leader is not None
 
     @property
     def is_running(self) -> bool:
-        """Whether anything of it is alive."""
+        """Return True if anything of it is alive."""
         return bool(self.supervisors or self.members)
 
 
@@ -152,7 +152,7 @@ def wait_ready(name: str, console: Path, *, must_be_clean: bool) -> None:
     """Wait until the machine's systemd has started everything.
 
     LabError with the failed units and the end of the console log if it does not within BOOT_SECONDS, or if a
-    unit failed; where `must_be_clean` is false, a failed unit, which may be the user's own, is but a notice.
+    unit failed; if `must_be_clean` is false, a failed unit, which may be the user's own, is only a notice.
     """
     state = "no systemd"
 
@@ -195,7 +195,7 @@ def enter(leader: int, command: list[str]) -> list[str]:
 
 
 def inside(leader: int, command: list[str], stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a command as root inside a machine; its exit code is the caller's to judge."""
+    """Run a command as root inside a machine; the caller checks its exit code."""
     return run(enter(leader, command), stdin=stdin, check=False)
 
 

@@ -17,7 +17,7 @@ NAMESPACES = Path("/run/netns")
 
 
 def ip_json(*arguments: str) -> list[dict[str, Any]]:
-    """Return what `ip -json` says; an empty list where it says nothing."""
+    """Return what `ip -json` says; an empty list if it says nothing."""
     result: list[dict[str, Any]] = json.loads(run(["ip", "-json", *arguments]).stdout or "[]")
     return result
 
@@ -39,7 +39,7 @@ def mac(name: str) -> str:
 
 
 def is_own_bridge(lab: Lab, link: dict[str, Any]) -> bool:
-    """Whether an interface is the bridge that this lab made."""
+    """Return True if an interface is the bridge that this lab made."""
     return link.get("address") == mac(lab.tag)
 
 

@@ -1,4 +1,4 @@
-"""Says what runs now and for how long, so that no minute is silent."""
+"""Reports the current step and its duration, so that no minute is silent."""
 
 import contextlib
 import sys

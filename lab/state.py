@@ -1,4 +1,4 @@
-"""What a lab remembers between two commands, machine-wide, and the lock that keeps two commands apart."""
+"""The state of a lab between two commands, machine-wide, and the lock that keeps two commands apart."""
 
 import contextlib
 import fcntl

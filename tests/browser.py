@@ -81,7 +81,7 @@ class Visit:
         self.requests.clear()
 
     def at_rest(self) -> bool:
-        """Tell whether everything that the page asked for was answered."""
+        """Return True if everything that the page asked for was answered."""
         self.page.evaluate("0")  # what happened is told only while the browser is asked something
         return not self.asking
 

@@ -98,7 +98,7 @@ function renderVersion() {
 
 // Users
 
-/** Load the first users, or those of a Link header's query; `quietly` leaves on the page what it shows meanwhile. */
+/** Load the first users, or those of a Link header's query; `quietly` keeps the present content on the page until then. */
 async function loadUsers(query = "", quietly = false) {
   const first = query === "";
   if (first && !quietly) {
@@ -238,7 +238,7 @@ function preferredLanguage() {
     const stored = localStorage.getItem("language");
     if (stored in TEXTS) return stored;
   } catch {
-    // storage is blocked in this browser: the language is then not remembered
+    // storage is blocked in this browser: the language is then not stored
   }
   return navigator.language.startsWith("ko") ? "ko" : "en";
 }

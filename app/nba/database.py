@@ -44,7 +44,7 @@ REASONS = {
 
 
 def unavailable_reason(error: Exception) -> str | None:
-    """Say in a few words, fit for the public, why the database is unavailable; None if the error is another one."""
+    """Return why the database is unavailable, in words fit for the public; None if the error is another one."""
     if isinstance(error, PoolTimeoutError):
         return "database connections are all in use"
     if not isinstance(error, DBAPIError) or not error.orig or not error.orig.args:

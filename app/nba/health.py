@@ -57,7 +57,7 @@ async def ready(request: Request, response: Response) -> Health:
 
 @router.get("/version")
 async def version(request: Request) -> Version:
-    """Say what is running: the release, its commit and digests, the schema of the database."""
+    """Return the running release, its commit and digests, and the schema of the database."""
     revision, _ = await _schema(request)
     settings: Settings = request.app.state.settings
     release: dict[str, Any] = request.app.state.release

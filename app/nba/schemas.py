@@ -42,7 +42,7 @@ class Unavailable(Problem):
 
 
 class Health(BaseModel):
-    """Whether this process can do its work."""
+    """True if this process can do its work."""
 
     status: str
     reason: str | None = None

@@ -1,4 +1,4 @@
-"""Says what the application is, from the files of its artefact and from variables, and what hosts could not install."""
+"""Infers the application from its artefact and from variables, and finds packages that hosts could not install."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holds a run to the plan that somebody approved: the plan is made again, and must come out the same."""
+"""Compares a run with its approved plan: the plan is made again, and must be the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def changes_of(basis: Mapping[str, Any]) -> dict[tuple[str, str, str], str]:
 
 
 def differences(approved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is not as it was when a plan was made, in words; nothing where the plan still holds."""
+    """Yield what is not as it was when a plan was made, in words; nothing if the plan still holds."""
     if approved["environment"] != now["environment"]:
         yield f"it is a plan for {approved['environment']}, and this run is for {now['environment']}"
         return
@@ -63,7 +63,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     Arguments:
         plan: the JSON file that playbooks/plan.yml wrote.
 
-    Fails where the plan would come out differently now, and names what differs.
+    Fails if the plan would come out differently now, and names what differs.
     """
 
     TRANSFERS_FILES = False
@@ -98,7 +98,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             lines = "\n".join(f"  - {difference}" for difference in found)
             raise AnsibleActionFail(
                 f"nothing was changed: {plan} is no longer what would happen:\n{lines}\n"
-                f"Make a new one, and have that approved: ansible-playbook {PLANS} -l {now['environment']}"
+                f"Fix: make a new plan and get an approval: ansible-playbook {PLANS} -l {now['environment']}"
             )
         result.update(changed=False, digest=now["digest"])
         return result
@@ -108,12 +108,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             found: Any = json.loads(path.read_text())
         except OSError as error:
             raise AnsibleActionFail(
-                f"plan: {path} cannot be read ({error.strerror}). Make one: ansible-playbook {PLANS} -l ENV"
+                f"plan: {path} cannot be read ({error.strerror}). Fix: ansible-playbook {PLANS} -l ENV"
             ) from None
         except ValueError:
             found = None
         if not isinstance(found, dict) or not {"environment", "digest", "basis"} <= set(found):
-            raise AnsibleActionFail(f"plan: {path} is not a plan in JSON. Make one: ansible-playbook {PLANS} -l ENV")
+            raise AnsibleActionFail(f"plan: {path} is not a plan in JSON. Fix: ansible-playbook {PLANS} -l ENV")
         return found
 
     def _made_again(self, playbooks: list[str], root: Path, folder: Path, environment: str) -> dict[str, Any]:

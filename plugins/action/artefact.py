@@ -1,6 +1,6 @@
 """Builds the artefact of a release on the control node: a deterministic archive of the application at a commit.
 
-Or takes one that was built before, by its digest: another machine may have made it, and Git moved on meanwhile.
+Or takes one that was built before, by its digest: another machine may have built it, and Git may have newer commits.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class Remote:
         return hidden(self.url)
 
     def fetch(self, mirrors: Path) -> Path:
-        """Bring this repository's branches and tags into a bare mirror below ``mirrors`` and return that.
+        """Fetch this repository's branches and tags into a bare mirror below ``mirrors``, and return the mirror.
 
         Two runs at once wait for each other; the lock ends with its process.
         """
@@ -224,7 +224,7 @@ class FrontEnd:
 
     @classmethod
     def fetch(cls, url: str, version: str, folder: str, mirrors: Path) -> FrontEnd:
-        """Bring a built front end below ``mirrors``; raise `AnsibleActionFail` where it is none, or not committed."""
+        """Fetch a built front end below ``mirrors``; raise `AnsibleActionFail` if it is none, or not committed."""
         remote, below = Remote.parse(url, FRONT_END), folder.strip("/")
         mirror = remote.fetch(mirrors)
         tree, commit = remote_tree(remote, mirror, version, below)
@@ -233,7 +233,7 @@ class FrontEnd:
         if unfinished and git("status", "--porcelain", "--", below or ".", folder=Path(remote.url)).strip():
             raise AnsibleActionFail(
                 f"{FRONT_END.repository}: {remote.shown} has changes that are not committed, which no release would "
-                f"have. Commit them (`git add -A && git commit`), or deploy a commit: -e {FRONT_END.version}=main"
+                f"have. Fix: commit them (`git add -A && git commit`), or deploy a commit: -e {FRONT_END.version}=main"
             )
         if "index.html" not in git("ls-tree", "--name-only", "-z", tree, folder=mirror).decode().split("\0"):
             raise AnsibleActionFail(
@@ -351,7 +351,7 @@ def member(content: bytes, name: str) -> bytes | None:
 
 
 def member_digest(content: bytes, name: str) -> str:
-    """Return the SHA-256 of one file in an archive, or an empty text where there is none."""
+    """Return the SHA-256 of one file in an archive, or an empty text if there is none."""
     found = member(content, name)
     return "" if found is None else hashlib.sha256(found).hexdigest()
 
@@ -403,13 +403,13 @@ def content_hashes(project: Mapping[str, Any]) -> list[str]:
 
 
 def runtime_finding(content: bytes, runtime: str, place: str) -> str:
-    """Return what is wrong with ``app_runtime`` for an archive that comes from a place; nothing where all is well."""
+    """Return what is wrong with ``app_runtime`` for an archive that comes from a place; nothing if all is well."""
     if runtime not in RUNTIMES:
         return f"app_runtime: {runtime!r} is neither of {' and '.join(RUNTIMES)}; set it in group_vars/all/vars.yml"
     if runtime == "container" and not member_digest(content, "Containerfile"):
         return (
             f"{place}: Containerfile is not there, and app_runtime is container, which builds the image of a release "
-            "from it. Write one (docs/image.md says what it takes) and commit it: `git add Containerfile && "
+            "from it. Fix: write one (docs/image.md) and commit it: `git add Containerfile && "
             "git commit`; or set app_runtime to venv in group_vars/all/vars.yml"
         )
     return ""
@@ -418,7 +418,7 @@ def runtime_finding(content: bytes, runtime: str, place: str) -> str:
 def commits_between(old: str, new: str, below: str, folder: Path) -> list[str] | None:
     """Return what ``new`` has and ``old`` has not below a folder: short name and subject, the newest first.
 
-    None where the repository does not know one of them: another one may have brought what is live.
+    None if the repository does not have one of them: the live release may come from another one.
     """
     try:
         for commit in (old, new):
@@ -473,7 +473,7 @@ class Origin:
         return self.source, ".", None
 
     def build(self, version: str = "HEAD", *, allow_dirty: bool) -> Built:
-        """Return the artefact; raise `AnsibleActionFail` where there is none, or the source is dirty and may not be."""
+        """Return the artefact; raise `AnsibleActionFail` if there is none, or the source is dirty and may not be."""
         dirty = False
         folder, below, remote = self.place()
         if remote:
@@ -485,7 +485,7 @@ class Origin:
         if dirty and not allow_dirty:
             raise AnsibleActionFail(
                 f"{folder} has changes that are not committed, and this environment takes none (allow_dirty_tree). "
-                "Commit them (`git add -A && git commit`), or deploy a commit: -e app_version=main"
+                "Fix: commit them (`git add -A && git commit`), or deploy a commit: -e app_version=main"
             )
         front_end = None
         if self.frontend_repository:
@@ -527,7 +527,7 @@ class Kept:
 
     @classmethod
     def take(cls, cache: Path, digest: str) -> Kept:
-        """Return the artefact of a digest; raise `AnsibleActionFail` where it is not there, or is not that one."""
+        """Return the artefact of a digest; raise `AnsibleActionFail` if it is not there, or is not that one."""
         if not DIGEST.fullmatch(digest):
             raise AnsibleActionFail(
                 f"artefact: {digest!r} is not a digest of 64 characters, as playbooks/build.yml prints it"
@@ -615,7 +615,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if kept.facts["dirty"] and not allow_dirty:
                 raise AnsibleActionFail(
                     f"artefact: {digest} has changes that were not committed, and this environment takes none "
-                    "(allow_dirty_tree). Commit them, and bring that to the environment before this one"
+                    "(allow_dirty_tree). Fix: commit them, and deploy that to the environment before this one"
                 )
             content, facts, place = kept.content, kept.facts, str(kept.path)
         else:

@@ -1,4 +1,4 @@
-"""Has a change of an environment confirmed: on a terminal by typing its name, elsewhere by ``-e confirm=NAME``."""
+"""Requests confirmation of a change: on a terminal by typing the environment's name, else by ``-e confirm=NAME``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         removes: whether the run removes machines; then every environment's name must be typed.
 
     Asks for each environment of the run whose ``confirm_changes`` is true, unless the inventory says of the host that
-    it needs none (``confirmed_inventory``). Fails where the answer is another one, or where nobody can be asked.
+    it needs none (``confirmed_inventory``). Fails if the answer is another one, or if there is no terminal.
     """
 
     TRANSFERS_FILES = False
@@ -82,6 +82,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             answer = ""
         if answer != environment:
             raise AnsibleActionFail(
-                f"nothing was changed on any host: the answer was not {environment!r}. Run the same command again, and "
+                f"nothing was changed on any host: the answer was not {environment!r}. Fix: run the same command, and "
                 "type that word if the change is meant"
             )

@@ -21,7 +21,7 @@ SETUP = "make setup && . .venv/bin/activate"
 
 
 def python_findings(required: str, running: tuple[int, int]) -> Iterator[str]:
-    """Yield a finding where this Python is none of those that ``pyproject.toml`` asks for, such as ``>=3.12,<3.15``."""
+    """Yield a finding if this Python is none of those that ``pyproject.toml`` asks for, such as ``>=3.12,<3.15``."""
     checks: dict[str, Callable[[tuple[int, int]], bool]] = {
         ">=": lambda bound: running >= bound,
         "<": lambda bound: running < bound,
@@ -29,18 +29,18 @@ def python_findings(required: str, running: tuple[int, int]) -> Iterator[str]:
     for sign, major, minor in re.findall(r"(>=|<)\s*(\d+)\.(\d+)", required):
         if not checks[sign]((int(major), int(minor))):
             now = ".".join(map(str, running))
-            yield f"Ansible runs on Python {now} ({sys.executable}), and this project needs {required}. Next: {SETUP}"
+            yield f"Ansible runs on Python {now} ({sys.executable}), and this project needs {required}. Fix: {SETUP}"
             return
 
 
 def version_findings(locked: str, running: str) -> Iterator[str]:
-    """Yield a finding where another Ansible runs than the one that ``poetry.lock`` names."""
+    """Yield a finding if another Ansible runs than the one that ``poetry.lock`` names."""
     if locked and locked != running:
-        yield f"ansible-core {running} runs ({sys.prefix}), and poetry.lock has {locked}. Next: {SETUP}"
+        yield f"ansible-core {running} runs ({sys.prefix}), and poetry.lock has {locked}. Fix: {SETUP}"
 
 
 def locked_version(path: Path, package: str) -> str:
-    """Return the version of a package in a lock file; nothing where it is not there."""
+    """Return the version of a package in a lock file; nothing if it is not there."""
     if not path.is_file():
         return ""
     packages = tomllib.loads(path.read_text()).get("package", [])
@@ -67,11 +67,11 @@ def collection_findings(root: Path, known: Callable[[str], bool]) -> Iterator[st
             users.setdefault(name, str(path.relative_to(root)))
     for name, file in users.items():
         if name != "ansible.builtin" and not known(name):
-            yield f"the collection {name} is not installed, which {file} uses. Next: {SETUP}"
+            yield f"the collection {name} is not installed, which {file} uses. Fix: {SETUP}"
 
 
 def is_installed(collection: str) -> bool:
-    """Tell whether Ansible finds a collection."""
+    """Return True if Ansible finds a collection."""
     try:
         return importlib.util.find_spec(f"ansible_collections.{collection}") is not None
     except ModuleNotFoundError:
@@ -97,7 +97,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             *collection_findings(root, is_installed),
         ]
         findings += [
-            f"the program {name} is not installed on this machine. Next: install {package}"
+            f"the program {name} is not installed on this machine. Fix: install {package}"
             for name, package in (("ssh", "openssh-client"), ("git", "git"))
             if not shutil.which(name)
         ]

@@ -1,4 +1,4 @@
-"""Examines the way to a host with the real ssh client, and where that works the host itself."""
+"""Examines the ssh connection to a host with the real client, and then the host itself."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Target:
 
     @property
     def login(self) -> str:
-        """Return a command that logs in by hand."""
+        """Return a command that logs in manually."""
         options = [*(["-i", self.key] if self.key else []), *(["-p", str(self.port)] if self.port != 22 else [])]
         return shlex.join(["ssh", *options, f"{self.user}@{self.host}" if self.user else self.host])
 
@@ -153,7 +153,7 @@ def about_login(said: str, last: str, target: Target, others: list[str]) -> dict
             "set ansible_ssh_private_key_file (or ansible_user) in the inventory to the key that the machine was "
             f"started with; try: {target.login}",
         )
-    return finding("ssh.other", f"ssh to {target.host} ended with: {last}", f"{target.login} -v")
+    return finding("ssh.other", f"ssh to {target.host} failed: {last}", f"{target.login} -v")
 
 
 def about_door(out: str, target: Target, sudo: bool, python: str) -> list[dict[str, str]]:
@@ -216,7 +216,7 @@ def report(findings: list[dict[str, str]], checked: Mapping[str, str]) -> str:
 
 
 class ActionModule(HostAction):
-    """Asks the ssh client first, then runs the module of the same name; nothing is changed anywhere.
+    """Runs the ssh client first, then the module of the same name; changes nothing.
 
     Arguments are the module's, without ``ahead`` and ``target``; ``environment`` is the group for the next command.
 
@@ -256,7 +256,7 @@ class ActionModule(HostAction):
     def _examined(
         self, arguments: dict[str, Any], variables: dict[str, Any], found: dict[str, Any], door: list[dict[str, str]]
     ) -> list[dict[str, str]]:
-        """Run the module and take its result into ``found``; return a finding where it could not run."""
+        """Run the module and take its result into ``found``; return a finding if it could not run."""
         try:
             done = self._execute_module("diagnosis", arguments, task_vars=variables)
             if not done.get("failed"):

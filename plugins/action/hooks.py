@@ -12,7 +12,7 @@ from ansible.plugins.action import ActionBase
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Has Ansible read each hook as it would a part of a playbook.
+    """Loads each hook with Ansible, as a part of a playbook.
 
     One that it cannot read ends a run at once and without a rescue, with every host waiting beside a started release.
 

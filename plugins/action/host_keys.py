@@ -32,7 +32,7 @@ def pinned(text: str) -> set[str]:
 
 
 def await_keys(ask: Callable[[], str], seconds: float, sleep: Callable[[float], None] = time.sleep) -> list[str]:
-    """Ask for a console's text until it holds keys; return them, or none after ``seconds``."""
+    """Read a console's text until it holds keys; return the keys, or none after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (keys := keys_in(ask())):
         if time.monotonic() >= deadline:
@@ -74,7 +74,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         write(file, text)
         if missing:
             raise AnsibleActionFail(
-                f"the console of {', '.join(missing)} does not show the ssh host keys yet. Run the same command again "
+                f"the console of {', '.join(missing)} has not the ssh host keys yet. Fix: run the same command again "
                 "in some minutes. Or read them in a session of Systems Manager (docs/aws.md, Host keys) and write "
                 f"them into {file}, after the instance's id"
             )

@@ -1,4 +1,4 @@
-"""Has RDS make the master password of a database and keep it in Secrets Manager."""
+"""Makes RDS create the master password of a database and keep it in Secrets Manager."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAUSE_SECONDS = 10.0
 def await_secret(
     ask: Callable[[], Mapping[str, Any]], seconds: float, sleep: Callable[[float], None] = time.sleep
 ) -> bool:
-    """Ask for a database's description until its secret can be read; tell whether it could within ``seconds``."""
+    """Return True if a database's secret can be read within ``seconds``; its description is read until then."""
     deadline = time.monotonic() + seconds
     while ask().get("MasterUserSecret", {}).get("SecretStatus") != "active":
         if time.monotonic() >= deadline:
@@ -61,5 +61,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except (BotoCoreError, ClientError) as error:
             raise AnsibleActionFail(str(error)) from error
         if not ready:
-            raise AnsibleActionFail(f"RDS has not finished the secret of {name} yet. Run the same command again")
+            raise AnsibleActionFail(f"RDS has not finished the secret of {name} yet. Fix: run the same command again")
         return result

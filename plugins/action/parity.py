@@ -64,7 +64,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         places, switches, accepted: see group_vars/all/parity.yml.
         results: folder for parity.json and parity.html.
 
-    Fails where hosts are not in parity, or could not be read.
+    Fails if hosts are not in parity, or could not be read.
     """
 
     TRANSFERS_FILES = False
@@ -86,7 +86,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for line in report.lines():
             self._display.display(line, color=color_of(line))
         if problems := report.problems():
-            lines = "\n".join(f"  - {report.veiled(problem)}" for problem in problems)
+            lines = "\n".join(f"  - {report.redacted(problem)}" for problem in problems)
             raise AnsibleActionFail(
                 f"not in parity:\n{lines}\n"
                 f"Look at {folder / 'parity.html'}. What `ansible-playbook site.yml -l ENV` does not repair belongs "

@@ -124,7 +124,7 @@ class Environment:
     proof: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self) -> list[dict[str, Any]]:
-        """Return the settings that change, by hosts; None where a host's program is too old to tell."""
+        """Return the settings that change, by hosts; None if a host's program is too old to tell."""
         new = self.planned["settings"]
         compared = (
             (
@@ -136,7 +136,7 @@ class Environment:
         return [{"hosts": hosts, "keys": keys} for hosts, keys in grouped(compared)]
 
     def migrations(self) -> dict[str, Any] | None:
-        """Return what is to be done to the schema; None where the application has no migrations."""
+        """Return what is to be done to the schema; None if the application has no migrations."""
         if self.preview:
             found: dict[str, Any] | None = self.preview["migrations"]
             return found
@@ -264,7 +264,7 @@ class Text:
         return lines + [self.name({**change, "resource": change["task"]}) for change in self.changes("handlers")]
 
     def nothing(self) -> bool:
-        """Tell whether the run would change nothing at all."""
+        """Return True if the run would change nothing."""
         same = set(self.basis["live"].values()) == {self.basis["release"]}
         return same and not self.basis["changes"] and not self.revisions()
 

@@ -21,7 +21,7 @@ VAULT_HEADER = "$ANSIBLE_VAULT;"
 
 
 def is_integer(value: object) -> bool:
-    """Tell whether a value is a whole number of zero or more."""
+    """Return True if a value is a whole number of zero or more."""
     return not isinstance(value, bool) and str(value).isdecimal()
 
 
@@ -100,7 +100,7 @@ def tag_findings(root: Path, run_tags: list[str], skip_tags: list[str]) -> Itera
 
 
 def placeholder_in(value: object) -> bool:
-    """Tell whether a value still holds a placeholder."""
+    """Return True if a value still holds a placeholder."""
     return isinstance(value, str) and PLACEHOLDER.search(value) is not None
 
 
@@ -130,7 +130,7 @@ class Environment:
         for variable, form in contract.items():
             text, right = FORMS[form]
             where = f"{variable} ({self.place_of(variable, form)})"
-            then = f". Set it: ansible-vault edit group_vars/{self.name}/vault.yml" if form.endswith("secret") else ""
+            then = f". Fix: ansible-vault edit group_vars/{self.name}/vault.yml" if form.endswith("secret") else ""
             known, value = self._read(self.host, variable)
             if not known and form == "possible_host":
                 continue
@@ -148,9 +148,9 @@ class Environment:
             return
         where = f"promote_from (group_vars/{self.name}/vars.yml)"
         if source == self.name:
-            yield f'{where}: is the environment itself. Set another one, or "" for none'
+            yield f'{where}: is the environment itself. Fix: set another one, or "" for none'
         elif not groups.get(source):
-            yield f'{where}: the inventory has no hosts in the group {source!r}. Add them there, or set "" for none'
+            yield f'{where}: the inventory has no group {source!r} with hosts. Fix: add them there, or set "" for none'
 
     def index_findings(self) -> Iterator[str]:
         """Yield a finding when the index of packages is named with credentials, which every account could read."""
@@ -165,7 +165,7 @@ class Environment:
         """Yield a finding when the vault is missing or lies there in clear."""
         path = self._root / "group_vars" / self.name / "vault.yml"
         if not path.is_file():
-            yield f"group_vars/{self.name}/vault.yml: does not exist. Make it: make secrets ENV={self.name}"
+            yield f"group_vars/{self.name}/vault.yml: does not exist. Fix: make secrets ENV={self.name}"
         elif not path.read_text(errors="replace").startswith(VAULT_HEADER):
             yield (
                 f"group_vars/{self.name}/vault.yml: is not encrypted. Encrypt it: "

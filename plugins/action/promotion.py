@@ -1,4 +1,4 @@
-"""Asks a host of another environment whether an artefact was live and healthy there."""
+"""Checks on a host of another environment that an artefact was live and healthy there."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OVERRIDE = """or say why it must go without: -e 'promotion_override="the reason"
 
 
 def checked_reason(reason: str) -> str:
-    """Return why an artefact goes without proof; raise `AnsibleActionFail` where that says nothing."""
+    """Return why an artefact goes without proof; raise `AnsibleActionFail` if that says nothing."""
     text = reason.strip()
     if reason and (len(text) < REASON_LENGTH or not text.isprintable()):
         raise AnsibleActionFail(
@@ -62,7 +62,7 @@ class ActionModule(HostAction):
             repository of its own, may be left out.
         override: why it goes without proof; empty to ask.
 
-    Fails where the artefact was never good there, or the host cannot be asked; in check mode that is a warning.
+    Fails if the artefact was never good there, or the host cannot be asked; in check mode that is a warning.
     """
 
     TRANSFERS_FILES = False
@@ -87,7 +87,7 @@ class ActionModule(HostAction):
             self._refuse(
                 f"{host} ({group}) could not be asked whether {artefact['commit'][:12]} was live and healthy there: "
                 f"{printable(str(error))}\n"
-                f"Mend that and run the same command again (where {group} has no releases yet: {deploy}), {OVERRIDE}"
+                f"Fix that and run the same command again (if {group} has no releases yet: {deploy}), {OVERRIDE}"
             )
             proof = {}
         else:

@@ -20,7 +20,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     - ``kind``: ``change``, ``failed`` or ``unreachable``;
     - ``host``, ``role`` (empty outside of one), ``file`` (the task file's name), ``task``, ``module``;
     - ``handler``: whether it is one, and only follows from another;
-    - ``resource``: the path, package, unit, account or item, or a problem in words; empty where the task hides it
+    - ``resource``: the path, package, unit, account or item, or a problem in words; empty if the task hides it
       (``no_log``);
     - ``text``: the diff, or the words of a failure; secrets are masked, and hidden or ``diff: false`` tasks have none.
     """

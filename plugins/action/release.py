@@ -114,9 +114,9 @@ class ActionModule(HostAction):
             for line in answer.get("stdout", "").splitlines():
                 self._display.display(f"{host}: {line}")
         self._keep(answer, str(arguments.get("receipts", "")), host, subject_of(command))
-        # What is wrong with what is live would be mended: a preview counts that as a change.
-        mended = self._task.check_mode and bool(answer.get("problems"))
-        return {"changed": not reads or mended, **answer, **result}
+        # A problem of the live release would be repaired: a dry run counts that as a change.
+        repaired = self._task.check_mode and bool(answer.get("problems"))
+        return {"changed": not reads or repaired, **answer, **result}
 
     def _execute(self, command: list[str], arguments: dict[str, Any]) -> dict[str, Any]:
         words, upload = arguments.get("input"), b""
@@ -129,7 +129,7 @@ class ActionModule(HostAction):
         return done
 
     def _answer(self, command: list[str], done: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields of an answer; nothing where there is none and none is due."""
+        """Return the fields of an answer; nothing if there is none and none is due."""
         printed, model = str(done["stdout"]), ANSWERS.get(command[0])
         if model is None or "--text" in command:
             return {"stdout": printable(printed)} if printed else {}

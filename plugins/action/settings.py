@@ -135,7 +135,7 @@ def in_words(nearest: ValidationError) -> str:
 
 
 def schema_in(artefact: Path) -> dict[str, Any] | None:
-    """Return the schema in an application's archive; None where it has none.
+    """Return the schema in an application's archive; None if it has none.
 
     Raises:
         AnsibleActionFail: it is not JSON, or not an object.

@@ -1,4 +1,4 @@
-"""Asks a host's public address from the control node, as a browser does."""
+"""Sends requests to a host's public address from the control node, as a browser does."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 play.diff = play.diff or None
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Let the tasks of the play see what it is; Ansible derives this variable from the command line alone."""
+        """Set check mode for the tasks of the play; Ansible derives this variable from the command line alone."""
         self._looks = bool(play.vars.get(MARK))
         self._manager = play.get_variable_manager()
         self._redactors: dict[str, Redactor] = {}

@@ -1,4 +1,4 @@
-"""Tells, at the end of playbooks/drift.yml, what differs on the hosts."""
+"""Prints, at the end of playbooks/drift.yml, the differences of the hosts."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from answers.files import write_inside
 DOCUMENTATION = r"""
 name: drift
 type: aggregate
-short_description: Tells what differs on the hosts, and ends with 3 where something does
+short_description: Prints the differences of the hosts, and exits with status 3 if there is one
 description:
-  - Active where a play has the variable C(tells_drift=true), as in playbooks/drift.yml. It reads what the callback
+  - Active if a play has the variable C(tells_drift=true), as in playbooks/drift.yml. It reads what the callback
     C(changes) recorded, leaves out what C(drift_accepted) names, and shows the rest after the recap.
-  - Exit codes are 0 for no drift, 3 for drift, and Ansible's own where it could not look, 2 for a failed task and 4 for
+  - Exit codes are 0 for no drift, 3 for drift, and Ansible's own if it failed, 2 for a failed task and 4 for
     a host that cannot be reached.
 """
 
@@ -100,7 +100,7 @@ def count(number: int, noun: str) -> str:
 
 
 def matches(entry: Mapping[str, str], record: Record) -> bool:
-    """Tell whether an accepted entry names what a record is about; shell wildcards."""
+    """Return True if an accepted entry, which may hold shell wildcards, names a record."""
     return bool(record["resource"]) and fnmatch.fnmatchcase(record["resource"], entry["resource"])
 
 
@@ -130,12 +130,12 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     _manager: Any = None
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Remember where the variables are."""
+        """Store the play's variable manager."""
         if play.vars.get(MARK):
             self._manager = play.get_variable_manager()
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """Tell what was found."""
+        """Print the findings."""
         if self._manager is None or not stats.processed:
             return
         hosts = sorted(stats.processed)

@@ -1,4 +1,4 @@
-"""Ends a run early, in one line, where Ansible itself is unclear or calls it a success that nothing was done."""
+"""Ends a run early with one clear line: if Ansible's own error is unclear, or if a run would succeed and do nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VAULT_HEADER = "$ANSIBLE_VAULT;"
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
-    """Looks at the first play, at each task and at the statistics."""
+    """Checks the first play, each task and the statistics."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -75,7 +75,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             raise KeyboardInterrupt
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
-        """Fail where no host took part."""
+        """Fail if no host took part."""
         if not stats.processed:
             self._end("no host took part, so nothing was done: does the inventory have hosts, and the limit name one?")
         # What is left goes with the process; looking through it first would take as long as several tasks.
@@ -121,11 +121,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 f"Correct it: ansible-vault rekey --encrypt-vault-id {name} {file}"
             )
         if not password.is_file():
-            self._end(f"{file}: cannot be opened. Put its vault password into .vault/{name} (one line, mode 0600)")
+            self._end(f"{file}: cannot be opened. Fix: put its vault password into .vault/{name} (one line, mode 0600)")
         try:
             loader._vault.decrypt(text)
         except AnsibleError:
-            self._end(f"{file}: .vault/{name} does not hold its vault password. Put the right one there")
+            self._end(f"{file}: .vault/{name} does not hold its vault password. Fix: put the right one there")
 
     def _check_values(self, path: Path, loader: Any) -> None:
         try:

@@ -15,7 +15,7 @@ from ansible.errors import AnsibleFilterError
 # Ansible loads a filter by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from aws_words import in_words
+from aws_errors import explained
 
 # A row of the price table: | `name` | 7.59 | ... |
 PRICE = re.compile(r"^\|\s*`([^`]+)`\s*\|\s*([0-9.]+)\s*\|", re.MULTILINE)
@@ -34,16 +34,16 @@ def aws_by_host(instances: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str
 
 
 def aws_foreign(things: Iterable[Mapping[str, Any]], tags: Mapping[str, str]) -> list[str]:
-    """Return the names of those that do not carry these tags: databases, key pairs, instances, and ``named_things``."""
+    """Return the names of resources without these tags: databases, key pairs, instances, ``named_resources``."""
     # dict(): Ansible's own mappings have items that cannot be compared.
     foreign = [thing for thing in things if not dict(tags).items() <= dict(thing["tags"]).items()]
     return [str(next(thing[name] for name in NAMES if name in thing)) for thing in foreign]
 
 
-def aws_in_words(result: Mapping[str, Any], what: str, region: str) -> str:
+def aws_error_text(result: Mapping[str, Any], what: str, region: str) -> str:
     """Return why a task failed, by its result, and the next command; ``what`` it was stands before."""
     items = [each for each in result.get("results", []) if each.get("failed")] or [result]
-    return in_words("; ".join(dict.fromkeys(str(each.get("msg", each)) for each in items)), what, [region])
+    return explained("; ".join(dict.fromkeys(str(each.get("msg", each)) for each in items)), what, [region])
 
 
 def aws_value_findings(values: Mapping[str, Any]) -> list[str]:
@@ -106,7 +106,7 @@ def _refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[s
         if not found["private_key"]:
             yield (
                 f"key pair {key['key_name']}: is in the account, and its private key {wanted['private_key']} is not on "
-                "this machine. Bring it from the machine that made it"
+                "this machine. Fix: copy it from the machine that created it"
             )
 
 
@@ -118,15 +118,15 @@ def _network_refusals(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> It
                 f"machine in it would be replaced by one in {wanted['network']}"
             )
     if len(found["networks"]) > 1:
-        yield "network: there are two with this environment's tags. Remove the one that is not used"
+        yield "network: there are two with this environment's tags. Fix: remove the one that is not used"
     homes = {network["vpc_id"] for network in found["networks"]}
     if wanted["network"] == DEFAULT_NETWORK:
         homes |= {subnet["vpc_id"] for subnet in found["default_subnets"]}
         if len(found["default_subnets"]) < 2:  # RDS and a load balancer want two zones each
             region = wanted["region"]
             yield (
-                f"network_cidr: {region} has no default VPC with subnets in two zones. Make it: aws ec2 "
-                f"create-default-vpc --region {region} (where it is there: aws ec2 create-default-subnet "
+                f"network_cidr: {region} has no default VPC with subnets in two zones. Fix: aws ec2 "
+                f"create-default-vpc --region {region} (if it exists: aws ec2 create-default-subnet "
                 f"--availability-zone {region}a); or set a network of its own, such as 10.10.0.0/16, in "
                 f"group_vars/{wanted['environment']}/vars.yml"
             )
@@ -160,7 +160,7 @@ def _instance_refusals(wanted: Mapping[str, Any], instances: Sequence[Mapping[st
             )
         if name not in wanted["hosts"]:
             yield (
-                f"host_count: {name} is there and would be one too many. Set host_count again, or terminate it "
+                f"host_count: {name} is there and would be one too many. Fix: set host_count again, or terminate it "
                 "yourself (docs/aws.md, Fewer hosts)"
             )
 
@@ -192,7 +192,7 @@ def _database_refusals(wanted: Mapping[str, Any], databases: Iterable[Mapping[st
 
 
 def same_version(version: str, wanted: str) -> bool:
-    """Tell whether a server's version, such as 8.4.5, is the wanted one, such as 8.4: AWS applies minor updates."""
+    """Return True if a server's version, such as 8.4.5, is the wanted one, such as 8.4: AWS applies minor updates."""
     return version == wanted or version.startswith(f"{wanted}.")
 
 
@@ -264,7 +264,7 @@ class FilterModule:
         return {
             "aws_by_host": aws_by_host,
             "aws_foreign": aws_foreign,
-            "aws_in_words": aws_in_words,
+            "aws_error_text": aws_error_text,
             "aws_kept_version": aws_kept_version,
             "aws_monthly_cost": aws_monthly_cost,
             "aws_refusals": aws_refusals,

@@ -16,7 +16,7 @@ from ansible.plugins.inventory import BaseInventoryPlugin
 # Ansible loads a plugin by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from aws_words import in_words
+from aws_errors import explained
 
 DOCUMENTATION = r"""
 name: databases
@@ -26,7 +26,7 @@ description:
   - Sets C(database_host) and C(database_port) of each environment's group to the endpoint of the RDS instance that
     carries the tags C(Project) and C(Environment), C(database_instance) to its identifier, and
     C(database_master_secret) to the ARN of the secret in which RDS keeps its master password, where it does.
-  - Fails where the environment that is meant has no hosts; regions and names are those of group_vars.
+  - Fails if the environment that is meant has no hosts; regions and names are those of group_vars.
 options:
   plugin:
     description: Name of this plugin.
@@ -36,7 +36,7 @@ options:
 
 
 def carries(database: dict[str, Any], tags: dict[str, str]) -> bool:
-    """Tell whether an RDS instance, as boto3 describes it, has tags with these values."""
+    """Return True if an RDS instance, as boto3 describes it, has tags with these values."""
     return tags.items() <= {tag["Key"]: tag["Value"] for tag in database.get("TagList", [])}.items()
 
 
@@ -87,7 +87,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
     NAME = "databases"
 
     def verify_file(self, path: str) -> bool:
-        """Tell whether a file can be meant."""
+        """Return True if the file is an inventory of this plugin."""
         return bool(super().verify_file(path)) and path.endswith("databases.yml")
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
@@ -115,7 +115,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
                     account = boto3.client("sts", region_name=region).get_caller_identity()["Account"]
                     empty.append(nothing(name, region, account, tags, nameless))
             except (BotoCoreError, ClientError) as error:
-                raise AnsibleParserError(in_words(str(error), os.path.relpath(path), [region])) from None
+                raise AnsibleParserError(explained(str(error), os.path.relpath(path), [region])) from None
         meant = str(context.CLIARGS.get("subset") or "").split(",")
         if found := [text for text in empty if len(empty) == len(regions) or text.partition(":")[0] in meant]:
             raise AnsibleParserError("; ".join(found))
@@ -124,24 +124,24 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         if len(found) > 1:
             addresses = ", ".join(sorted(str(known["database_host"]) for known in found))
             raise AnsibleParserError(
-                f"{name} has several databases by their tags: {addresses}. Take the tags off the others"
+                f"{name} has several databases by their tags: {addresses}. Fix: remove the tags from the others"
             )
         for variable, value in (item for known in found for item in known.items()):
             self.inventory.set_variable(name, variable, value)
 
 
 def nothing(name: str, region: str, account: str, tags: dict[str, str], nameless: list[str]) -> str:
-    """Say why an environment has no hosts; which account was asked is part of the answer.
+    """Return why an environment has no hosts, with the account that was asked.
 
     ``nameless`` are running instances that are the environment's, and no hosts, since no tag says what they are called.
     """
     if nameless:
         return (
-            f"{name}: {', '.join(nameless)} in {region} runs without the tag Host. Give it one, such as Host={name}1 "
-            "(docs/aws.md, Machines that you made yourself)"
+            f"{name}: {', '.join(nameless)} in {region} runs without the tag Host. Fix: set one, such as Host={name}1 "
+            "(docs/aws.md, Existing machines)"
         )
     wanted = " and ".join(f"{key}={value}" for key, value in tags.items())
     return (
         f"{name}: no running host in {region} of the account {account} has the tags {wanted}. "
-        f"Make one: ansible-playbook -i inventory/account playbooks/provision.yml -l {name}"
+        f"Fix: ansible-playbook -i inventory/account playbooks/provision.yml -l {name}"
     )

@@ -15,7 +15,7 @@ from ansible.plugins.loader import inventory_loader
 # Ansible loads a plugin by its file, so this folder is no package that could be imported from.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from aws_words import in_words
+from aws_errors import explained
 
 DOCUMENTATION = r"""
 name: ec2_hosts
@@ -34,11 +34,11 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
     NAME = "ec2_hosts"
 
     def verify_file(self, path: str) -> bool:
-        """Tell whether a file is an inventory of amazon.aws.aws_ec2."""
+        """Return True if a file is an inventory of amazon.aws.aws_ec2."""
         return bool(super().verify_file(path)) and KNOWN_FILE.search(path) is not None
 
     def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
-        """Let amazon.aws.aws_ec2 fill the inventory; raise `AnsibleParserError` in words where it cannot."""
+        """Fill the inventory by amazon.aws.aws_ec2; raise `AnsibleParserError` with the fix if it fails."""
         file = os.path.relpath(path)
         options = loader.load_from_file(path, cache="none") or {}
         regions = [str(region) for region in options.get("regions", [])]
@@ -50,5 +50,5 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             import boto3  # noqa: PLC0415 (half a second, which only this failure should take)
 
             known = boto3.session.Session().get_available_regions("ec2")
-            raise AnsibleParserError(in_words(str(error), file, regions, known)) from None
+            raise AnsibleParserError(explained(str(error), file, regions, known)) from None
         asked.update_cache_if_changed()

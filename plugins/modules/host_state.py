@@ -57,8 +57,8 @@ from ansible.module_utils.host_state.reading import (
     run,
     text_of,
 )
+from ansible.module_utils.host_state.redactor import SENSITIVE, Redactor
 from ansible.module_utils.host_state.scope import CONTENT_ELSEWHERE, SCHEMA_QUERIES, SERVER_VARIABLES, kept, left_out
-from ansible.module_utils.host_state.veil import SENSITIVE, Veil
 
 DOCUMENTATION = r"""
 module: host_state
@@ -109,8 +109,8 @@ SETTINGS = ((".env", dotenv_settings), (".env.migrate", dotenv_settings), (".mys
 class Host:
     """This host, section by section; each section is a method that returns its facts or raises `Unreadable`."""
 
-    def __init__(self, name: str, veil: Veil, master_options: str) -> None:
-        self.name, self.veil, self._master_options = name, veil, master_options
+    def __init__(self, name: str, redactor: Redactor, master_options: str) -> None:
+        self.name, self.redactor, self._master_options = name, redactor, master_options
         self.root, self.library = f"/srv/{name}", f"/usr/local/lib/{name}"
         self.release = os.path.realpath(f"{self.root}/live/release")
         self._asking = threading.Lock()
@@ -129,9 +129,9 @@ class Host:
             file: way_to_database(self.stated.get("database", {}), self.settings[file])
             for file in (".env", ".env.migrate")
         }
-        veil.learn(*(way["password"] for way in self.ways.values() if "password" in way))
+        redactor.add(*(way["password"] for way in self.ways.values() if "password" in way))
         for settings in self.settings.values():
-            veil.learn(*(value for key, value in settings.items() if re.fullmatch(SENSITIVE, key, re.IGNORECASE)))
+            redactor.add(*(value for key, value in settings.items() if re.fullmatch(SENSITIVE, key, re.IGNORECASE)))
 
     def sections(self) -> dict[str, Callable[[], Facts]]:
         """Return the sections in the order of the report."""
@@ -257,7 +257,7 @@ class Host:
             for name in sorted(files):
                 place = os.path.join(folder, name)
                 parts.append(f"{os.path.relpath(place, path)} {self.content(place)}")
-        return self.veil.content("\n".join(parts)) if os.path.isdir(path) else self.content(path)
+        return self.redactor.content("\n".join(parts)) if os.path.isdir(path) else self.content(path)
 
     @staticmethod
     def attributes(folder: str) -> str:
@@ -277,11 +277,11 @@ class Host:
             data = stream.read()
         if self.live_environment and path.startswith(f"{self.live_environment}/"):
             data = without_own_path(data, os.path.basename(path), self.live_environment)
-        digest: str = self.veil.content(data)
+        digest: str = self.redactor.content(data)
         return digest
 
     def application(self) -> Facts:
-        """Read what is live, whether it is what answers, its digests, its settings and what the programs are told."""
+        """Read the live release, the one that answers, its digests, its settings and what the programs are told."""
         found: Facts = {}
         for file in ("release.json", "backup.json"):
             for key, value in json_at(f"{self.library}/{file}").items():
@@ -302,7 +302,7 @@ class Host:
         found["from a clean tree"] = "no" if facts.get("dirty") else "yes"
         for file, settings in self.settings.items():
             for key, value in settings.items():
-                found[f"{file}: {key}"] = self.veil.secret(f"{key}={value}")
+                found[f"{file}: {key}"] = self.redactor.secret(f"{key}={value}")
         return found
 
     def asked(self, path: str) -> dict[str, Any]:
@@ -407,7 +407,8 @@ class Host:
             return {"nginx": "not installed"}
         found = nginx_files(run("nginx", "-T", "-q"))
         # It names both slots, whichever of them is live, so neither name stands for that (see `identity`).
-        return {path: self.veil.cover(re.sub(r"slots/(blue|green)\b", r"slots/<\1>", found[path])) for path in found}
+        texts = {path: re.sub(r"slots/(blue|green)\b", r"slots/<\1>", text) for path, text in found.items()}
+        return {path: self.redactor.redact(text) for path, text in texts.items()}
 
     def tls(self) -> Facts:
         """Read which protocols and ciphers nginx accepts, and what its certificate is, by shaking hands with it."""
@@ -440,12 +441,12 @@ class Host:
             paths = [unit.get("FragmentPath", ""), *unit.get("DropInPaths", "").split()]
             loaded.update(paths)
             texts = [f"# {path}\n{lines_of(text_of(path), '[#;]')}" for path in paths if path]
-            found[unit["Id"]] = self.veil.cover("\n".join(texts)) or unit.get("LoadState", "unknown")
+            found[unit["Id"]] = self.redactor.redact("\n".join(texts)) or unit.get("LoadState", "unknown")
         for folder, _, names in os.walk("/etc/systemd"):
             for path in (f"{folder}/{name}" for name in names):
                 # A drop-in that systemd has not read yet is here, too.
                 if path.endswith((".conf", ".network", ".link", ".netdev")) and path not in loaded:
-                    found[path] = self.veil.cover(lines_of(text_of(path), "[#;]"))
+                    found[path] = self.redactor.redact(lines_of(text_of(path), "[#;]"))
         return found
 
     def shown(self) -> list[Facts]:
@@ -456,7 +457,7 @@ class Host:
             return self._shown
 
     def ask_systemd(self) -> list[Facts]:
-        """Ask systemd for what `shown` returns."""
+        """Return systemd's answer as `shown` does."""
         decided = ("enabled", "linked", "masked")
         names = {name for name, state in map(str.split, self.unit_files()) if state.startswith(decided)}
         for folder in ("/etc/systemd/system", "/run/systemd/system"):
@@ -571,7 +572,7 @@ class Host:
         paths = ["/etc/sudoers", *(f"/etc/sudoers.d/{name}" for name in names_in("/etc/sudoers.d"))]
         # Only with a space or a word after it is # a comment there: #include and a user's number are none.
         comment = r"#(?!include|\d)"
-        return {path: self.veil.cover(lines_of(text_of(path), comment)) for path in paths if os.path.isfile(path)}
+        return {path: self.redactor.redact(lines_of(text_of(path), comment)) for path in paths if os.path.isfile(path)}
 
     def sshd(self) -> Facts:
         """Read the configuration that sshd has."""
@@ -611,11 +612,11 @@ class Host:
         return found
 
     def other_slot(self) -> str:
-        """Return the name of the slot that is not live, nothing where none is."""
+        """Return the name of the slot that is not live, nothing if none is."""
         return {"blue": "green", "green": "blue"}.get(self.slot(), "")
 
     def slot(self) -> str:
-        """Return the name of the live slot, nothing where none is."""
+        """Return the name of the live slot, nothing if none is."""
         try:
             return os.path.basename(os.readlink(f"{self.root}/live"))
         except OSError:
@@ -711,7 +712,7 @@ def read(host: Host) -> dict[str, Any]:
             try:
                 facts[name] = kept(name, result.result())
             except (Unreadable, OSError, ValueError, subprocess.SubprocessError) as error:
-                gaps[name] = host.veil.cover(f"{error}")
+                gaps[name] = host.redactor.redact(f"{error}")
     return {
         "facts": facts,
         "gaps": gaps,
@@ -733,9 +734,9 @@ def main() -> None:
     )
     warnings.simplefilter("ignore", DeprecationWarning)  # that old protocols are refused is what is to be seen
     options: Iterable[str] = option_settings(module.params["master_options"]).values()
-    veil = Veil(module.params["key"])
-    veil.learn(*(value for value in options if len(value) >= 12))
-    state = read(Host(module.params["name"], veil, module.params["master_options"]))
+    redactor = Redactor(module.params["key"])
+    redactor.add(*(value for value in options if len(value) >= 12))
+    state = read(Host(module.params["name"], redactor, module.params["master_options"]))
     module.exit_json(changed=False, state=json.dumps(as_text(state)))
 
 

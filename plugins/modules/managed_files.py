@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Brings a set of files, directories and links to the wanted state in one call.
+"""Applies the wanted state to a set of files, directories and links in one call.
 
 plugins/action/managed_files.py sends this very file and plugins/module_utils/attributes.py to a host, and calls
 `bring`: all but `main` needs the standard library alone.
@@ -70,7 +70,7 @@ options:
     description:
       - Services, and the folder that each reads when it starts or reloads. One whose processes are older than something
         in its folder counts as a change, C(<service> is older than <folder>), so that handlers reload it. That is how a
-        file is told which somebody mended by hand and nobody reloaded.
+        file is reported that somebody fixed manually and did not reload.
     type: dict
     default: {}
   validate:
@@ -168,7 +168,7 @@ def started(process: str) -> float:
 def reading_since(service: str) -> float | None:
     """Return when the processes of a service read their files: the oldest worker's start, or the service's own.
 
-    A worker that only finishes its last requests does not count. None where the service does not run.
+    A worker that only finishes its last requests does not count. None if the service does not run.
     """
     shown = subprocess.run(
         ["systemctl", "show", "--property=MainPID", "--value", service],
@@ -190,7 +190,7 @@ def reading_since(service: str) -> float | None:
 
 
 def newest_change(folder: str) -> float:
-    """Return when something in or below a folder last changed, in seconds since 1970; 0 where there is no folder."""
+    """Return when something in or below a folder last changed, in seconds since 1970; 0 if there is no folder."""
     times = [os.lstat(folder).st_ctime] if kind_of(folder) == "directory" else []
     for place, folders, files in os.walk(folder):
         times += [os.lstat(os.path.join(place, name)).st_ctime for name in (*folders, *files)]
@@ -198,7 +198,7 @@ def newest_change(folder: str) -> float:
 
 
 class Tree:
-    """Applies entries one by one and remembers how to undo them."""
+    """Applies entries one by one and records how to undo them."""
 
     def __init__(self, check_mode: bool) -> None:
         self.check_mode = check_mode
@@ -207,7 +207,7 @@ class Tree:
         self._undo: list[tuple[str, dict[str, Any], str | None]] = []
 
     def apply(self, entry: dict[str, Any]) -> None:
-        """Bring one entry to its wanted state."""
+        """Apply one entry."""
         path, wanted = entry["path"], self._wanted(entry)
         before = describe(path, entry.get("recurse", False))
         if all(before.get(key) == value for key, value in wanted.items()):
@@ -217,7 +217,7 @@ class Tree:
             return
         aside = None
         if before["kind"] not in ("absent", wanted["kind"]):
-            aside = self._set_aside(path)
+            aside = self._quarantine(path)
         self._undo.append((path, before, aside))
         self._write(path, wanted, entry.get("recurse", False))
 
@@ -244,7 +244,7 @@ class Tree:
             before = describe(path)
             self._note(path, before, {"kind": "absent"})
             if not self.check_mode:
-                self._undo.append((path, before, self._set_aside(path)))
+                self._undo.append((path, before, self._quarantine(path)))
 
     def compare_reader(self, service: str, folder: str) -> None:
         """Note a service whose processes are older than something in the folder that it reads."""
@@ -290,7 +290,7 @@ class Tree:
                 return None
             raise Conflict(f"{entry['path']}: {key} {entry[key]!r} does not exist on this host") from None
 
-    def _set_aside(self, path: str) -> str:
+    def _quarantine(self, path: str) -> str:
         folder = os.path.join(BACKUP_ROOT, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         os.makedirs(folder, mode=0o700, exist_ok=True)
         aside = os.path.join(folder, path.strip("/").replace("/", "__"))
@@ -315,7 +315,7 @@ class Tree:
             os.chmod(path, wanted["mode"])
         elif kind == "absent":
             if kind_of(path) != "absent":
-                self._undo[-1] = (path, self._undo[-1][1], self._set_aside(path))
+                self._undo[-1] = (path, self._undo[-1][1], self._quarantine(path))
         else:
             self._replace(path, wanted)
 
@@ -393,7 +393,7 @@ ARGUMENTS = {
 
 
 def bring(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    """Bring files to what the options (`ARGUMENTS`, all of them) say; return the result of a task."""
+    """Apply the options (`ARGUMENTS`, all of them) to files; return the result of a task."""
     tree = Tree(check_mode)
     try:
         for item in given["entries"]:
@@ -411,7 +411,7 @@ def bring(given: dict[str, Any], check_mode: bool) -> dict[str, Any]:
 
 
 def objections(command: list[str]) -> str:
-    """Return what a command has against the new files, empty where it has nothing."""
+    """Return what a command has against the new files, empty if it has nothing."""
     try:
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, text=True, check=False)
     except OSError as error:

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Holds a table of nftables in the kernel equal to a text that says it."""
+"""Loads a table of nftables into the kernel if it differs from its text."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Sees that no package is older than it was, and tells which are installed."""
+"""Upgrades packages that somebody downgraded, and returns the installed packages."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ module: package_versions
 short_description: Sees that no package is older than it was, and tells which are installed
 description:
   - C(state=present) is content with any version, and C(state=latest) would upgrade whenever somebody converges. This
-    module remembers the versions of all packages, and upgrades those alone that somebody took back since, a hold of
-    theirs notwithstanding. What the host's sources do not offer any more is taken as it is, and remembered.
+    module records the versions of all packages, and upgrades those alone that somebody took back since, a hold of
+    theirs notwithstanding. What the host's sources do not offer any more is taken as it is, and recorded.
   - What it found is also a fact, by which later roles of the run know whether they must call apt at all.
 options:
   record: {type: path, required: true, description: File that keeps the versions; root's.}
@@ -23,7 +23,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: See that no package is older than it was
+- name: Restore downgraded packages
   package_versions:
     record: /var/lib/waffle-iron/packages.json
 """
@@ -34,7 +34,7 @@ ansible_facts:
   type: dict
   returned: always
 first:
-  description: Whether nothing was remembered of this host yet.
+  description: Whether nothing was recorded of this host yet.
   type: bool
   returned: always
 changed_paths:
@@ -60,7 +60,7 @@ def is_older(version: str, than: str) -> bool:
 
 
 def read(path: str) -> dict[str, str]:
-    """Return the remembered versions; nothing before the first run, or where somebody spoilt the file."""
+    """Return the recorded versions; nothing before the first run, or if the file is not valid."""
     try:
         with open(path) as stream:
             found = json.load(stream)
@@ -70,7 +70,7 @@ def read(path: str) -> dict[str, str]:
 
 
 def write(path: str, versions: dict[str, str]) -> None:
-    """Remember versions, whole or not at all."""
+    """Record versions, whole or not at all."""
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
     with open(f"{path}.new", "w") as stream:
         json.dump(versions, stream, indent=0, sort_keys=True)

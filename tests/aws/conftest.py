@@ -153,7 +153,7 @@ class Cloud:
         return {action for action in asked if not any(fnmatch.fnmatchcase(action, each) for each in allowed)}
 
     def ask(self, path: str, data: bytes | None = None) -> bytes:
-        """Ask moto's own interface."""
+        """Send a request to moto's own interface."""
         with urllib.request.urlopen(f"{self.url}/moto-api/{path}", data=data, timeout=30) as answer:  # noqa: S310
             content: bytes = answer.read()
         return content

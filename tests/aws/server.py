@@ -50,7 +50,7 @@ ci-info: no authorized SSH keys fingerprints found for user admin.
 
 
 def refusing(responses: type[BaseResponse], method: str, parameter: str, value: str, error: Exception) -> None:
-    """Let a method refuse a value of a parameter, as AWS does it."""
+    """Make a method refuse a value of a parameter, as AWS does."""
     original = getattr(responses, method)
 
     def refuse(self: BaseResponse) -> ActionResult:
@@ -75,7 +75,7 @@ def terminate_session(self: SimpleSystemManagerResponse) -> ActionResult:
 
 
 def know_parameters() -> None:
-    """Let each parameter group have the parameters that the role sets, as MySQL's engine has them."""
+    """Give each parameter group the parameters that the role sets, as MySQL's engine has them."""
     original = DBParameterGroup.__init__
 
     def begin(self: DBParameterGroup, *args: Any, **options: Any) -> None:
@@ -105,7 +105,7 @@ def miss_groups() -> None:
 
 
 def take_time() -> None:
-    """Let a target be `initial` and `draining` for a while, as a load balancer has it."""
+    """Keep a target `initial` and `draining` for a while, as a load balancer does."""
     health = FakeTargetGroup.health_for
 
     def begin(name: str) -> None:

@@ -22,7 +22,7 @@ def said(text: str) -> str:
 
 @pytest.fixture(autouse=True)
 def nothing_is_made(cloud: Cloud) -> Iterator[None]:
-    """See that the account is as it was."""
+    """Check that the account did not change."""
     before = [instance["InstanceId"] for instance in cloud.instances()]
     yield
     assert [instance["InstanceId"] for instance in cloud.instances()] == before
@@ -41,7 +41,7 @@ def refusing() -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -53,23 +53,23 @@ def refusing() -> Iterator[str]:
 def test_no_credentials(cloud: Cloud) -> None:
     done = cloud.play("provision", "-l", "dev", AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
     assert done.returncode == 2
-    assert "nothing was changed: this machine has no AWS credentials. Next: aws configure" in said(done.stdout)
+    assert "nothing was changed: this machine has no AWS credentials. Fix: aws configure" in said(done.stdout)
 
 
 def test_no_credentials_for_the_inventory(cloud: Cloud) -> None:
     command = ("ansible-playbook", "-i", "inventory/aws", "site.yml", "-l", "dev")
     done = cloud.run(*command, AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
     assert done.returncode == 1
-    assert "this machine has no AWS credentials. Next: aws configure" in said(done.stdout)
+    assert "this machine has no AWS credentials. Fix: aws configure" in said(done.stdout)
 
 
 def test_an_expired_session(cloud: Cloud, refusing: str) -> None:
     done = cloud.play("provision", "-l", "dev", AWS_ENDPOINT_URL=refusing)
     assert done.returncode == 2
-    assert "nothing was changed: the AWS credentials have expired. Next: aws sso login" in said(done.stdout)
+    assert "nothing was changed: the AWS credentials have expired. Fix: aws sso login" in said(done.stdout)
     done = cloud.run("ansible-inventory", "-i", "inventory/aws", "--list", AWS_ENDPOINT_URL=refusing)
     assert done.returncode == 1
-    assert "the AWS credentials have expired. Next: aws sso login" in said(done.stdout)
+    assert "the AWS credentials have expired. Fix: aws sso login" in said(done.stdout)
 
 
 def test_a_region_that_is_not_there(cloud: Cloud) -> None:
@@ -99,9 +99,9 @@ def test_an_image_that_is_not_there(cloud: Cloud) -> None:
 def test_a_quota_that_is_used_up(cloud: Cloud) -> None:
     done = cloud.play("provision", "-l", "dev", "-e", f"network_cidr={FULL}")
     assert done.returncode == 2
-    assert "Make the network: the account may not have more of this in eu-west-1" in said(done.stdout)
+    assert "Create the network: the account may not have more of this in eu-west-1" in said(done.stdout)
     assert "VpcLimitExceeded" in done.stdout
-    assert "Next: remove what is not used, or ask for more under Service Quotas" in said(done.stdout)
+    assert "Fix: remove what is not used, or ask for more under Service Quotas" in said(done.stdout)
 
 
 def test_a_name_that_is_taken(cloud: Cloud) -> None:

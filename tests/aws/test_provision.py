@@ -95,15 +95,15 @@ def tags(thing: dict[str, Any], key: str = "Tags") -> dict[str, str]:
 
 def test_what_is_sold_out_is_said_and_the_same_command_goes_on(half: Done, made: Done) -> None:
     said = " ".join(half.stdout.split())
-    assert "Make the database: AWS has no machine of this kind free now" in said
-    assert "Next: the same command again later, or another instance_type" in said
+    assert "Create the database: AWS has no machine of this kind free now" in said
+    assert "Fix: the same command again later, or another instance_type" in said
     assert "What was made stays; the same command goes on from there" in said
     # The database, the host, its address, the pin and the name: what stood was not made again.
     assert recap(made)["changed"] == 5, made.stdout
 
 
 def test_what_a_month_costs_is_said_before(made: Done) -> None:
-    assert made.stdout.index("US dollars a month") < made.stdout.index("Make the network")
+    assert made.stdout.index("US dollars a month") < made.stdout.index("Create the network")
 
 
 def test_no_secret_is_printed_or_left(cloud: Cloud, made: Done) -> None:

@@ -76,7 +76,7 @@ def test_the_newest_snapshots_are_kept(cloud: Cloud, deploy: Deploy) -> None:
     assert new.startswith("nba-dev-before-20") and new > old[-1]
     assert last == "nba-dev-final-20240101-000000"
 
-    # By hand also where dev takes none by itself: the newest one is kept.
+    # Manually, also if dev takes none by itself: the newest one is kept.
     done = cloud.play("snapshot", "-l", "dev")
     assert done.returncode == 0, done.stdout
     assert len(snapshots(cloud)) == 2

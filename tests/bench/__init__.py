@@ -1,1 +1,1 @@
-"""`make bench`: what the product costs and yields, held against the same work done by hand and against a tutorial."""
+"""`make bench`: what the product costs and yields, compared with the same work done manually and with a tutorial."""

@@ -53,7 +53,7 @@ def commands() -> dict[str, str]:
 
 @contextmanager
 def installed(here: World, dotenv: str) -> Iterator[None]:
-    """Have the contenders there; what is measured afterwards finds the host as it was before."""
+    """Install the contenders; remove them at the end, so that later measurements find the host as it was."""
     try:
         install(here, dotenv)
         yield
@@ -81,6 +81,6 @@ def install(here: World, dotenv: str) -> None:
 
 
 def lists(here: World, name: str, users: object) -> bool:
-    """Tell whether a contender lists these users."""
+    """Return True if a contender lists these users."""
     answer = here.get("dev1", "/users", Host=server_name(name))
     return answer.status == 200 and bool(answer.json() == users)

@@ -34,7 +34,7 @@ class Target:
 
 
 def wrk(target: Target, seconds: int = SECONDS) -> tuple[float, int]:
-    """Ask for one address on kept connections; return requests per second and the number of failures."""
+    """Request one address on kept connections; return requests per second and the number of failures."""
     options = ["--threads=1", f"--connections={CONNECTIONS}", f"--duration={seconds}s", f"--header=Host: {target.host}"]
     command = ["wrk", *options, target.url]
     output = subprocess.check_output(command, text=True, timeout=seconds + 30)

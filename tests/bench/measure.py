@@ -25,7 +25,7 @@ from tests.bench.report import Row
 from tests.hosts.probe import FORGET, Probe, report
 from tests.hosts.world import CHECKOUT, Run, World, await_true
 
-BY_HAND = Path(__file__).with_name("by_hand.sh")
+MANUAL = Path(__file__).with_name("manual.sh")
 BARE_RUNS = 2
 AGAIN_RUNS = 3
 DEPLOYS = 3
@@ -95,7 +95,7 @@ class Bench:
     values: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take plain passwords: quoting is tested elsewhere, and by hand it would be a matter of its own."""
+        """Take plain passwords: quoting is tested elsewhere, and a manual installation would have to quote as well."""
         for account in ("", "migration_"):
             self.here.set_secret("dev", f"vault_database_{account}password", secrets.token_hex(16))
         text = (self.here.root / "group_vars/dev/vars.yml").read_text()
@@ -154,7 +154,7 @@ class Bench:
         self.converged = False
 
     def dotenv(self) -> str:
-        """Return the `.env` that one would write by hand."""
+        """Return the `.env` that one would write manually."""
         every = self.inventory["all"]["vars"]
         known = {
             "ENVIRONMENT": "dev",
@@ -167,7 +167,7 @@ class Bench:
         }
         return "".join(f"{key}={value}\n" for key, value in known.items())
 
-    def by_hand(self) -> None:
+    def install_manually(self) -> None:
         """Take a bare dev1 to an answering service with the shell script."""
         files, values, host = self.folder / "files", self.values, self.inventory["_meta"]["hostvars"]["dev1"]
         files.mkdir(mode=0o700, exist_ok=True)
@@ -186,7 +186,7 @@ class Bench:
         login = f"{host['ansible_user']}@{host['ansible_host']}"
         options = ["-i", host["ansible_ssh_private_key_file"], *host["ansible_ssh_common_args"].split()]
         done = subprocess.run(
-            ["sh", BY_HAND, files, *options, login],
+            ["sh", MANUAL, files, *options, login],
             cwd=self.here.root,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -194,17 +194,17 @@ class Bench:
             timeout=600,
             check=False,
         )
-        assert done.returncode == 0, f"{BY_HAND.name}:\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{MANUAL.name}:\n{done.stdout}{done.stderr}"
         assert len(self.here.get("dev1", "/api/users").json()) == 2
 
 
 def bare(bench: Bench) -> list[Row]:
-    """From a bare host to one that answers: site.yml against the same by hand."""
+    """From a bare host to one that answers: site.yml against the same done manually."""
     ours, hand = [], []
     for _ in range(BARE_RUNS):
         bench.reset()
-        hand.append(seconds_of(bench.by_hand))
-        say(f"  by hand: {hand[-1]:.1f} s")
+        hand.append(seconds_of(bench.install_manually))
+        say(f"  manually:  {hand[-1]:.1f} s")
         bench.reset()
         ours.append(seconds_of(partial(bench.ansible, "site.yml")))
         assert bench.here.get("dev1", "/api/users").status == 200
@@ -212,7 +212,7 @@ def bare(bench: Bench) -> list[Row]:
         say(f"  site.yml: {ours[-1]:.1f} s")
     ratio = statistics.median(ours) / statistics.median(hand)
     what = f"bare host to answering, {BARE_RUNS} each"
-    return [Row(what, spread(ours), f"{spread(hand)} by hand", f"{ratio:.2f} x", "at most 2.5 x", ratio <= 2.5)]
+    return [Row(what, spread(ours), f"{spread(hand)} manually", f"{ratio:.2f} x", "at most 2.5 x", ratio <= 2.5)]
 
 
 def again(bench: Bench) -> list[Row]:

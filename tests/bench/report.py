@@ -1,4 +1,4 @@
-"""The table: printed, and kept in docs/benchmarks.md between two markers. The prose around it is written by hand."""
+"""The table: printed, and kept in docs/benchmarks.md between two markers. The prose around it is written manually."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Project:
 
     @property
     def called(self) -> bool:
-        """Tell whether anything tried to reach a host."""
+        """Return True if anything tried to reach a host."""
         return (self.root / "called").exists()
 
 

@@ -22,7 +22,7 @@ SHOWN = """{{ {'settings': app_database | database_settings(application), 'own':
 
 
 def bring(project: Project, folder: Path) -> None:
-    """Have a project deploy another application."""
+    """Configure a project to deploy another application."""
     shutil.rmtree(project.root / "app")
     shutil.copytree(folder, project.root / "app", ignore=shutil.ignore_patterns(".venv", "__pycache__"))
     commit(project)

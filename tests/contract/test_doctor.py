@@ -50,8 +50,8 @@ def test_another_ansible_than_that_of_the_lock_file(project: Project) -> None:
     assert done.returncode == 2
     assert "no host was looked at; 3 finding(s):" in done.stdout
     for words in (
-        r"1. control node: Ansible runs on Python 3\.\d+ .*, and this project needs >=3.99,<4.0. Next: make setup",
-        r"2. control node: ansible-core \S+ runs \(.+\), and poetry.lock has 2.99.0. Next: make setup",
+        r"1. control node: Ansible runs on Python 3\.\d+ .*, and this project needs >=3.99,<4.0. Fix: make setup",
+        r"2. control node: ansible-core \S+ runs \(.+\), and poetry.lock has 2.99.0. Fix: make setup",
         r"3. control node: the collection acme.tools is not installed, which roles/extra/tasks/main.yml uses.",
     ):
         assert re.search(words, done.stdout), done.stdout
@@ -73,8 +73,8 @@ def no_hosts(project: Project) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (no_password, "group_vars/dev/vault.yml: cannot be opened. Put its vault password into .vault/dev"),
-        (a_wrong_password, "group_vars/dev/vault.yml: .vault/dev does not hold its vault password. Put the right one"),
+        (no_password, "group_vars/dev/vault.yml: cannot be opened. Fix: put its vault password into .vault/dev"),
+        (a_wrong_password, "group_vars/dev/vault.yml: .vault/dev does not hold its vault password. Fix: put"),
         (no_hosts, "no host took part"),
     ],
     ids=["no password", "wrong password", "no hosts"],
@@ -133,12 +133,12 @@ def test_hosts_that_cannot_be_reached(looked: subprocess.CompletedProcess[str], 
         (
             "eu-central-1",
             [],
-            "inventory/aws_ec2.yml: this machine has no AWS credentials. Next: aws configure, or export AWS_PROFILE",
+            "inventory/aws_ec2.yml: this machine has no AWS credentials. Fix: aws configure, or export AWS_PROFILE",
         ),
         (
             "eu-nowhere-9",
             ["AWS_ACCESS_KEY_ID=a", "AWS_SECRET_ACCESS_KEY=b"],
-            "inventory/aws_ec2.yml: AWS has no region eu-nowhere-9. Next: set `regions` in it to one of eu-central-1,",
+            "inventory/aws_ec2.yml: AWS has no region eu-nowhere-9. Fix: set `regions` in it to one of eu-central-1,",
         ),
     ],
     ids=["credentials", "region"],

@@ -9,7 +9,7 @@ import pytest
 from tests.contract.test_structure import tasks_in
 from tests.hosts.mutations import (
     ANSWERING_KINDS,
-    BY_HAND,
+    DAMAGE,
     DIRECTORY_KINDS,
     FILE_KINDS,
     LINK_KINDS,
@@ -31,19 +31,19 @@ LOOKING = {
 BY_THE_FILE = {"managed_files", "release"}
 OUR_OWN = {"nftables_table", "package_versions"}
 NOT_DAMAGED = {
-    "Refresh the package lists for a preview": "it fetches lists and decides nothing",
-    "Show the reason of apt": "it only fails; tests/hosts/test_converge.py",
+    "Refresh the package lists for a dry run": "it fetches lists and decides nothing",
+    "Fail with the error of apt": "it only fails; tests/hosts/test_converge.py",
     "Create the database": "without it there is nothing to converge to but a restore",
-    "Look which passwords change": "it looks",
-    "Find grants that are valid for other databases, too": "it looks",
-    "Let their former passwords go on working": "a part of a release; tests/hosts/test_zero_loss.py",
+    "Find changed passwords": "it looks",
+    "Find grants with unescaped wildcards": "it looks",
+    "Retain the former passwords": "a part of a release; tests/hosts/test_zero_loss.py",
     "Discard former passwords": "only where it is asked for; tests/hosts/test_zero_loss.py",
-    "Bring the certificates of the database's authority": "the lab's authority comes with its hosts' images",
-    "Add them to what the host trusts": "follows from the task above",
+    "Copy the certificates of the database's authority": "the lab's authority comes with its hosts' images",
+    "Add the certificates to the trust store": "follows from the task above",
     "Create the swap file": "a container has no swap of its own",
-    "Close it to everybody else": "a container has no swap of its own",
+    "Restrict the swap file to root": "a container has no swap of its own",
     "Use the swap file": "a container has no swap of its own",
-    "Look whether Poetry is as it was installed": "it looks, and the task after it acts",
+    "Compare the installation of Poetry": "it looks, and the task after it acts",
     "Read the version of the system's Python": "it looks",
     "Check the Python of the application": "it looks, and the task after it acts",
     "Install the Python of the application": "only where app_python_version is set; tests/hosts/test_environments.py",
@@ -52,12 +52,12 @@ NOT_DAMAGED = {
     "Install podman": "only where releases are containers; tests/hosts/test_container.py",
     "Send it no more requests": "a part of the switch; tests/hosts/test_balancer.py",
     "Send it requests again": "a part of the switch; tests/hosts/test_balancer.py",
-    "Set whether the target group names the host": "a preview cannot ask; tests/aws/test_provision.py",
-    "Wait until it is out, where it is leaving": "it waits",
-    "Wait until the ALB finds it healthy": "it waits",
-    "Set whether the backend sends the host requests": "a preview cannot ask; tests/hosts/test_balancer.py",
+    "Set the membership in the target group": "a preview cannot ask; tests/aws/test_provision.py",
+    "Wait for the ALB to drain the host": "it waits",
+    "Wait for the ALB's health check": "it waits",
+    "Set the state of the server in HAProxy": "a preview cannot ask; tests/hosts/test_balancer.py",
 }
-MUTATIONS = [mutation for mutations in BY_HAND.values() for mutation in mutations]
+MUTATIONS = [mutation for mutations in DAMAGE.values() for mutation in mutations]
 
 
 def module_of(task: dict[str, Any]) -> str:
@@ -72,7 +72,7 @@ def tasks() -> list[tuple[str, dict[str, Any]]]:
 
 
 def notices(task: dict[str, Any], mutation: Mutation) -> bool:
-    """Tell whether a mutation is one that a task must notice."""
+    """Return True if a task must notice the mutation."""
     name = task["name"].partition(" {{")[0]
     return (bool(mutation.task) and mutation.task in name) or (mutation.what.startswith(name) and bool(mutation.sql))
 

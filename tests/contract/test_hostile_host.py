@@ -23,7 +23,7 @@ PLAY = """
         receipts: "{{ playbook_dir }}/../.receipts"
         defer_failure: "{{ defer_failure | default(false) }}"
       register: __asked
-    - name: Remember
+    - name: Keep the answer
       ansible.builtin.set_fact:
         __told: "{{ __asked.unfinished | default(__asked.problems | default(__asked.refused)) }}"
     - name: Show

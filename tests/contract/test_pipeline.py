@@ -370,7 +370,7 @@ def test_a_machine_with_secrets_of_its_own_keeps_them(bare: Project) -> None:
     (bare.root / ".vault/dev").write_text("mine")
     done = access(bare, "dev", "true")
     assert (done.returncode, (bare.root / ".vault/dev").read_text()) == (2, "mine")
-    assert "secrets of its own" in done.stderr
+    assert "its own secrets" in done.stderr
     assert left(bare) == [str(bare.root / ".vault")]
 
 
@@ -557,7 +557,7 @@ def test_what_is_deployed_is_the_commit_of_a_run_that_came_to_its_end(project: P
 def test_an_older_push_stops_where_main_has_moved_on(project: Project, main: str, attempt: str, code: int) -> None:
     called(project, "gh", f"print({main!r})")
     done = script(project, "scripts/is-newest", COMMIT, attempt)
-    assert (done.returncode, "main has moved on" in done.stderr) == (code, code == 1), done.stderr
+    assert (done.returncode, "main has moved from" in done.stderr) == (code, code == 1), done.stderr
 
 
 def test_github_that_does_not_answer_stops_a_push(project: Project) -> None:
@@ -825,7 +825,7 @@ def test_github_that_does_not_answer_is_no_finding(project: Project) -> None:
     assert "gh auth status" in done.stderr
 
 
-# --- the look from outside ---
+# --- the smoke test ---
 
 
 class Site(BaseHTTPRequestHandler):
@@ -876,7 +876,7 @@ LIVE: dict[str, Any] = {
 
 
 def tell(project: Project, status: dict[str, Any]) -> None:
-    """Have the release program of the hosts, which are this machine, answer so."""
+    """Make the release program of the hosts, which are this machine, answer so."""
     program = project.root / "release"
     program.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(status)}\nEND\n")
     program.chmod(0o755)

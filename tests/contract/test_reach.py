@@ -92,7 +92,7 @@ def reach(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 def gone(process: int) -> bool:
-    """Tell whether a process has ended."""
+    """Return True if a process has ended."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -173,7 +173,7 @@ def test_a_port_that_is_taken_is_refused(project: Project, calls: Path) -> None:
 def test_a_refused_connection_is_told(project: Project, calls: Path) -> None:
     (calls / "refuse").touch()
     done = reach(project, "tunnel", "dev", str(free_port()))
-    assert (done.returncode, done.stdout) == (1, "ssh ended with 255: see above. Does ssh_sources hold your address?\n")
+    assert (done.returncode, done.stdout) == (1, "ssh exited with status 255. Fix: add your address to ssh_sources\n")
 
 
 @pytest.mark.parametrize("arguments", [("tunnel", ""), ("tunnel", "stage"), ("db", "all")])

@@ -329,7 +329,7 @@ def test_the_sample_of_a_role_is_valid(role: str) -> None:
 def test_each_playbook_begins_with_preflight(path: Path) -> None:
     first = yaml_at(path)[0]
     if path.name == "preflight.yml":
-        assert (first["name"], first["gather_facts"], first["tags"]) == ("Preflight", False, ["always"])
+        assert (first["name"], first["gather_facts"], first["tags"]) == ("Run preflight", False, ["always"])
     elif path.name != "reach.yml":  # a part of those that do
         assert first["ansible.builtin.import_playbook"] == "preflight.yml"
 

@@ -94,7 +94,7 @@ class Watch:
     probes: dict[str, Probe]
 
     def mark(self, name: str) -> float:
-        """Remember what happens now, and return the moment."""
+        """Record what happens now, and return the moment."""
         return max(probe.mark(name) for probe in self.probes.values())
 
 

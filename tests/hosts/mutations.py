@@ -1,7 +1,7 @@
-"""What people do to hosts by hand, one by one: the material of test_drift.py.
+"""What people do to hosts manually, one by one: the material of test_drift.py.
 
 The files come from the roles themselves, so a file that a role gets later is damaged here, too. What is no file has its
-damage written down in `BY_HAND`; tests/contract/test_drift.py holds that the tasks of the roles are all there.
+damage written down in `DAMAGE`; tests/contract/test_drift.py holds that the tasks of the roles are all there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ATTRIBUTES = {
     "attribute": "user.note",
 }
 FILE_KINDS = ("content", "mode", "owner", "deleted", "link", "directory", "access list", "capability")
-# The program that answers what is live: what would keep it from answering is damaged in the last round alone.
+# The program that reports the live release: what would keep it from answering is damaged in the last round alone.
 ANSWERING_KINDS = ("content", "mode", "owner", "immutable", "attribute")
 LINK_KINDS = ("target", "deleted", "file", "directory")
 DIRECTORY_KINDS = ("mode", "owner", "immutable", "access list", "inherited access list")
@@ -118,7 +118,7 @@ FREEZE = (
 
 def give(path: str, kind: str) -> str:
     """Return a shell command that gives a file an attribute as `setfacl` and `setcap` do: a small image has neither."""
-    value = {"capability": repr(CAPABILITY), "attribute": 'b"by hand"'}.get(kind, "access_list(os.stat(path).st_mode)")
+    value = {"capability": repr(CAPABILITY), "attribute": 'b"edited"'}.get(kind, "access_list(os.stat(path).st_mode)")
     program = f'{inspect.getsource(access_list)}os.setxattr(path, "{ATTRIBUTES[kind]}", {value})'.replace("'", '"')
     return f"python3 -c 'import os, struct, sys\npath = sys.argv[1]\n{program}' {path}"
 
@@ -135,21 +135,21 @@ def damage(path: str, kind: str) -> str:
         "deleted": f"rm '{path}'",
         "link": f"{aside} && ln -s '/root/aside-'$(echo '{path}' | tr / _) '{path}'",
         "directory": f"rm '{path}' && mkdir '{path}'",
-        "file": f"rm '{path}' && echo by hand >'{path}'",
+        "file": f"rm '{path}' && echo edited manually >'{path}'",
         "target": f"ln -sfn /root/elsewhere '{path}'",
         "immutable": f"{FREEZE} '{path}'",
     }[kind]
 
 
 def answers(path: str) -> bool:
-    """Tell whether a file is one of the program that answers what is live, or of what it imports."""
+    """Return True if a file belongs to the program that reports the live release, or to its imports."""
     return path.startswith(NAMES["__app_library"])
 
 
 def of_files(poetry: str, host: int, number: int) -> list[Mutation]:
     """Return the damage to files of one host (0 or 1) in one round: every file, each time in another way."""
     found = []
-    taken = {mutation.what for mutation in BY_HAND[host, number]}
+    taken = {mutation.what for mutation in DAMAGE[host, number]}
     silenced = (host, number) == (1, ROUNDS - 1)
     for index, (path, state) in enumerate(managed(poetry)):
         if path in taken:
@@ -181,7 +181,7 @@ REDIRECTS = "net.ipv4.conf.all.accept_redirects"
 PARAMETERS = "/etc/sysctl.d/60-waffle-iron.conf"
 
 
-def added(path: str, text: str = "# by hand", mode: str = "0644", what: str = "") -> Mutation:
+def added(path: str, text: str = "# edited manually", mode: str = "0644", what: str = "") -> Mutation:
     """Return a file that somebody added beside those of the roles."""
     folder = Path(path).parent
     made = f"test -d '{folder}' || {{ mkdir -p '{folder}' && echo '{folder}' >>/root/folders; }}"
@@ -205,7 +205,7 @@ dpkg-deb --build old >/dev/null && dpkg -i --force-downgrade old.deb && apt-mark
 """
 
 # By host (0: the environment's first) and round.
-BY_HAND: dict[tuple[int, int], list[Mutation]] = {
+DAMAGE: dict[tuple[int, int], list[Mutation]] = {
     (0, 0): [
         Mutation("inet waffle_iron", "flushed", "nft flush ruleset", f"{RULES} | grep -q 'policy drop'",
                  "Load the firewall"),
@@ -224,8 +224,8 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
                  sql=r"REVOKE DELETE ON `nba\_prod`.* FROM nba_prod"),
         Mutation("Create the account nba_prod_migrate", "grant added", "",
                  sql="GRANT PROCESS ON *.* TO nba_prod_migrate"),
-        Mutation("install", "Poetry edited", f"echo '# by hand' >>$(ls {POETRY}/poetry/__main__.py)",
-                 f"! grep 'by hand' {POETRY}/poetry/__main__.py", "Install Poetry in"),
+        Mutation("install", "Poetry edited", f"echo '# edited manually' >>$(ls {POETRY}/poetry/__main__.py)",
+                 f"! grep 'edited manually' {POETRY}/poetry/__main__.py", "Install Poetry in"),
         added("/etc/nginx/conf.d/mine.conf"), added("/etc/nginx/sites-enabled/mine"),
         added("/etc/sudoers.d/99-mine", mode="0440"), added("/etc/cron.d/mine"), added("/srv/nba/notes.txt"),
         added("/etc/systemd/system/nba@.service.d/mine.conf", "[Service]\nNice=5", what="nba@.service.d"),
@@ -254,7 +254,7 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
         added("/etc/nginx/snippets/mine.conf"), added("/etc/nginx/modules-enabled/99-mine.conf"),
         added("/etc/systemd/journald.conf.d/99-mine.conf", "[Journal]"),
         added("/home/ada/.ssh/authorized_keys2", "ssh-ed25519 AAAA mine"),
-        added("/var/spool/cron/crontabs/nba", "# by hand", "0600"),
+        added("/var/spool/cron/crontabs/nba", "# edited manually", "0600"),
         added("/run/systemd/system.control/nginx.service.d/mine.conf", "[Service]\nNice=5", what="nginx.service.d"),
         added("/srv/nba/releases/copy/note", what="copy is no release"),
     ],
@@ -279,7 +279,7 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
                  sql="ALTER USER nba_prod_migrate IDENTIFIED WITH caching_sha2_password BY 'Other-word-1'"),
         Mutation("Create the account nba_prod", "TLS no longer required", "", sql="ALTER USER nba_prod REQUIRE NONE"),
         added("/etc/systemd/system.conf.d/99-mine.conf", "[Manager]"), added("/etc/cron.daily/mine", mode="0755"),
-        added("/var/spool/cron/crontabs/root", "# by hand", "0600"), added("/usr/local/lib/nba/mine.py"),
+        added("/var/spool/cron/crontabs/root", "# edited manually", "0600"), added("/usr/local/lib/nba/mine.py"),
         added("/srv/nba/slots/blue/mine"),
     ],
     (1, 1): [
@@ -299,7 +299,7 @@ BY_HAND: dict[tuple[int, int], list[Mutation]] = {
                  f"test ! -e {LIVE}/release/nba/added.py"),
         Mutation("default-mysql-client is 0.1", "downgraded", TAKEN_BACK,
                  "test $(dpkg-query -W -f '${Version}' default-mysql-client) = $(cat /root/version)",
-                 "See that no package"),
+                 "Restore downgraded packages"),
         Mutation("nginx.service is older", "process older than its files", "touch /etc/nginx/mime.types"),
         added("/etc/systemd/system/nginx.service.d/mine.conf", "[Service]\nNice=5", what="nginx.service.d"),
         added("/run/systemd/system/nba@blue.service.d/mine.conf", "[Service]\nNice=5", what="nba@blue.service.d"),

@@ -45,7 +45,7 @@ class Sample:
 
     @property
     def failed(self) -> bool:
-        """Whether it was not answered with a success."""
+        """True if the answer was not a success."""
         return self.status not in SUCCESS
 
 
@@ -124,7 +124,7 @@ class Probe:
         return [sample for sample in self.samples if sample.failed]
 
     def mark(self, name: str) -> float:
-        """Remember what happens now, for the picture; return the moment."""
+        """Record what happens now, for the picture; return the moment."""
         moment = time.monotonic()
         self.marks.append((moment, name))
         return moment
@@ -185,7 +185,7 @@ class Probe:
 
 
 def was_closed(connection: http.client.HTTPConnection) -> bool:
-    """Tell whether the server has closed an idle connection: then there is something to read, its goodbye."""
+    """Return True if the server has closed an idle connection: then there is something to read."""
     return connection.sock is not None and bool(select.select([connection.sock], [], [], 0)[0])
 
 

@@ -39,7 +39,7 @@ class Runner:
     machines: list[Machine] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Clone the copy, with an inventory written by hand that says where the lab's hosts are and names no key."""
+        """Clone the copy, with an inventory written manually that says where the lab's hosts are and names no key."""
         subprocess.run(["git", "clone", "--quiet", self.here.root, self.origin], check=True)
         local = self.here.root / ".lab" / self.here.name
         lab = json.loads((local / "inventory.json").read_text())

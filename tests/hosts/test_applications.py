@@ -41,7 +41,7 @@ class App:
     source: str
     """A file of it, for another release of the same behaviour."""
     names: bool = False
-    """Whether it answers to the names of its environment alone."""
+    """True if it answers to the names of its environment alone."""
     values: str = ""
 
     def host(self, host: str) -> str:

@@ -143,7 +143,7 @@ def test_a_host_that_was_left_out_comes_back(balanced: Balanced) -> None:
     balanced.here.execute(PROXY, "python3", "-c", TELL, f"disable server {BACKEND}/prod2\n")
     assert balanced.members()["prod2"] == "MAINT"
     run = balanced.here.ansible(*balanced.run("playbooks/deploy.yml")).succeeded()
-    assert run.changes() == ["balancer : Set whether the backend sends the host requests: prod2"]
+    assert run.changes() == ["balancer : Set the state of the server in HAProxy: prod2"]
     assert balanced.members()["prod2"] == "UP"
 
 

@@ -102,7 +102,7 @@ def later(visit: Visit) -> None:
 
 
 def shows_later(visit: Visit, name: str, text: str) -> bool:
-    """Tell whether the element with this id shows a text; put the clock forward where it does not yet."""
+    """Return True if the element with this id shows a text; put the clock forward if it does not yet."""
     if shown(visit.page, name) != text:
         later(visit)
     return shown(visit.page, name) == text

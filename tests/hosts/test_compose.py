@@ -89,7 +89,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def send(here: World, source: list[str], sink: str) -> None:
-    """Let a program of this machine write to one of the host."""
+    """Connect a program of this machine to one of the host."""
     with subprocess.Popen(source, cwd=here.root, stdout=subprocess.PIPE) as process:
         subprocess.run(
             [sys.executable, "-m", "lab", "exec", HOST, "--", "sh", "-c", sink],
@@ -99,7 +99,7 @@ def send(here: World, source: list[str], sink: str) -> None:
 
 
 def get(here: World, path: str) -> tuple[int, str]:
-    """Ask the page's port, on the laptop itself: nobody else may."""
+    """Request the page's port from the laptop itself: nobody else may."""
     script = (
         "import sys, urllib.request, urllib.error\n"
         "try: answer = urllib.request.urlopen('http://127.0.0.1:8080' + sys.argv[1])\n"

@@ -53,7 +53,7 @@ rm -rf /var/lib/containers /var/lib/cni /etc/cni
 
 @pytest.fixture
 def containers(here: World, converged: Converged) -> Iterator[None]:
-    """Have releases be containers, and leave the host as it was before, with the release that it had."""
+    """Run releases as containers, and leave the host as it was before, with the release that it had."""
     before, packages = set(here.shell(HOST, TRACES).splitlines()), set(here.shell(HOST, PACKAGES).split())
     here.shell(HOST, STORAGE)
     try:
@@ -76,7 +76,7 @@ def containers(here: World, converged: Converged) -> Iterator[None]:
 
 @contextmanager
 def probed(here: World, summary: Summary, case: str) -> Iterator[Probe]:
-    """Ask the host all the time; no request may fail, and no acknowledged write be lost."""
+    """Send requests all the time; no request may fail, and no acknowledged write be lost."""
     with Probe(here.address(HOST), 30) as probe:
         await_true(lambda: len(probe.samples) > 20, 30, "the probe is answered")
         yield probe
@@ -152,7 +152,7 @@ def container(here: World) -> str:
 
 
 def look_at_the_container(here: World, release: str) -> None:
-    """See that it may do no more than it has to, that no secret is in it, and that the journal has its lines."""
+    """Check that it may do no more than it has to, that no secret is in it, and that the journal has its lines."""
     found = json.loads(podman(here, "container", "inspect", container(here)))[0]
     process = here.shell(HOST, f"cat /proc/{found['State']['Pid']}/status /proc/{found['State']['Pid']}/cgroup")
     slot = here.status(HOST)["slot"]

@@ -37,7 +37,7 @@ def status(here: World, path: str) -> int:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_what_is_live_can_neither_signal_what_comes_nor_read_its_settings(
+def test_the_live_release_can_neither_signal_what_comes_nor_read_its_settings(
     here: World, converged: Converged, host: str
 ) -> None:
     said = here.shell(

@@ -314,13 +314,13 @@ def test_a_release_that_crashes_at_import_is_refused_and_the_old_one_serves(here
 def test_a_host_that_refuses_keeps_every_host_on_the_old_release(here: World, converged: Converged) -> None:
     before = {host: here.status(host)["live"] for host in ("dev1", "bare1")}
 
-    def refused_with(code: str, broken: str = "true", mended: str = "true") -> str:
+    def refused_with(code: str, broken: str = "true", repaired: str = "true") -> str:
         here.shell("bare1", broken)
         try:
             with here.edited("app/nba/main.py", lambda text: text + code, commit=True):
                 run = here.ansible("playbooks/deploy.yml", "-l", "dev")
         finally:
-            here.shell("bare1", mended)
+            here.shell("bare1", repaired)
         assert run.code != 0
         assert "is live on no host" in run.output
         assert {host: here.status(host)["live"] for host in before} == before

@@ -202,7 +202,7 @@ def doctor(here: World, *limit: str) -> Run:
 
 
 def named_first(run: Run, expected: dict[str, str], also: dict[str, str] | None = None) -> dict[str, list[str]]:
-    """See that each host's only cause, with a next command, is the expected one, and return the reports.
+    """Check that each host's only cause, with a next command, is the expected one, and return the reports.
 
     ``also`` has what a host's report may name besides.
     """
@@ -440,7 +440,7 @@ def ssh_options(known_hosts: object) -> str:
 
 @contextmanager
 def sudo_asks(here: World) -> Iterator[None]:
-    """Let sudo ask the login account of a host for a password, for a while."""
+    """Make sudo ask the login account of a host for a password, for a while."""
     rule = "/etc/sudoers.d/99-doctor"
     try:
         here.shell("dev1", f"umask 337 && echo 'admin ALL=(ALL) PASSWD: ALL' >{rule} && visudo --check --quiet")

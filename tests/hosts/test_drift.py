@@ -1,4 +1,4 @@
-"""All that the roles manage is damaged by hand: drift.yml names it, site.yml repairs it, and nothing is left."""
+"""All that the roles manage is damaged: drift.yml names it, site.yml repairs it, and nothing is left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.hosts.conftest import PROD, Converged, Summary
-from tests.hosts.mutations import BY_HAND, ROUNDS, STATES, Mutation, managed, of_files
+from tests.hosts.mutations import DAMAGE, ROUNDS, STATES, Mutation, managed, of_files
 from tests.hosts.world import UNPROVEN, Run, World
 
 pytestmark = [pytest.mark.lab, pytest.mark.long]
@@ -67,7 +67,7 @@ def do(here: World, host: str, mutations: list[Mutation]) -> None:
 
 
 def names(mutation: Mutation, host: str, records: list[dict[str, Any]]) -> bool:
-    """Tell whether a record names what was damaged."""
+    """Return True if a record names what was damaged."""
     return any(
         record["host"] == host
         and (mutation.what in record["resource"] or mutation.what == record["task"])
@@ -89,7 +89,7 @@ def one_round(here: World, number: int, poetry: str) -> Outcome:
     """Damage both hosts, look, repair, and see that nothing is left to do."""
     paths = [path for path, _ in managed(poetry)]
     before = {host: states(here, host, paths) for host in PROD}
-    damaged = {host: [*BY_HAND[index, number], *of_files(poetry, index, number)] for index, host in enumerate(PROD)}
+    damaged = {host: [*DAMAGE[index, number], *of_files(poetry, index, number)] for index, host in enumerate(PROD)}
     for host in PROD:
         do(here, host, damaged[host])
     hurt = {host: states(here, host, paths) for host in PROD}

@@ -312,7 +312,7 @@ KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 
 
 def handshake(client: socket.socket, host: str, path: str) -> str:
-    """Ask for a WebSocket, and return the head of the answer."""
+    """Request a WebSocket, and return the head of the answer."""
     client.sendall(HANDSHAKE.format(path, host, "websocket", KEY).encode())
     head = b""
     while not head.endswith(b"\r\n\r\n"):

@@ -113,7 +113,7 @@ def test_packages_of_every_lock_file_are_installed_beside_the_server(ready: Worl
 def test_changed_packages_of_the_server_are_named_and_replaced(ready: World, name: str) -> None:
     bring(ready, name)
     ask(ready, name, "runtime.make(folder)")
-    ready.shell(HOST, f"echo '# by hand' >>{folder_of(name)}/.server/gunicorn/__init__.py")
+    ready.shell(HOST, f"echo '# edited manually' >>{folder_of(name)}/.server/gunicorn/__init__.py")
     assert ask(ready, name, "runtime.changes(folder)") == (
         '["in the server\'s packages: gunicorn/__init__.py was changed"]'
     )
@@ -179,7 +179,7 @@ def test_another_python_is_installed_by_its_digest(ready: World, without_another
     served = "import sys; sys.path.append('.server'); import uvloop, httptools; print(sys.version_info[1])"
     assert said(ready, "team", served) == "11"
     # A change is noticed and taken back.
-    ready.shell(HOST, "echo '# by hand' >>/usr/local/lib/waffle-iron/python/3.11/lib/python3.11/os.py")
+    ready.shell(HOST, "echo '# edited manually' >>/usr/local/lib/waffle-iron/python/3.11/lib/python3.11/os.py")
     repaired = ready.ansible(*arguments, *known).succeeded()
     assert repaired.changes() == [f"python : Install the Python of the application: {HOST}"]
-    assert "by hand" not in ready.shell(HOST, "cat /usr/local/lib/waffle-iron/python/3.11/lib/python3.11/os.py")
+    assert "edited manually" not in ready.shell(HOST, "cat /usr/local/lib/waffle-iron/python/3.11/lib/python3.11/os.py")

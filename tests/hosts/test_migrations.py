@@ -1,4 +1,4 @@
-"""Migrations: planned, backed up, run once; a failed one can be undone and mended."""
+"""Migrations: planned, backed up, run once; a failed one can be undone and repaired."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ SLEEPING = [
     'op.execute("DO SLEEP(60)")',
     'op.add_column("users", sa.Column("last", sa.String(20)))',
 ]
-MENDED = [
+REPAIRED = [
     'if "nick" not in {column["name"] for column in sa.inspect(op.get_bind()).get_columns("users")}:',
     f"    {ADD_NICK}",
     HALF[2],
@@ -283,7 +283,7 @@ def test_a_schema_that_is_not_marked_is_not_kept(prod: World) -> None:
 
 @contextmanager
 def silent(here: World) -> Iterator[None]:
-    """Have the application say nothing of its schema for a while."""
+    """Make the application report no schema for a while."""
     path = here.root / "app/nba/health.py"
     whole = path.read_text()
     try:
@@ -345,7 +345,7 @@ def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None
         assert failed.code != 0 and columns(prod)[-1] == "nick"
     # Forward: the corrected revision skips what is there, and may run after the stamp.
     prod.execute("prod1", "nba-release", "stamp", release_in(failed), "0001")
-    with revision(prod, "0002", MENDED):
+    with revision(prod, "0002", REPAIRED):
         prod.ansible(*DEPLOY).succeeded()
     assert (version(prod), prod.get("prod1", "/api/users").status) == ("0002", 200)
     assert "ix_nick" in sql(prod, "SHOW INDEX FROM users")
@@ -400,7 +400,7 @@ def test_a_plan_can_be_made_after_the_migration_password_was_changed(prod: World
 
 
 @pytest.mark.long
-def test_what_is_missing_can_be_made_by_hand_and_said(prod: World) -> None:
+def test_what_is_missing_can_be_made_manually_and_said(prod: World) -> None:
     with revision(prod, "0002", HALF, back=(DROP_NICK,)):
         failed = prod.ansible("playbooks/migrate.yml", "-l", "prod", *UNPROVEN)
         assert failed.code != 0

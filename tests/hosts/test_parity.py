@@ -1,4 +1,4 @@
-"""Whether hosts are alike, as playbooks/parity.yml tells it: silent where they are, by name where they are not."""
+"""playbooks/parity.yml reports nothing for equal hosts, and names each difference."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def taken_back(path: str, kind: str) -> str:
     return f"python3 -c 'import os, sys; os.removexattr(sys.argv[1], \"{ATTRIBUTES[kind]}\")' {path}"
 
 
-# What a person may do to a host by hand, how it is taken back, and the fact that must be named.
-BY_HAND = (
+# What a person may do to a host manually, how it is taken back, and the fact that must be named.
+CHANGES = (
     (
         "mkdir -p /root/extra/DEBIAN && printf 'Package: extra\\nVersion: 1\\nArchitecture: all\\nMaintainer: a\\n"
         "Description: b\\n' >/root/extra/DEBIAN/control && dpkg-deb -b /root/extra && dpkg -i /root/extra.deb",
@@ -190,21 +190,21 @@ def test_each_host_has_a_card(here: World, alike: Result) -> None:
 
 
 @contextmanager
-def changed_by_hand(here: World) -> Iterator[list[str]]:
+def changed_manually(here: World) -> Iterator[list[str]]:
     """Change prod2 and prod's database in every way; yield what must be named."""
     with ExitStack() as stack:
-        # What was put back by hand is younger than the processes that read it.
+        # What was put back manually is younger than the processes that read it.
         stack.callback(lambda: here.ansible("site.yml", "-l", "prod2", *UNPROVEN).succeeded())
-        stack.callback(here.shell, "prod2", "\n".join(f"({back})" for _, back, _ in BY_HAND))
-        here.shell("prod2", "set -e\n" + "\n".join(f"({change})" for change, _, _ in BY_HAND))
+        stack.callback(here.shell, "prod2", "\n".join(f"({back})" for _, back, _ in CHANGES))
+        here.shell("prod2", "set -e\n" + "\n".join(f"({change})" for change, _, _ in CHANGES))
         for change, back, _ in IN_THE_DATABASE:
             stack.callback(here.sql, "nba_prod", back)
             here.sql("nba_prod", change)
-        yield [fact for _, _, fact in (*BY_HAND, *IN_THE_DATABASE)]
+        yield [fact for _, _, fact in (*CHANGES, *IN_THE_DATABASE)]
 
 
-def test_every_change_by_hand_is_named(here: World, alike: Result) -> None:
-    with changed_by_hand(here) as facts:
+def test_every_manual_change_is_named(here: World, alike: Result) -> None:
+    with changed_manually(here) as facts:
         found = parity(here, "-l", ALIKE)
     undeclared = found.of_kind("undeclared")
     assert [fact for fact in facts if fact not in undeclared] == []

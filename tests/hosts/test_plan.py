@@ -27,8 +27,8 @@ TRACES = (
 
 @contextmanager
 def drifted(here: World, host: str, path: str) -> Iterator[None]:
-    """Let somebody have added a comment to a file, until a run repairs it or the block ends."""
-    here.shell(host, f"cp -a {path} /root/before && echo '# by hand' >>{path}")
+    """Add a comment to a file, until a run repairs it or the block ends."""
+    here.shell(host, f"cp -a {path} /root/before && echo '# edited manually' >>{path}")
     try:
         yield
     finally:
@@ -71,7 +71,7 @@ def test_a_plan_names_everything_and_leaves_nothing(here: World, converged: Conv
     assert "without a restart or a lost request" in shown and "Reload nginx" in shown
     assert "Add revision 0002" in shown
     assert "ALTER TABLE users ADD COLUMN nick VARCHAR(20);" in text
-    assert "-# by hand" in text
+    assert "-# edited manually" in text
     assert "4 workers on all hosts x 2 slots during a switch x (3 + 2) = 40 connections" in text
     assert here.shell("dev1", TRACES) == before
     assert here.sql("nba_dev", "SELECT version_num FROM alembic_version").strip() == "0001"
@@ -86,11 +86,11 @@ def test_a_run_is_held_to_its_plan(here: World, converged: Converged) -> None:
         refused = here.ansible(*held)
         assert refused.code != 0
         assert f"dev1: {SUDOERS}: new" in words(refused.output)
-        assert "by hand" in here.execute("dev1", "tail", "-1", NGINX)
+        assert "edited manually" in here.execute("dev1", "tail", "-1", NGINX)
         here.shell("dev1", f"chmod 440 {SUDOERS}")
         done = here.ansible(*held).succeeded()
         assert done.changed()["dev1"] == 2  # the file, and the reload
-        assert "by hand" not in here.execute("dev1", "tail", "-1", NGINX)
+        assert "edited manually" not in here.execute("dev1", "tail", "-1", NGINX)
 
 
 def test_connections_that_do_not_fit_stop_a_release(here: World, converged: Converged) -> None:

@@ -297,4 +297,4 @@ def test_an_interpreter_of_one_s_own_has_the_version_in_its_name() -> None:
     assert [(host.python, host.machine) for host in hosts] == [("3.14.99", "aarch64")]
     assert list(python_findings(">=3.14.2", hosts)) == []
     assert hosts[0].takes("thing-1.0-cp314-cp314-manylinux_2_17_aarch64.whl")
-    assert possible("unheard-of", "x86_64", "/usr/bin/python3") == possible("", "x86_64", "")
+    assert possible("unknown", "x86_64", "/usr/bin/python3") == possible("", "x86_64", "")

@@ -30,7 +30,7 @@ def value_of(name: str, mode: int) -> bytes:
     """Return a value for an extended attribute of a file."""
     if "acl" in name:
         return access_list(mode)
-    return CAPABILITY if "capability" in name else b"by hand"
+    return CAPABILITY if "capability" in name else b"manually"
 
 
 def give(path: Path, name: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from aws_words import in_words
+from aws_errors import explained
 
 from tests.support import ENVIRONMENTS, ROOT, module_at, yaml_at
 
@@ -226,9 +226,9 @@ def test_the_table_has_what_the_environments_are_made_of() -> None:
 @pytest.mark.parametrize(
     ("said", "region", "words"),
     [
-        ("Unable to locate credentials", "eu-central-1", "no AWS credentials. Next: aws configure"),
-        ("(ExpiredToken) the token included in the request is expired", "eu-central-1", "have expired. Next: aws sso"),
-        ("The config profile (nba) could not be found", "eu-central-1", "no AWS credentials. Next: aws configure"),
+        ("Unable to locate credentials", "eu-central-1", "no AWS credentials. Fix: aws configure"),
+        ("(ExpiredToken) the token included in the request is expired", "eu-central-1", "have expired. Fix: aws sso"),
+        ("The config profile (nba) could not be found", "eu-central-1", "no AWS credentials. Fix: aws configure"),
         ("Instance ID i-1 could not be found", "eu-central-1", "inventory/aws_ec2.yml: Instance ID i-1 could not be"),
         ("(AuthFailure) AWS was not able to validate", "eu-central-1", "AWS refuses the credentials"),
         ("(AuthFailure) AWS was not able to validate", "eu-central-1", "is eu-central-1 switched on"),
@@ -239,28 +239,29 @@ def test_the_table_has_what_the_environments_are_made_of() -> None:
             "eu-central-1",
             "lack a right ((UnauthorizedOperation) You",
         ),
-        ("X is not authorized to perform: rds:CreateDBInstance", "eu-central-1", "rds:CreateDBInstance). Next: give"),
+        ("X is not authorized to perform: rds:CreateDBInstance", "eu-central-1", "rds:CreateDBInstance). Fix: give"),
         ("(VcpuLimitExceeded) You have requested", "eu-central-1", "may not have more of this in eu-central-1"),
         ("(InstanceQuotaExceeded) DB", "eu-central-1", "ask for more under Service Quotas"),
         ("(InsufficientDBInstanceCapacity) DB", "eu-central-1", "free now"),
         ("(DependencyViolation) resource sg-1 has a dependent object", "eu-central-1", "something else still uses it"),
         ("Could not connect to the endpoint URL", "eu-central-1", "cannot be reached in region eu-central-1"),
-        ("Could not connect to the endpoint URL", "eu-east-1", "no region eu-east-1. Next: set `regions` in it to one"),
+        ("Could not connect to the endpoint URL", "eu-east-1", "no region eu-east-1. Fix: set `regions` in it to one"),
         ("something else", "eu-central-1", "inventory/aws_ec2.yml: something else"),
     ],
 )
 def test_words_of_aws(said: str, region: str, words: str) -> None:
-    assert words in in_words(said, "inventory/aws_ec2.yml", [region], ["eu-central-1", "us-east-1"])
+    assert words in explained(said, "inventory/aws_ec2.yml", [region], ["eu-central-1", "us-east-1"])
 
 
 def test_no_region_at_all() -> None:
-    assert "no AWS region is set" in in_words("You must specify a region.", "aws_ec2.yml", [], ["us-east-1"])
+    assert "no AWS region is set" in explained("You must specify a region.", "aws_ec2.yml", [], ["us-east-1"])
 
 
 def test_the_words_of_each_failed_item_are_said_once() -> None:
     item = {"msg": "VcpuLimitExceeded: no", "failed": True}
-    said = FILTERS.aws_in_words({"msg": "One or more items failed", "results": [{"msg": "made"}, item, item]}, "M", "r")
-    assert said.startswith("M: the account may not have more of this in r (VcpuLimitExceeded: no). Next: ")
+    result = {"msg": "One or more items failed", "results": [{"msg": "made"}, item, item]}
+    said = FILTERS.aws_error_text(result, "M", "r")
+    assert said.startswith("M: the account may not have more of this in r (VcpuLimitExceeded: no). Fix: ")
 
 
 # --- host keys ---
@@ -290,7 +291,7 @@ def test_waiting_ends() -> None:
 
 
 def test_what_is_pinned_is_known_by_the_instance() -> None:
-    assert KEYS.pinned(f"# by hand\ni-1 {KEY}\n\ni-2 {KEY}\n") == {"i-1", "i-2"}
+    assert KEYS.pinned(f"# edited manually\ni-1 {KEY}\n\ni-2 {KEY}\n") == {"i-1", "i-2"}
 
 
 # --- the master password that RDS keeps ---

@@ -358,7 +358,11 @@ def test_a_resolver_that_does_not_answer_does_not_hold_the_doctor_up(monkeypatch
         ({"ActiveState": "active", "UnitFileState": "masked"}, "service", "is masked"),
         ({"ActiveState": "inactive", "Result": "success"}, "service", "is inactive"),
         ({"ActiveState": "failed", "Result": "oom-kill"}, "service", "raise memory_max"),
-        ({"ActiveState": "activating", "Result": "exit-code", "ExecMainStatus": "3"}, "service", "it ended with 3"),
+        (
+            {"ActiveState": "activating", "Result": "exit-code", "ExecMainStatus": "3"},
+            "service",
+            "exited with status 3",
+        ),
         ({"ActiveState": "failed", "Result": "timeout"}, "service", "did not start in time"),
         ({}, "service", "is unknown"),
     ],

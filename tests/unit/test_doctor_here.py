@@ -107,7 +107,7 @@ Host key verification failed.
             "debug1: x\nkex_exchange_identification: Connection closed by remote host\ndebug1: y",
             [],
             "other",
-            "ended with: kex_exchange_identification: Connection closed by remote host",
+            "failed: kex_exchange_identification: Connection closed by remote host",
             "-v",
         ),
     ],
@@ -162,7 +162,7 @@ def test_host_key_checking_is_never_weakened() -> None:
 
 
 def finding(key: str, follows_from: str = "") -> dict[str, str]:
-    return {"key": key, "words": f"{key} is wrong", "command": f"mend {key}", "follows_from": follows_from}
+    return {"key": key, "words": f"{key} is wrong", "command": f"fix {key}", "follows_from": follows_from}
 
 
 def test_the_report_has_causes_with_their_consequences() -> None:
@@ -170,10 +170,10 @@ def test_the_report_has_causes_with_their_consequences() -> None:
     text = plugin.report([*causes, finding("application.health", "database.password")], {"ssh": "all", "host": ""})
     assert text.splitlines() == [
         "1. database: database.password is wrong",
-        "   next: mend database.password",
+        "   next: fix database.password",
         "   follows from it: application: application.health is wrong",
         "2. certificate: certificate.expired is wrong",
-        "   next: mend certificate.expired",
+        "   next: fix certificate.expired",
         "checked:",
         "  ssh: all",
     ]

@@ -94,7 +94,7 @@ def test_an_import_that_does_not_end_is_named() -> None:
         (0, "ConnectionRefusedError: [Errno 111] Connection refused", ["nothing accepts connections", "111"]),
     ],
 )
-def test_what_no_waiting_mends_is_a_reason(status: int, body: str, words: list[str]) -> None:
+def test_what_no_waiting_repairs_is_a_reason(status: int, body: str, words: list[str]) -> None:
     reason = reasons.final_reason(status, body, application(), "nba.example.com")
     assert [word for word in words if word not in reason] == [], reason
 

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from ansible.module_utils import attributes
 from ansible.module_utils.host_state import handshakes, parsing, reading
-from ansible.module_utils.host_state.veil import Veil
+from ansible.module_utils.host_state.redactor import Redactor
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -37,23 +37,23 @@ PRINTABLE = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_siz
 
 
 @pytest.fixture
-def veil() -> Any:
-    return Veil("a key of this run")
+def redactor() -> Any:
+    return Redactor("a key of this run")
 
 
 # --- secrets ---
 
 
-def test_a_digest_is_equal_for_equal_secrets_of_one_run_alone(veil: Any) -> None:
-    again, other = Veil("a key of this run"), Veil("the key of another run")
-    assert veil.secret(AWKWARD) == again.secret(AWKWARD) != other.secret(AWKWARD)
-    assert veil.secret(AWKWARD) != veil.secret(AWKWARD + " ")
-    assert AWKWARD not in veil.secret(AWKWARD)
+def test_a_digest_is_equal_for_equal_secrets_of_one_run_alone(redactor: Any) -> None:
+    again, other = Redactor("a key of this run"), Redactor("the key of another run")
+    assert redactor.secret(AWKWARD) == again.secret(AWKWARD) != other.secret(AWKWARD)
+    assert redactor.secret(AWKWARD) != redactor.secret(AWKWARD + " ")
+    assert AWKWARD not in redactor.secret(AWKWARD)
 
 
 @given(PRINTABLE)
 def test_the_control_node_makes_the_same_digest(text: str) -> None:
-    assert Veil("key").secret(text) == secret_digest("key", text)
+    assert Redactor("key").secret(text) == secret_digest("key", text)
 
 
 @pytest.mark.parametrize(
@@ -69,23 +69,23 @@ def test_the_control_node_makes_the_same_digest(text: str) -> None:
         'SetCredential="passphrase:hunter2-hunter2"',
     ],
 )
-def test_what_looks_like_a_secret_is_covered(veil: Any, line: str) -> None:
-    covered = veil.cover(f"one\n{line}\ntwo")
+def test_what_looks_like_a_secret_is_covered(redactor: Any, line: str) -> None:
+    covered = redactor.redact(f"one\n{line}\ntwo")
     assert "hunter2" not in covered
     assert covered.startswith("one\n")
     assert covered.endswith("\ntwo")
-    assert covered == veil.cover(f"one\n{line}\ntwo") != veil.cover(f"one\n{line.replace('2', '3')}\ntwo")
+    assert covered == redactor.redact(f"one\n{line}\ntwo") != redactor.redact(f"one\n{line.replace('2', '3')}\ntwo")
 
 
 @pytest.mark.parametrize("line", ["server_tokens off;", "ExecStart=/bin/ask-password --watch", "passwd:", "a=b"])
-def test_what_does_not_is_left_alone(veil: Any, line: str) -> None:
-    assert veil.cover(line) == line
+def test_what_does_not_is_left_alone(redactor: Any, line: str) -> None:
+    assert redactor.redact(line) == line
 
 
-def test_a_secret_of_the_host_is_found_in_any_text(veil: Any) -> None:
-    veil.learn("correct horse battery", "short")
-    assert "horse" not in veil.cover("# the word is correct horse battery, they say")
-    assert veil.cover("a short word") == "a short word"
+def test_a_secret_of_the_host_is_found_in_any_text(redactor: Any) -> None:
+    redactor.add("correct horse battery", "short")
+    assert "horse" not in redactor.redact("# the word is correct horse battery, they say")
+    assert redactor.redact("a short word") == "a short word"
 
 
 # --- the files that the project writes ---
@@ -232,13 +232,13 @@ def test_an_environment_that_was_made_anew_under_another_path_is_the_same() -> N
     assert files("/srv/nba/venvs/33ae", "a")[1] == b"foo.py,sha256=1,2\n"
 
 
-def test_a_container_s_image_and_packages_are_read(tmp_path: Path, veil: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_and_packages_of_a_container(tmp_path: Path, redactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     packages = tmp_path / "proc/root/venv/lib/python3.13/site-packages"
     (packages / "foo-1.0.dist-info").mkdir(parents=True)
     (packages / "foo-1.0.dist-info/METADATA").write_text("Name: foo\nVersion: 1.0\n\n")
     (tmp_path / "release.json").write_text('{"runtime": "container"}')
     (tmp_path / "proc/root/venv/pyvenv.cfg").write_text("version = 3.13.5\n")
-    host = host_state.Host("nba", veil, "")
+    host = host_state.Host("nba", redactor, "")
     host.release = str(tmp_path)
     answers = {
         "podman --version": "podman version 5.4.2\n",
@@ -298,8 +298,8 @@ def test_comments_of_sudoers_are_not_its_directives() -> None:
     assert parsing.lines_of(text, r"#(?!include|\d)") == "#includedir /etc/sudoers.d\n#1000 ALL=(ALL) ALL"
 
 
-def test_files_have_mode_owner_and_content(tmp_path: Path, veil: Any) -> None:
-    host, found = host_state.Host("nba", veil, ""), dict[str, str]()
+def test_files_have_mode_owner_and_content(tmp_path: Path, redactor: Any) -> None:
+    host, found = host_state.Host("nba", redactor, ""), dict[str, str]()
     path = tmp_path / "a"
     path.write_text("content")
     path.chmod(0o640)
@@ -319,8 +319,8 @@ def test_files_have_mode_owner_and_content(tmp_path: Path, veil: Any) -> None:
 
 
 @pytest.mark.parametrize("name", OF_FILES)
-def test_files_have_attributes(tmp_path: Path, veil: Any, name: str) -> None:
-    host, found = host_state.Host("nba", veil, ""), dict[str, str]()
+def test_files_have_attributes(tmp_path: Path, redactor: Any, name: str) -> None:
+    host, found = host_state.Host("nba", redactor, ""), dict[str, str]()
     (tmp_path / "sub").mkdir()
     path = tmp_path / "sub/a"
     path.touch(mode=0o640)
@@ -334,8 +334,8 @@ def test_files_have_attributes(tmp_path: Path, veil: Any, name: str) -> None:
         attributes.clear_tree(str(tmp_path))
 
 
-def test_a_changed_file_changes_the_digest_of_its_folder(tmp_path: Path, veil: Any) -> None:
-    host = host_state.Host("nba", veil, "")
+def test_a_changed_file_changes_the_digest_of_its_folder(tmp_path: Path, redactor: Any) -> None:
+    host = host_state.Host("nba", redactor, "")
     (tmp_path / "package/__pycache__").mkdir(parents=True)
     (tmp_path / "package/a.py").write_text("1")
     before = host.tree_digest(str(tmp_path))
@@ -345,11 +345,11 @@ def test_a_changed_file_changes_the_digest_of_its_folder(tmp_path: Path, veil: A
     assert host.tree_digest(str(tmp_path)) != before
 
 
-def test_a_section_that_cannot_be_read_is_a_gap(veil: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_section_that_cannot_be_read_is_a_gap(redactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> dict[str, str]:
         raise reading.Unreadable("no such luck")
 
-    host = host_state.Host("nba", veil, "")
+    host = host_state.Host("nba", redactor, "")
     monkeypatch.setattr(host, "sections", lambda: {"a": refuse, "sysctl": lambda: {"vm.x": "1", "fs.file-nr": "9"}})
     state = host_state.read(host)
     assert state["gaps"] == {"a": "no such luck"}
@@ -358,9 +358,9 @@ def test_a_section_that_cannot_be_read_is_a_gap(veil: Any, monkeypatch: pytest.M
     assert json.loads(json.dumps(state))["about"]["uptime_seconds"] > 0
 
 
-def test_accounts_are_read_only_with_the_master_s_options(veil: Any) -> None:
-    assert "accounts" not in host_state.Host("nba", veil, "").sections()
-    assert "accounts" in host_state.Host("nba", veil, "[client]\n").sections()
+def test_accounts_are_read_only_with_the_master_s_options(redactor: Any) -> None:
+    assert "accounts" not in host_state.Host("nba", redactor, "").sections()
+    assert "accounts" in host_state.Host("nba", redactor, "[client]\n").sections()
 
 
 # --- TLS ---
@@ -428,5 +428,5 @@ def test_protocols_ciphers_and_certificate(tls_port: int) -> None:
 def test_a_command_that_is_not_there_is_named() -> None:
     with pytest.raises(reading.Unreadable, match="no-such-program is not installed"):
         reading.run("no-such-program")
-    with pytest.raises(reading.Unreadable, match="ended with 1"):
+    with pytest.raises(reading.Unreadable, match="exited with status 1"):
         reading.run("false")

@@ -132,7 +132,7 @@ def test_removes_without_deleting(root: Path, backups: Path, capsys: pytest.Capt
     assert call(capsys, *gone)["changed"] is False
 
 
-def test_what_stands_in_the_way_is_set_aside(root: Path, backups: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_stands_in_the_way_is_quarantined(root: Path, backups: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "a").mkdir()
     (root / "a/inside").write_text("precious")
     (root / "b").write_text("a file where a link belongs")

@@ -59,7 +59,7 @@ def test_a_package_that_was_taken_back_is_upgraded(packages: Packages, capsys: p
     assert packages.run(capsys)["changed"] is False
 
 
-def test_an_upgrade_is_remembered_and_no_change(packages: Packages, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_upgrade_is_recorded_and_no_change(packages: Packages, capsys: pytest.CaptureFixture[str]) -> None:
     packages.run(capsys)
     packages.installed["nginx"] = "1.28.0-1"
     assert packages.run(capsys)["changed"] is False
@@ -81,7 +81,7 @@ def test_a_spoilt_record_is_written_anew(packages: Packages, capsys: pytest.Capt
     assert json.loads(packages.record.read_text()) == packages.installed
 
 
-def test_a_preview_remembers_nothing(packages: Packages, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_records_nothing(packages: Packages, capsys: pytest.CaptureFixture[str]) -> None:
     assert packages.run(capsys, check=True)["changed"] is False
     assert not packages.record.exists()
 

@@ -253,7 +253,7 @@ def test_settings_are_compared_by_the_digests_that_they_must_have() -> None:
         return member(host, facts, digests=found[host.rstrip("1")])
 
     dev = on("dev1", "DATABASE_PASSWORD=a secret of dev's")
-    right, wrong = on("prod1", "DATABASE_PASSWORD=a secret of prod's"), on("prod1", "DATABASE_PASSWORD=edited by hand")
+    right, wrong = on("prod1", "DATABASE_PASSWORD=a secret of prod's"), on("prod1", "DATABASE_PASSWORD=edited manually")
     assert [(row.kind, row.variables) for row in compare([dev, right])[0]] == [("declared", ("database_password",))]
     assert [row.kind for row in compare([dev, wrong])[0]] == ["undeclared"]
 

@@ -154,7 +154,7 @@ def test_each_bad_value_is_one_finding_without_the_value(root: Path) -> None:
         "workers_max (group_vars/dev/vars.yml): is not set, or what it refers to is not",
         "log_level (group_vars/dev/vars.yml): must be DEBUG, INFO, WARNING or ERROR",
         "database_password (vault_database_password in group_vars/dev/vault.yml): must be printable text of at least "
-        "12 characters. Set it: ansible-vault edit group_vars/dev/vault.yml",
+        "12 characters. Fix: ansible-vault edit group_vars/dev/vault.yml",
     ]
 
 
@@ -166,7 +166,7 @@ def test_an_environment_to_promote_from_that_has_hosts(root: Path, source: str) 
 
 @pytest.mark.parametrize(
     ("source", "words"),
-    [("empty", "no hosts in the group 'empty'"), ("gone", "no hosts"), ("dev", "is the environment")],
+    [("empty", "no group 'empty' with hosts"), ("gone", "no group 'gone'"), ("dev", "is the environment")],
 )
 def test_an_environment_to_promote_from_that_cannot_be(root: Path, source: str, words: str) -> None:
     (finding,) = environment(root, {"promote_from": source}).promotion_findings({"empty": [], "dev": ["dev1"]})

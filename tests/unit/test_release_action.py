@@ -110,20 +110,20 @@ def test_a_bare_host_is_no_failure_where_one_is_expected(monkeypatch: pytest.Mon
     assert host.run(command=["status"])["failed"]
 
 
-def test_a_preview_reads_and_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_reads_and_does_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch, out='{"live": "r1"}')
     assert host.run(check=True, command=["status"]) == {"changed": False, "live": "r1"}
     assert host.run(check=True, command=["activate", "r2"]) == {"changed": True, "msg": "would run: activate r2"}
     assert host.commands == [f"{PROGRAM} status"]
 
 
-def test_a_preview_calls_what_would_be_mended_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_calls_what_would_be_repaired_a_change(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch, out='{"live": "r1", "problems": ["it is off"]}')
     assert host.run(check=True, command=["status"])["changed"] is True
     assert host.run(command=["status"])["changed"] is False
 
 
-def test_a_preview_goes_on_where_the_program_is_what_would_be_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_goes_on_where_the_program_is_what_would_be_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
     host = Connection(monkeypatch, code=1, err="SyntaxError")
     answer = host.run(check=True, command=["status"], default={"live": "", "problems": []})
     assert (answer["changed"], answer["unasked"], answer["live"]) == (True, True, "")

@@ -39,7 +39,7 @@ class Server:
         self.dead = False
 
     def begin(self, stop_at: int) -> None:
-        """Have the database as it was, and stop at a call."""
+        """Make the database as it was, and stop at a call."""
         self.schemas, self.calls, self.stop_at = {"shop": copy.deepcopy(WAS)}, 0, stop_at
 
     def call(self, work: Any) -> Any:

@@ -28,7 +28,7 @@ test ! -e "$PLAY/refuse" || { echo "Warning: deprecated" >&2; echo "ERROR 1064 (
 
 
 class Host:
-    """Has releases, one of them live, and remembers what ran."""
+    """A host with releases, one of them live, that records what ran."""
 
     def __init__(self, root: Path) -> None:
         self.config = SimpleNamespace(root=root, migration_user=pwd.getpwuid(os.getuid()).pw_name)

@@ -28,13 +28,13 @@ class Package:
     wheels: tuple[str, ...] = ()
     """File names."""
     has_source: bool = False
-    """Whether the lock has an archive of its source."""
+    """True if the lock has an archive of its source."""
     git: str = ""
     """The repository of a package that comes from one."""
     index: str = ""
     """The index of a package that comes from another one than the public index."""
     lists_files: bool = True
-    """Whether the lock says which files there are; a requirements.txt has digests alone."""
+    """True if the lock says which files there are; a requirements.txt has digests alone."""
 
 
 # What a marker (PEP 508) is asked about, such as `python_version`.

@@ -61,9 +61,9 @@ class Resolved:
     path: str
     """The prefix of the public addresses that the application answers."""
     strip_path: bool
-    """Whether nginx removes that prefix."""
+    """True if nginx removes that prefix."""
     page: bool
-    """Whether there is a page, which nginx serves at /."""
+    """True if there is a page, which nginx serves at /."""
     ready_path: str
     ready_answers: str
     health_path: str

@@ -64,11 +64,11 @@ def warnings_of_call(node: ast.Call) -> Iterator[str]:
     handed = {name_of(argument).rpartition(".")[2] for argument in node.args}
     if last == "create_all" or "create_all" in handed:
         yield (
-            "creates its tables at start (create_all). Take that out and write a migration (`alembic init alembic`); "
+            "creates tables at start (create_all). Fix: remove that and write a migration (`alembic init alembic`), "
             f"{OWN_MIGRATION}"
         )
     if called.endswith("command.upgrade") or (mentions(node, "alembic") and mentions(node, "upgrade")):
-        yield f"runs Alembic at start. Take that out: {OWN_MIGRATION}"
+        yield f"runs Alembic at start. Fix: remove that: {OWN_MIGRATION}"
 
 
 def mentions(node: ast.Call, word: str) -> bool:

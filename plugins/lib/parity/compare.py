@@ -23,7 +23,7 @@ Facts = Mapping[str, Mapping[str, str]]
 # Shorter values stand for themselves in too many places.
 WORD_LENGTH = 5
 NAMED = re.compile(r"\{\{ (\w+(?: or \w+)*) \}\}")
-VEILED = re.compile(r"<(hidden|content) ([0-9a-f]{16})>")
+DIGEST = re.compile(r"<(hidden|content) ([0-9a-f]{16})>")
 
 
 def secret_digest(key: str, text: str) -> str:
@@ -114,7 +114,7 @@ class Row:
     kind: str
     """``equal``, ``declared``, ``accepted`` or ``undeclared``."""
     values: Mapping[str, str | None]
-    """By host; None where the fact is not there. What is the host's own is replaced."""
+    """By host; None if the fact is not there. What is the host's own is replaced."""
     variables: tuple[str, ...] = ()
     reason: str = ""
 
@@ -147,7 +147,7 @@ def compare(members: Iterable[Member], accepted: Iterable[Mapping[str, str]] = (
         )
         keyed = {member.name: by_common_key(member, section, everywhere) for member in present}
         for key in sorted({key for facts in keyed.values() for key in facts}):
-            row = judge(section, key, present, {member.name: keyed[member.name].get(key) for member in present})
+            row = classify(section, key, present, {member.name: keyed[member.name].get(key) for member in present})
             if row.kind == "undeclared":
                 for entry in accepted:
                     if fnmatch.fnmatchcase(row.fact, entry["fact"]):
@@ -173,8 +173,8 @@ def by_common_key(member: Member, section: str, everywhere: set[str]) -> dict[st
     return found
 
 
-def judge(section: str, key: str, members: list[Member], found: Mapping[str, tuple[str, str] | None]) -> Row:
-    """Return the row of one fact; ``found`` has its key and value on each host, None where it is not there."""
+def classify(section: str, key: str, members: list[Member], found: Mapping[str, tuple[str, str] | None]) -> Row:
+    """Return the row of one fact; ``found`` has its key and value on each host, None if it is not there."""
     values = {name: pair[1] if pair else None for name, pair in found.items()}
     if len(set(found.values())) == 1:
         return Row(section, key, "equal", values)
@@ -292,5 +292,5 @@ def rules_for(
 
 
 def lists_things(value: Any) -> bool:
-    """Tell whether a value is a list of mappings."""
+    """Return True if a value is a list of mappings."""
     return isinstance(value, (list, tuple)) and any(isinstance(part, Mapping) for part in value)

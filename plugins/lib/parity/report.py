@@ -13,7 +13,7 @@ from typing import Any
 
 from answers.text import printable
 
-from parity.compare import VEILED, Member, Row
+from parity.compare import DIGEST, Member, Row
 
 KINDS = ("undeclared", "accepted", "declared", "equal")
 TITLES = {
@@ -89,7 +89,7 @@ class Report:
         return Counter(name for row in self.of_kind("declared") for name in row.variables)
 
     def problems(self) -> list[str]:
-        """Return why the hosts are not in parity, in words; nothing where they are."""
+        """Return why the hosts are not in parity, in words; nothing if they are."""
         found = [f"{host} could not be read" for host in self.missing]
         found += [
             f"{host}: {section} could not be read: {reason}"
@@ -107,21 +107,21 @@ class Report:
 
     def shown(self, row: Row) -> dict[str, str | None]:
         """Return the values of a row for people: of texts the lines that differ, of secrets only which are equal."""
-        values = {host: None if text is None else self.veiled(text) for host, text in row.values.items()}
+        values = {host: None if text is None else self.redacted(text) for host, text in row.values.items()}
         texts = [text.split("\n") for text in values.values() if text is not None]
         if row.kind != "equal" and any(len(lines) > 1 for lines in texts):
             shared = set.intersection(*(set(lines) for lines in texts)) if len(texts) == len(values) else set()
             values = {host: without(text, shared) for host, text in values.items()}
         letters: dict[str, str] = {}
         for text in values.values():
-            for _, digest in VEILED.findall(text or ""):
+            for _, digest in DIGEST.findall(text or ""):
                 letters.setdefault(digest, letter(len(letters)))
         return {
-            host: text if text is None else VEILED.sub(lambda found: f"{found[1]} {letters[found[2]]}", text)
+            host: text if text is None else DIGEST.sub(lambda found: f"{found[1]} {letters[found[2]]}", text)
             for host, text in values.items()
         }
 
-    def veiled(self, text: str) -> str:
+    def redacted(self, text: str) -> str:
         """Return a printable text in which no known secret stands."""
         for secret, name in self.secrets.items():
             text = text.replace(secret, name)
@@ -135,7 +135,7 @@ class Report:
             {
                 "made_at": self.made_at,
                 "in_parity": not self.problems(),
-                "problems": [self.veiled(problem) for problem in self.problems()],
+                "problems": [self.redacted(problem) for problem in self.problems()],
                 "environments": self.environments(),
                 "hosts": self.about,
                 "unreachable": self.missing,
@@ -149,7 +149,7 @@ class Report:
                 "facts": [
                     {
                         "section": row.section,
-                        "fact": self.veiled(row.key),
+                        "fact": self.redacted(row.key),
                         "kind": row.kind,
                         **({"variables": row.variables} if row.variables else {}),
                         **({"reason": row.reason} if row.reason else {}),
@@ -184,7 +184,7 @@ class Report:
             # All of a few; of many enough to see what it is about.
             shown = rows if len(rows) <= SHOWN_IN_TERMINAL else rows[:2]
             for row in shown:
-                yield f"undeclared: {self.veiled(row.fact)}: {self.in_a_line(row)}"
+                yield f"undeclared: {self.redacted(row.fact)}: {self.in_a_line(row)}"
             if rows[len(shown) :]:
                 yield f"undeclared: and {len(rows) - len(shown)} more of {rows[0].section}"
 
@@ -203,7 +203,7 @@ class Report:
             verdict=self.verdict(),
             made_at=html.escape(self.made_at),
             counts="".join(self.count_cards()),
-            problems="".join(f"<li>{html.escape(self.veiled(problem))}</li>" for problem in self.problems()),
+            problems="".join(f"<li>{html.escape(self.redacted(problem))}</li>" for problem in self.problems()),
             hosts="".join(self.host_card(member) for member in self.members),
             variables="".join(
                 f"<tr><td><code>{html.escape(name)}</code></td><td>{count}</td></tr>"
@@ -251,7 +251,7 @@ class Report:
             "Certificate": "none" if days is None else f"{days} days left",
         }
         listed = "".join(
-            f"<dt>{name}</dt><dd>{html.escape(self.veiled(str(text)))}</dd>" for name, text in rows.items()
+            f"<dt>{name}</dt><dd>{html.escape(self.redacted(str(text)))}</dd>" for name, text in rows.items()
         )
         return (
             f'<article class="host"><h3>{html.escape(member.name)} '
@@ -270,7 +270,7 @@ class Report:
         return (
             f'<details class="section {mark}" id="{name}"{" open" if counts["undeclared"] else ""}><summary>'
             f"<h3>{html.escape(TITLES.get(name, name))}</h3><span>{counts.total()} facts: {told}</span></summary>"
-            f'<table><thead><tr><th scope="col">Fact</th>{heads}<th scope="col">Judgement</th></tr></thead>'
+            f'<table><thead><tr><th scope="col">Fact</th>{heads}<th scope="col">Kind</th></tr></thead>'
             f"<tbody>{body}</tbody></table></details>"
         )
 
@@ -290,7 +290,7 @@ class Report:
                 cells += f"<td>{'<br>'.join(parts) or '<i>not read here</i>'}</td>"
         why = row.reason or (f"by {', '.join(row.variables)}" if row.variables else "")
         return (
-            f'<tr class="{row.kind}"><th scope="row">{html.escape(self.veiled(row.key))}</th>{cells}'
+            f'<tr class="{row.kind}"><th scope="row">{html.escape(self.redacted(row.key))}</th>{cells}'
             f'<td><span class="kind">{row.kind}</span> {html.escape(why)}</td></tr>'
         )
 

@@ -129,7 +129,7 @@ def settings_of(folder: Path, *names: str) -> dict[str, str]:
 
 
 def address_of(host: str, port: int, seconds: float = SECONDS) -> list[Any] | None:
-    """Return the addresses of a name, or None where it has none; a resolver that does not answer counts as none."""
+    """Return the addresses of a name, or None if it has none; a resolver that does not answer counts as none."""
     found: list[Any] = []
 
     def look() -> None:
@@ -145,7 +145,7 @@ def address_of(host: str, port: int, seconds: float = SECONDS) -> list[Any] | No
 
 
 def error_in(packet: bytes) -> tuple[int, str]:
-    """Return number and words of an error that the server greets with; 0 where it greets as it should."""
+    """Return number and words of an error that the server greets with; 0 if it greets as it should."""
     if packet[:1] != b"\xff":
         return 0, ""
     words = packet[3:].decode(errors="replace")
@@ -153,7 +153,7 @@ def error_in(packet: bytes) -> tuple[int, str]:
 
 
 def offers_tls(packet: bytes) -> bool:
-    """Tell whether a server's greeting offers TLS."""
+    """Return True if a server's greeting offers TLS."""
     rest = packet[packet.index(b"\0", 1) + 1 :]
     # Thread id (4), first part of the challenge (8), a filler (1), then the lower half of the capabilities.
     return bool(struct.unpack("<H", rest[13:15])[0] & CLIENT_SSL)
@@ -166,7 +166,7 @@ def read(connection: socket.socket) -> bytes:
 
 
 def exactly(connection: socket.socket, count: int) -> bytes:
-    """Return so many bytes; raise `ConnectionError` where the other side ends before."""
+    """Return so many bytes; raise `ConnectionError` if the other side ends before."""
     data = b""
     while len(data) < count:
         part = connection.recv(count - len(data))
@@ -177,7 +177,7 @@ def exactly(connection: socket.socket, count: int) -> bytes:
 
 
 def speak(server: Server) -> tuple[str, int, str]:
-    """Greet a server and begin TLS; return the kind of error, its number and words, or nothing where all is well."""
+    """Greet a server and begin TLS; return the kind of error, its number and words, or nothing if all is well."""
     try:
         with socket.create_connection((server.host, server.port), timeout=SECONDS) as connection:
             packet = read(connection)
@@ -230,7 +230,7 @@ def option_file(server: Server, user: str, password: str) -> str:
 
 
 def ask(server: Server, user: str, password: str, statement: str) -> tuple[int, str, list[str]]:
-    """Ask the database as an account; return the error's number and words, and the lines of the answer."""
+    """Query the database as an account; return the error's number and message, and the lines of the answer."""
     client = shutil.which("mariadb") or shutil.which("mysql") or "mysql"
     # In memory alone, and for root's eyes.
     with tempfile.TemporaryDirectory(dir="/run", prefix="doctor-") as folder:
@@ -248,7 +248,7 @@ def ask(server: Server, user: str, password: str, statement: str) -> tuple[int, 
 
 
 def number_in(text: str) -> tuple[int, str]:
-    """Return number and words of an error as the clients print it; 0 and nothing where there is none."""
+    """Return number and words of an error as the clients print it; 0 and nothing if there is none."""
     found = re.search(r"ERROR (\d+)(?: \([0-9A-Z]+\))?(?: at line \d+)?: (.*)", text)
     return (int(found[1]), found[2].strip()) if found else (0, "")
 
@@ -308,7 +308,7 @@ def examine(
         defaults: ``host``, ``port``, ``name`` and ``tls_ca``, where no release says otherwise; no host: no database.
         accounts: privileges of each account, separated by commas.
         target: options for the next command, such as ``-l dev``.
-        release: the folder of the live release, whose accounts are tried; None where there is none.
+        release: the folder of the live release, whose accounts are tried; None if there is none.
         program: path of the release program, which knows the schema.
     """
     area = Area("database")

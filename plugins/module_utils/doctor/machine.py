@@ -22,7 +22,7 @@ FLOCK = "hhqqi4x"
 
 
 def system(text: str, supported: Mapping[str, Iterable[str]]) -> tuple[str, list[Finding]]:
-    """Return the name of the operating system in ``/etc/os-release``, and a finding where it is not supported."""
+    """Return the name of the operating system in ``/etc/os-release``, and a finding if it is not supported."""
     values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
     name, version = (values.get(key, "").strip("\"'") for key in ("ID", "VERSION_ID"))
     label = f"{name or 'unknown'} {version or 'of no version'}"
@@ -73,7 +73,7 @@ def room(told: os.statvfs_result) -> int:
 
 
 def disk(path: str, told: os.statvfs_result) -> list[Finding]:
-    """Return a finding where a file system is full or cannot be written to."""
+    """Return a finding if a file system is full or cannot be written to."""
     free = told.f_bavail * told.f_frsize
     if told.f_flag & os.ST_RDONLY:
         words = f"the file system of {path} can only be read; the kernel does that after an error of the disk"
@@ -87,7 +87,7 @@ def disk(path: str, told: os.statvfs_result) -> list[Finding]:
 
 
 def memory(text: str) -> tuple[int, list[Finding]]:
-    """Return the bytes that are available by ``/proc/meminfo``, and a finding where that is next to nothing."""
+    """Return the bytes that are available by ``/proc/meminfo``, and a finding if that is next to nothing."""
     values = {key: int(size) << 10 for key, size in re.findall(r"^(\w+):\s+(\d+)", text, re.MULTILINE)}
     available, total = values.get("MemAvailable", 0), values.get("MemTotal", 0)
     if available > max(FREE_MEMORY_BYTES, total // 50):
@@ -103,7 +103,7 @@ def memory(text: str) -> tuple[int, list[Finding]]:
 
 
 def clock(ahead: float) -> list[Finding]:
-    """Return a finding where the clock is not the control node's; ``ahead`` is in seconds."""
+    """Return a finding if the clock is not the control node's; ``ahead`` is in seconds."""
     if abs(ahead) < CLOCK_SECONDS:
         return []
     words = f"its clock is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the control node's"
@@ -111,7 +111,7 @@ def clock(ahead: float) -> list[Finding]:
 
 
 def holder(path: str) -> int:
-    """Return the process id that locks a file, 0 where none does; nothing is locked for that."""
+    """Return the process id that locks a file, 0 if none does; nothing is locked for that."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

@@ -50,7 +50,7 @@ def get(
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """Return the JSON object in a text; nothing where there is none."""
+    """Return the JSON object in a text; nothing if there is none."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -59,7 +59,7 @@ def parsed(text: str) -> dict[str, Any]:
 
 
 def live_release(root: Path) -> tuple[str, Path | None]:
-    """Return the slot that gets the public requests and the folder of its release; nothing where there is none."""
+    """Return the slot that gets the public requests and the folder of its release; nothing if there is none."""
     try:
         slot = (root / "live").readlink().name
         release = root / "releases" / (root / "slots" / slot / "release").readlink().name
@@ -76,7 +76,7 @@ def unit(area: Area, shown: Mapping[str, str], name: str, slot: str, target: str
     reasons = {
         "oom-kill": "it was killed for want of memory: raise memory_max in group_vars/<environment>/vars.yml",
         "timeout": "it did not start in time",
-        "exit-code": f"it ended with {shown.get('ExecMainStatus', 'an error')}",
+        "exit-code": f"it exited with status {shown.get('ExecMainStatus', 'unknown')}",
         "signal": "it was killed",
         "core-dump": "it crashed",
     }

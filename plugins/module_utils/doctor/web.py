@@ -31,13 +31,13 @@ def account_of(text: str) -> str:
 
 
 def may(told: os.stat_result, user: int, groups: set[int], bits: int) -> bool:
-    """Tell whether an account has rights (4 read, 2 write, 1 enter; their sum) on something by its mode and owner."""
+    """Return True if an account has rights (4 read, 2 write, 1 enter; their sum) on something by its mode and owner."""
     shift = 6 if told.st_uid == user else 3 if told.st_gid in groups else 0
     return told.st_mode >> shift & bits == bits
 
 
 def obstacle(path: str, user: str, bits: int) -> str:
-    """Return what keeps an account from using a path, in words; nothing where it may.
+    """Return what keeps an account from using a path, in words; nothing if it may.
 
     Args:
         path: a file, with symlinks or without.
@@ -127,8 +127,8 @@ def rights(area: Area, root: Path, release: Path, user: str, target: str) -> Non
     site = f"ansible-playbook site.yml {target}"
     page = f"{root}/live/release/frontend/index.html"
     if has_page(release) and (words := obstacle(page, user, 4)):
-        mend = f"on the host: namei -l {os.path.realpath(page)}; a release with the right modes: {site}"
-        area.add("permission", f"nginx cannot serve the front end: {words}", mend, follows=("application.live",))
+        fix = f"on the host: namei -l {os.path.realpath(page)}; a release with the right modes: {site}"
+        area.add("permission", f"nginx cannot serve the front end: {words}", fix, follows=("application.live",))
     if words := obstacle(f"{root}/live/socket", user, 6):
         area.add("socket", f"nginx cannot connect to the application: {words}", site, follows=("application",))
 
@@ -170,7 +170,7 @@ def certificates_in(text: str) -> list[str]:
 
 
 def dates(text: str) -> tuple[datetime, datetime] | None:
-    """Return the two dates that ``openssl x509 -startdate -enddate`` prints; None where there are none."""
+    """Return the two dates that ``openssl x509 -startdate -enddate`` prints; None if there are none."""
     found = dict(re.findall(r"^(notBefore|notAfter)=(.+)$", text, re.MULTILINE))
     try:
         return moment(found["notBefore"]), moment(found["notAfter"])

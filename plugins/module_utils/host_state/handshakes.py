@@ -15,7 +15,7 @@ from ansible.module_utils.host_state.reading import Unreadable
 
 
 def shake(port: int, name: str, version: ssl.TLSVersion, ciphers: str = "") -> tuple[str, bytes]:
-    """Return the cipher and the certificate of one handshake; raise `OSError` where it is refused."""
+    """Return the cipher and the certificate of one handshake; raise `OSError` if it is refused."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

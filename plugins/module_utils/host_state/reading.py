@@ -36,12 +36,12 @@ def run(*command: str, descriptors: tuple[int, ...] = ()) -> str:
         raise Unreadable(f"{command[0]} did not end within {SECONDS} s") from None
     except subprocess.CalledProcessError as error:
         words = (error.stderr or error.stdout).decode(errors="replace").strip().splitlines()[-3:]
-        raise Unreadable(f"{command[0]} ended with {error.returncode}: {' '.join(words)}") from None
+        raise Unreadable(f"{command[0]} exited with status {error.returncode}: {' '.join(words)}") from None
     return done.stdout.decode(errors="replace")
 
 
 def text_of(path: str) -> str:
-    """Return a file's text, nothing where there is none."""
+    """Return a file's text, nothing if there is none."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
@@ -49,7 +49,7 @@ def text_of(path: str) -> str:
 
 
 def names_in(folder: str) -> list[str]:
-    """Return the names in a folder, sorted; nothing where there is none."""
+    """Return the names in a folder, sorted; nothing if there is none."""
     try:
         return sorted(path.name for path in Path(folder).iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -57,12 +57,12 @@ def names_in(folder: str) -> list[str]:
 
 
 def installed(program: str) -> bool:
-    """Tell whether a program is there, also one for the administrator."""
+    """Return True if a program is installed, also one for the administrator."""
     return shutil.which(program, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin") is not None
 
 
 def json_at(path: str) -> dict[str, Any]:
-    """Return the JSON object in a file, an empty one where there is no file."""
+    """Return the JSON object in a file, an empty one if there is no file."""
     text = text_of(path)
     found = json.loads(text) if text else {}
     if not isinstance(found, dict):
@@ -71,7 +71,7 @@ def json_at(path: str) -> dict[str, Any]:
 
 
 def owner(number: int) -> str:
-    """Return an account's name, or its number where it has none."""
+    """Return an account's name, or its number if it has none."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
@@ -79,7 +79,7 @@ def owner(number: int) -> str:
 
 
 def group(number: int) -> str:
-    """Return a group's name, or its number where it has none."""
+    """Return a group's name, or its number if it has none."""
     try:
         return grp.getgrgid(number).gr_name
     except KeyError:

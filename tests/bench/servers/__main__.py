@@ -167,7 +167,7 @@ def await_true(condition: Callable[[], bool], what: str) -> None:
 
 
 def ended(server: Running) -> float:
-    """Tell a server to end; return the seconds that it took."""
+    """Stop a server; return the seconds that it took."""
     begin = time.monotonic()
     server.process.terminate()
     server.process.wait()

@@ -1,4 +1,4 @@
-"""What AWS and its library say, in words: why something failed, and the command to type next."""
+"""Explains errors of AWS and its library: why something failed, and the command to type next."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REASONS = (
     (
         r"InvalidClientTokenId|AuthFailure|SignatureDoesNotMatch|UnrecognizedClient",
         "AWS refuses the credentials",
-        "aws sts get-caller-identity. Where it answers: is {region} switched on (aws account list-regions)? Is this "
+        "aws sts get-caller-identity. If it answers: is {region} switched on (aws account list-regions)? Is this "
         "machine's clock right?",
     ),
     (
@@ -67,22 +67,22 @@ REASONS = (
 )
 
 
-def in_words(said: str, file: str, regions: Iterable[str], known: Iterable[str] = ()) -> str:
+def explained(said: str, file: str, regions: Iterable[str], known: Iterable[str] = ()) -> str:
     """Return why AWS was not asked, or did not do what it was asked, and the next command.
 
     Args:
         said: what AWS or its library said.
         file: the inventory, or whatever else asked.
         regions: those that were asked.
-        known: those that there are, where a wrong one may be the reason.
+        known: the existing regions, if a wrong one may be the reason.
     """
     asked, there = list(regions), list(known)
     for region in asked:
         if there and region not in there:
             near = ", ".join(name for name in there if name.partition("-")[0] == region.partition("-")[0])
-            return f"{file}: AWS has no region {region}. Next: set `regions` in it to one of {near or ', '.join(there)}"
+            return f"{file}: AWS has no region {region}. Fix: set `regions` in it to one of {near or ', '.join(there)}"
     for pattern, words, command in REASONS:
         if re.search(pattern, said, re.IGNORECASE):
             filled = {"region": ", ".join(asked) or "of this machine", "file": file, "said": said}
-            return f"{file}: {words.format(**filled)}. Next: {command.format(**filled)}"
+            return f"{file}: {words.format(**filled)}. Fix: {command.format(**filled)}"
     return f"{file}: {said}"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Takes a bare host to an answering service over ssh, as a person with a list of commands would. `python -m tests.bench`
-# holds site.yml against this. Usage, in the checkout: by_hand.sh FILES LOGIN@HOST [ssh options]
+# holds site.yml against this. Usage, in the checkout: manual.sh FILES LOGIN@HOST [ssh options]
 # FILES is a folder with what that person has written: .env, .env.migrate, accounts.sql, master.cnf, index_url.
 set -eu
 files=$1

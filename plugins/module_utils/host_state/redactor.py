@@ -16,8 +16,8 @@ SECRET_HEADER = re.compile(
 SECRET_URL = re.compile(r"(?<=://)([^\s/@:]*):([^\s/@]+)@")
 
 
-class Veil:
-    """Makes digests of secrets, and finds secrets in texts."""
+class Redactor:
+    """Makes digests of secrets, and puts them in the place of secrets in texts."""
 
     def __init__(self, key: str) -> None:
         self._key = hashlib.sha256(key.encode()).digest()
@@ -36,11 +36,11 @@ class Veil:
         """Return what stands for the content of a file in a fact."""
         return f"<content {self.digest(data)}>"
 
-    def learn(self, *secrets: str) -> None:
-        """Remember secrets of this host, so that they are found wherever they stand."""
+    def add(self, *secrets: str) -> None:
+        """Redact secrets of this host, wherever they stand, from now on; a short one is ignored."""
         self._known.update(text for text in secrets if len(text) >= 6)
 
-    def cover(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """Return a configuration's text with digests in the place of secrets."""
         for known in sorted(self._known, key=len, reverse=True):
             text = text.replace(known, self.secret(known))

@@ -1,4 +1,4 @@
-"""Finds what bears an environment's name on AWS, of the kinds that the modules know by nothing but their names."""
+"""Finds the AWS resources with the name of an environment, of the kinds that modules identify by name alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 from botocore.exceptions import BotoCoreError, ClientError
 
 
-def things(client: Callable[[str], Any], name: str, parameters: str) -> Iterator[dict[str, Any]]:
+def resources(client: Callable[[str], Any], name: str, parameters: str) -> Iterator[dict[str, Any]]:
     """Yield ``named`` (its kind and name) and ``tags`` of each that is there; ``client`` makes boto3's of a service."""
     iam, balancing, rds = client("iam"), client("elbv2"), client("rds")
 
@@ -75,7 +75,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     _VALID_ARGS = frozenset(("region", "name", "parameters"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return them as ``things``."""
+        """Return the resources as ``resources``."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         asked = self._task.args
 
@@ -83,7 +83,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return boto3.client(service, region_name=asked["region"])
 
         try:
-            found = list(things(client, asked["name"], asked["parameters"]))
+            found = list(resources(client, asked["name"], asked["parameters"]))
         except (BotoCoreError, ClientError) as error:
             raise AnsibleActionFail(str(error)) from error
-        return {**result, "changed": False, "things": found}
+        return {**result, "changed": False, "resources": found}
