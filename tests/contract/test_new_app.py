@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.contract.conftest import AUTHOR, Project
-from tests.support import ROOT
+from tests import support
+from tests.contract.conftest import AUTHOR, Project, as_published
+from tests.support import ROOT, about_the_sample
 
 
 @pytest.fixture
@@ -54,6 +55,7 @@ def test_a_clone_is_set_up_once(clone: Project, players: Path) -> None:
     assert "changed" not in again.stdout and files(clone) == after
 
 
+@about_the_sample
 def test_the_sample_keeps_its_settings_until_it_goes(clone: Project) -> None:
     done = new_app(clone, "shop")
     assert done.returncode == 0, done.stdout
@@ -73,3 +75,23 @@ def test_a_repository_is_no_more_than_an_address(clone: Project) -> None:
     before = files(clone)
     done = new_app(clone, "shop", 'x"\nproject: y')
     assert (done.returncode, files(clone)) == (2, before)
+
+
+def test_the_other_tests_of_a_clone_run_as_before_it_was_set_up(clone: Project, players: Path) -> None:
+    """`make quick` in a clone: the copies that tests work on have the published name, and no foreign repository."""
+    before = (clone.root / "group_vars/all/vars.yml").read_text()
+    assert new_app(clone, "players", str(players)).returncode == 0
+    after = (clone.root / "group_vars/all/vars.yml").read_text()
+    assert after != before and as_published(after) == before
+
+
+@about_the_sample
+def test_what_is_about_the_sample_is_left_out_in_a_clone_for_another_application(
+    clone: Project, players: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is still there if the application has a repository of its own."""
+    (clone.root / "app/nba/settings.py").touch()
+    monkeypatch.setattr(support, "ROOT", clone.root)
+    assert support.is_sample()
+    assert new_app(clone, "players", str(players)).returncode == 0
+    assert (clone.root / "app/nba/settings.py").is_file() and not support.is_sample()

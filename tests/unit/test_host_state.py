@@ -267,7 +267,7 @@ def test_image_and_packages_of_a_container(tmp_path: Path, redactor: Any, monkey
     }
 
 
-def test_the_packages_of_the_server_are_read(tmp_path: Path, veil: Any) -> None:
+def test_the_packages_of_the_server_are_read(tmp_path: Path, redactor: Any) -> None:
     """The server's folder is a link of the release, and no virtual environment: it has its packages at the top."""
 
     def host_with(key: str, version: str, program: str) -> Any:
@@ -278,7 +278,7 @@ def test_the_packages_of_the_server_are_read(tmp_path: Path, veil: Any) -> None:
         (folder / "gunicorn/app.py").write_text(program)
         (metadata / "METADATA").write_text(f"Name: gunicorn\nVersion: {version}\n\n")
         (tmp_path / f"release-{key}/.server").symlink_to(folder)
-        host = host_state.Host("nba", veil, "")
+        host = host_state.Host("nba", redactor, "")
         host.release = str(tmp_path / f"release-{key}")
         assert dict(host.identity())[key] == "<server>"
         return host.environment()
