@@ -117,7 +117,7 @@ def rollback_choices(hostvars: Hosts, hosts: Iterable[str]) -> list[str]:
     A host whose last rollback ended when nobody was there to see it decides for the others.
     """
     statuses = [hostvars[host]["__app_status"] for host in hosts]
-    decided = [status for status in statuses if status.get("unheard")] or statuses
+    decided = [status for status in statuses if status.get("unacknowledged")] or statuses
     return list(dict.fromkeys(str(status["release"]) for status in decided))
 
 

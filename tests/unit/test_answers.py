@@ -31,7 +31,7 @@ JSON = st.recursive(
 )
 GOOD: dict[str, tuple[type[Answer], dict[str, Any]]] = {
     "status": (Status, {"live": "r1", "slot": "blue", "workers": 2, "releases": [{"id": "r1", "commit": "0f"}]}),
-    "target": (RollbackTarget, {"live": "r2", "release": "r1", "downgrade": "0001", "unheard": False}),
+    "target": (RollbackTarget, {"live": "r2", "release": "r1", "downgrade": "0001", "unacknowledged": False}),
     "outcome": (Outcome, {"release": "r1", "before": "r0", "live": "r1", "receipt": {"release": "r1", "before": "r0"}}),
     "proof": (Proof, {"proven": True, "release": "r1"}),
 }

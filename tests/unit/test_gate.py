@@ -64,6 +64,19 @@ def test_the_last_of_several_exceptions_is_the_reason() -> None:
     assert reasons.start_reason(BOOT.format(error=error)).startswith("ImportError: cannot import name x")
 
 
+def test_a_log_of_json_has_a_reason_too() -> None:
+    traceback = BOOT.format(error="RuntimeError: on purpose")
+    line = json.dumps({"level": "ERROR", "message": "Exception in worker process", "traceback": traceback})
+    assert reasons.start_reason(f'{{"message": "Booting"}}\n{line}\non purpose\n').startswith(
+        "RuntimeError: on purpose"
+    )
+
+
+def test_a_server_that_does_not_answer_is_a_reason() -> None:
+    told = "the server did not answer within 30 s (timed out). Fix: raise app_start_timeout_seconds"
+    assert reasons.start_reason(f"[2026-12-01 12:16:19 +0000] [5] [INFO] Booting\n{told}\n[2026 ...] bye\n") == told
+
+
 def test_a_log_without_a_reason_gives_none() -> None:
     assert reasons.start_reason("[2026-12-01 03:51:20 +0000] [5] [INFO] Starting gunicorn 27.0.1\n") == ""
     assert reasons.lasting_reason("GET /healthz 503\nwarning: no module of that name\n") == ""

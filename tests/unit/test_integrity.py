@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.unit.test_attributes import OF_DIRECTORIES, OF_FILES, give
-from tests.unit.test_release import Course, Systemd, deploy, host, put, root, systemd
+from tests.unit.test_release import Progress, Systemd, deploy, host, put, root, systemd
 
 __all__ = ["host", "root", "systemd"]  # fixtures
 
@@ -142,7 +142,7 @@ def test_what_was_given_an_attribute_loses_it_and_stays(
     first, second, third = host.problems()
     assert first.startswith("release r1: .env ") and second.startswith("the virtual environment of r1: .complete ")
     assert third.startswith(f"{other} is no release that could be gone back to: .env ")
-    host.repair(Course())
+    host.repair(Progress())
     assert host.problems() == [] and set(host.releases()) == {"r1", "r0"}
     assert attributes.in_tree(str(host.config.root)) == {} and not backups.exists()
 
@@ -190,7 +190,7 @@ def test_an_edited_environment_is_replaced_for_all_that_share_it(
 
     monkeypatch.setattr(sys.modules["runtimes"].Venv, "venv_for", anew)
     monkeypatch.setattr(sys.modules["runtimes"].Venv, "server_for", lambda _, release: (release / ".server").resolve())
-    host.repair(Course())
+    host.repair(Progress())
     assert [(path / ".venv").resolve() for path in (folder, other)] == [made, made]
     assert host.problems() == []
 
@@ -204,7 +204,7 @@ def test_what_is_no_release_is_moved_away(host: Any, systemd: Systemd, backups: 
     (edited / "more").touch()
     words = "is no release that could be gone back to"
     assert host.problems() == [f"{copy} {words}", f"{edited} {words}: more was added"]
-    host.repair(Course())
+    host.repair(Progress())
     assert host.problems() == [] and host.releases() == ["r1"]
     assert len(list(backups.glob("*/*"))) == 2
 
@@ -279,13 +279,13 @@ def test_strangers_leave_the_service_s_group(host: Any, systemd: Systemd, monkey
     called: list[tuple[object, ...]] = []
     monkeypatch.setattr(integrity, "run", lambda *command, **options: called.append(command))
     assert host.integrity.account_problems(folder) == ["the group nba has members that may read its secrets: ada"]
-    host.integrity.mend_accounts([folder])
+    host.integrity.repair_accounts([folder])
     assert called == [("gpasswd", "--delete", "ada", "nba")]
 
 
 def test_a_release_starts_anew_in_the_other_slot(host: Any, systemd: Systemd) -> None:
     live(host)
-    host.repair(Course(), renewed=True)
+    host.repair(Progress(), renewed=True)
     assert (host.live.name, host.live.release, host.problems()) == ("green", "r1", [])
     assert host.state("r1")["state"] == "good"
 

@@ -28,7 +28,7 @@ import pytest
 from tests.support import module_at
 
 release = module_at("roles/app/files/release.py")
-program, slots, parcels = sys.modules["host"], sys.modules["slots"], sys.modules["parcel"]
+program, slots, bundles = sys.modules["host"], sys.modules["slots"], sys.modules["bundle"]
 runtimes, gate = sys.modules["runtimes"], sys.modules["gate"]
 
 
@@ -214,20 +214,20 @@ def applies(folder: Path, **stated: Any) -> None:
     (folder / "release.json").write_text(json.dumps(facts))
 
 
-class Course:
+class Progress:
     """Lets a run go on, phase by phase, or stops it at one of them."""
 
     def __init__(self, stop: str = "") -> None:
         self.stop, self.phases = stop, list[str]()
 
-    def reached(self, phase: str, patient: bool = False) -> None:
+    def checkpoint(self, phase: str, patient: bool = False) -> None:
         self.phases.append(phase)
         if phase == self.stop:
             raise program.Abandoned("another host refused it")
 
 
 def deploy(host: Any, name: str, stop: str = "") -> None:
-    host.activate(program.Order("deploy", name, "me"), Course(stop))
+    host.activate(program.DeployRequest("deploy", name, "me"), Progress(stop))
 
 
 # --- looking ---
@@ -270,7 +270,7 @@ def test_problems_are_found_and_repaired(host: Any, systemd: Systemd, damage: An
     assert words in problem
     if "socket of" in words:  # the socket unit of a real systemd would make it again
         (systemd.root / "slots/blue/socket").symlink_to("anywhere")
-    host.repair(Course())
+    host.repair(Progress())
     assert host.problems() == []
 
 
@@ -287,7 +287,7 @@ def test_a_repair_that_fails_says_so(host: Any, systemd: Systemd) -> None:
     systemd.active.clear()
     systemd.broken.add("r1")
     with pytest.raises(program.ReleaseError, match="main process ended"):
-        host.repair(Course())
+        host.repair(Progress())
 
 
 def test_the_releases_are_listed_with_what_is_known_of_them(host: Any) -> None:
@@ -312,13 +312,13 @@ def accounts(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Play the groups of the host; return who was given which secret."""
     given: dict[str, int] = {}
     groups = {"nba": 901, "nba-migrate": 902}
-    monkeypatch.setattr(parcels.grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=groups[name]))
+    monkeypatch.setattr(bundles.grp, "getgrnam", lambda name: SimpleNamespace(gr_gid=groups[name]))
 
     def chown(path: Path, uid: int, gid: int) -> None:
         if gid != -1:  # tarfile leaves the group as it is
             given[Path(path).name] = gid
 
-    monkeypatch.setattr(parcels.os, "chown", chown)
+    monkeypatch.setattr(bundles.os, "chown", chown)
     return given
 
 
@@ -355,13 +355,13 @@ def sent(release: str, *members: Any, digest: str = "", **changed: str) -> io.By
 
 def brought(host: Any, release: str, *members: Any, digest: str = "") -> Any:
     """Return what Ansible brings for a release."""
-    return program.Parcel.of(sent(release, *members, digest=digest), host.config.root)
+    return program.Bundle.of(sent(release, *members, digest=digest), host.config.root)
 
 
 def test_prepares_a_release(host: Any, accounts: dict[str, int], installed: list[str]) -> None:
     umask = os.umask(0o077)
     try:
-        parcel = brought(
+        bundle = brought(
             host,
             "r1",
             member("poetry.lock", b"# lock\n"),
@@ -369,7 +369,7 @@ def test_prepares_a_release(host: Any, accounts: dict[str, int], installed: list
             member("run", b"#!/bin/sh\n", mode=0o755),
             member("latest", link="nba/main.py"),
         )
-        host.prepare("r1", parcel)
+        host.prepare("r1", bundle)
     finally:
         os.umask(umask)
     folder = host.folder("r1")
@@ -420,7 +420,7 @@ def test_who_comes_while_another_prepares_is_told_who(
         pytest.param("deploy of r2 by bob", 30, 25, id="if that is wanted"),
         pytest.param("deploy of r2 by bob", 0, 8, id="what is over soon"),
         pytest.param("", 0, 60, id="a clean-up"),
-        pytest.param("deploy of r1 by alice", 0, 60, id="the same order, which has lost its control node"),
+        pytest.param("deploy of r1 by alice", 0, 60, id="the same request, which has lost its control node"),
     ],
 )
 def test_another_preparation_is_waited_for(  # noqa: PLR0917
@@ -457,7 +457,7 @@ def filters(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_unpacked_is_root_s_whatever_the_archive_says(host: Any, accounts: dict[str, int]) -> None:
     hostile = member("run", b"#!/bin/sh\n", mode=0o6777)
     hostile[0].uid, hostile[0].gid, hostile[0].uname, hostile[0].gname = 1001, 1001, "ada", "ada"
-    parcel = brought(host, "r1", member("poetry.lock", b"# lock\n"), hostile)
+    bundle = brought(host, "r1", member("poetry.lock", b"# lock\n"), hostile)
     members = list[tarfile.TarInfo]()
     extract = tarfile.TarFile.extractall
 
@@ -467,7 +467,7 @@ def test_what_is_unpacked_is_root_s_whatever_the_archive_says(host: Any, account
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tarfile.TarFile, "extractall", extracted)
-        host.prepare("r1", parcel)
+        host.prepare("r1", bundle)
     assert {(each.uid, each.gid, each.uname, each.gname) for each in members} == {(0, 0, "", "")}
     assert [oct(each.mode) for each in members] == ["0o644", "0o755"]
     assert oct((host.folder("r1") / "run").stat().st_mode & 0o7777) == "0o755"
@@ -494,9 +494,9 @@ def test_what_is_unpacked_is_root_s_whatever_the_archive_says(host: Any, account
 def test_refuses_what_has_no_place_in_a_release(
     host: Any, root: Path, accounts: dict[str, int], hostile: list[Any]
 ) -> None:
-    parcel = brought(host, "r1", member("poetry.lock", b"# lock\n"), *hostile)
+    bundle = brought(host, "r1", member("poetry.lock", b"# lock\n"), *hostile)
     with pytest.raises(program.ReleaseError, match="has no place in a release"):
-        host.prepare("r1", parcel)
+        host.prepare("r1", bundle)
     assert list((root / "releases").iterdir()) == []
     assert list(root.parent.rglob("outside")) == []
     assert host.state("r1") == {}
@@ -513,7 +513,7 @@ def test_what_did_not_arrive_whole_is_no_fault_of_the_release(host: Any, kept: i
     whole = sent("r1").getvalue()
     stream = io.BytesIO(whole[:kept])
     with pytest.raises(program.ReleaseError, match=words):
-        program.Parcel.of(stream, host.config.root)
+        program.Bundle.of(stream, host.config.root)
 
 
 def test_what_is_sent_is_read_to_its_end_also_where_it_is_of_no_use(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,19 +521,19 @@ def test_what_is_sent_is_read_to_its_end_also_where_it_is_of_no_use(host: Any, m
         raise OSError("No space left on device")
 
     stream = sent("r1")
-    monkeypatch.setattr(parcels.shutil, "copyfileobj", refuse)
+    monkeypatch.setattr(bundles.shutil, "copyfileobj", refuse)
     with pytest.raises(OSError, match="No space"):
-        program.Parcel.of(stream, host.config.root)
+        program.Bundle.of(stream, host.config.root)
     assert stream.read() == b""
 
 
 def test_refuses_to_fill_the_disk(
     host: Any, root: Path, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parcel = brought(host, "r1")
-    monkeypatch.setattr(parcels.shutil, "disk_usage", lambda path: SimpleNamespace(free=10 << 20))
+    bundle = brought(host, "r1")
+    monkeypatch.setattr(bundles.shutil, "disk_usage", lambda path: SimpleNamespace(free=10 << 20))
     with pytest.raises(program.ReleaseError, match="only 10 MiB are free"):
-        host.prepare("r1", parcel)
+        host.prepare("r1", bundle)
     assert list((root / "releases").iterdir()) == []
 
 
@@ -598,8 +598,8 @@ def test_a_preview_leaves_nothing(
 
     monkeypatch.setattr(program.Schema, "run", run)
     (root / "venvs/kept").mkdir()
-    parcel = brought(host, "r1")
-    assert host.preview("r1", parcel, 2)["connections"] == {"checked": False}
+    bundle = brought(host, "r1")
+    assert host.preview("r1", bundle, 2)["connections"] == {"checked": False}
     assert host.releases() == []
     assert [path.name for path in (root / "releases").iterdir()] == []
     assert [path.name for path in (root / "venvs").iterdir()] == ["kept"]
@@ -664,12 +664,12 @@ def test_connections_that_do_not_fit_stop_it_before_the_database_is_touched(
     monkeypatch.setattr(program.Server, "ask", lambda option_file, reserve: program.Server(50, 28800, reserve))
     touched: list[str] = []
     monkeypatch.setattr(program.Host, "bring_schema", lambda host, release, backup: touched.append(release))
-    order = program.Order("deploy", "r1", "me")
+    request = program.DeployRequest("deploy", "r1", "me")
     with pytest.raises(program.ReleaseError, match="set POOL_SIZE to 8 or less, or max_connections to 58 or more"):
-        host.activate(order, Course(), program.SchemaChange(migrate=True, workers=2))
+        host.activate(request, Progress(), program.SchemaChange(migrate=True, workers=2))
     assert touched == [] and not host.live
     assert host.state("r1")["state"] == "failed"
-    host.activate(order, Course(), program.SchemaChange(migrate=True, workers=1))
+    host.activate(request, Progress(), program.SchemaChange(migrate=True, workers=1))
     assert (touched, host.status()["live"]) == (["r1"], "r1")
 
 
@@ -685,7 +685,9 @@ def test_a_good_release_is_not_to_blame_for_a_database_that_it_does_not_know(
     put(moved_on, "newest")
     for name, state in (("old", "good"), ("newest", "failed")):
         with pytest.raises(program.ReleaseError, match="does not know"):
-            moved_on.activate(program.Order("deploy", name, "me"), Course(), program.SchemaChange(migrate=True))
+            moved_on.activate(
+                program.DeployRequest("deploy", name, "me"), Progress(), program.SchemaChange(migrate=True)
+            )
         assert moved_on.state(name)["state"] == state
     assert moved_on.rollback_target("", "keep") == {"release": "old", "downgrade": ""}
 
@@ -1098,7 +1100,7 @@ def test_a_rollback_without_alembic_says_that_nothing_was_compared(host: Any, sy
         applies(put(host, name), alembic="", database={"host": "DB_HOST"})
         deploy(host, name)
     assert host.rollback_target("", "") == {"release": "old", "downgrade": ""}
-    host.activate(program.Order("rollback", "old", "me"), Course())
+    host.activate(program.DeployRequest("rollback", "old", "me"), Progress())
     (note,) = host.notes
     assert "release old has no migrations (no alembic.ini)" in note and "was not checked" in note
     assert host.state("old")["schema"] is None
@@ -1135,16 +1137,16 @@ def test_a_rollback_is_one_also_where_its_end_was_not_heard(
 ) -> None:
     """The control node was gone when `new` was left for `old`: the same command again is no way back to `new`."""
     systemd.revision = "0001"
-    order = ["rollback-target", "--schema=keep"]
+    request = ["rollback-target", "--schema=keep"]
     deploy(moved_on, "old")
     moved_on.remember("new", schema="0001")
-    monkeypatch.setattr(program.Run, "unheard", lambda _, kind: {"rollback": "old"}[kind])
-    answer = release.dispatch(moved_on, release.parser().parse_args(order))
-    assert answer == {"live": "old", "unheard": True, "release": "old", "downgrade": ""}
+    monkeypatch.setattr(program.Run, "unacknowledged", lambda _, kind: {"rollback": "old"}[kind])
+    answer = release.dispatch(moved_on, release.parser().parse_args(request))
+    assert answer == {"live": "old", "unacknowledged": True, "release": "old", "downgrade": ""}
     assert moved_on.rollback_target("new", "keep")["release"] == "new", "it can be named"
-    monkeypatch.setattr(program.Run, "unheard", lambda _, kind: "")
-    answer = release.dispatch(moved_on, release.parser().parse_args(order))
-    assert answer == {"live": "old", "unheard": False, "release": "new", "downgrade": ""}
+    monkeypatch.setattr(program.Run, "unacknowledged", lambda _, kind: "")
+    answer = release.dispatch(moved_on, release.parser().parse_args(request))
+    assert answer == {"live": "old", "unacknowledged": False, "release": "new", "downgrade": ""}
 
 
 def test_a_host_by_itself_goes_back_to_what_it_chooses(moved_on: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1161,10 +1163,10 @@ def test_a_host_by_itself_goes_back_to_what_it_chooses(moved_on: Any, monkeypatc
     with pytest.raises(program.ReleaseError, match="never-seen is not a release to go back to"):
         release.dispatch(moved_on, release.parser().parse_args(["rollback", "--schema=", "never-seen"]))
     heard: list[str] = []
-    monkeypatch.setattr(program.Run, "unheard", lambda _, kind: {"rollback": "new"}[kind])
-    monkeypatch.setattr(program.Run, "hear", lambda _: heard.append("heard"))
+    monkeypatch.setattr(program.Run, "unacknowledged", lambda _, kind: {"rollback": "new"}[kind])
+    monkeypatch.setattr(program.Run, "hear", lambda _: heard.append("acknowledged"))
     answer = release.dispatch(moved_on, release.parser().parse_args(["rollback", "--schema="]))
-    assert (answer["changed"], answer["release"], heard, len(begun)) == (False, "new", ["heard"], 1)
+    assert (answer["changed"], answer["release"], heard, len(begun)) == (False, "new", ["acknowledged"], 1)
 
 
 def test_the_way_back_is_known_also_where_the_schema_of_a_later_release_was_kept(
@@ -1192,7 +1194,7 @@ def test_the_way_back_is_known_also_where_the_schema_of_a_later_release_was_kept
         return {}
 
     monkeypatch.setattr(program.Schema, "downgrade", downgrade)
-    host.activate(program.Order("rollback", "first", "me"), Course(), program.SchemaChange(downgrade="0001"))
+    host.activate(program.DeployRequest("rollback", "first", "me"), Progress(), program.SchemaChange(downgrade="0001"))
     assert down == ["third"]
 
 
@@ -1202,11 +1204,11 @@ def test_what_was_chosen_for_another_live_release_is_not_gone_back_to(host: Any,
         put(host, name)
         deploy(host, name)
     with pytest.raises(program.Abandoned, match="chosen when new was live, and newest is now: run the same command ag"):
-        host.activate(program.Order("rollback", "old", "me", before="new"), Course())
+        host.activate(program.DeployRequest("rollback", "old", "me", before="new"), Progress())
     assert (host.live.release, host.problems(), host.state("old")["state"]) == ("newest", [], "good")
-    host.activate(program.Order("rollback", "new", "me", before="newest"), Course())
+    host.activate(program.DeployRequest("rollback", "new", "me", before="newest"), Progress())
     # A run that was torn has gone there already.
-    host.activate(program.Order("rollback", "new", "me", before="newest"), Course())
+    host.activate(program.DeployRequest("rollback", "new", "me", before="newest"), Progress())
     assert host.live.release == "new"
 
 
@@ -1216,7 +1218,7 @@ def test_a_rollback_to_what_no_longer_starts_changes_nothing(host: Any, systemd:
         deploy(host, name)
     systemd.broken.add("old")
     with pytest.raises(program.ReleaseError, match="old was refused, and what was live before still is"):
-        host.activate(program.Order("rollback", "old", "me"), Course())
+        host.activate(program.DeployRequest("rollback", "old", "me"), Progress())
     assert (host.live.release, host.problems(), host.state("old")["state"]) == ("new", [], "failed")
     assert systemd.active == {"nba@green.service", "nba@green.socket"}
 
@@ -1231,7 +1233,7 @@ def test_a_good_release_is_not_to_blame_for_what_keeps_the_live_one_from_being_r
     monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (503, '{"reason": "database"}'))
     for name, state in (("old", "good"), ("never-good", "failed")):
         with pytest.raises(program.ReleaseError, match="503"):
-            host.activate(program.Order("rollback", name, "me"), Course())
+            host.activate(program.DeployRequest("rollback", name, "me"), Progress())
         assert host.state(name)["state"] == state
 
 
@@ -1251,12 +1253,12 @@ def test_the_schema_goes_back_between_the_start_and_the_switch(
         return {"from": "0002", "to": "0001"}
 
     monkeypatch.setattr(program.Schema, "downgrade", downgrade)
-    order, change = program.Order("rollback", "old", "me"), program.SchemaChange(downgrade="0001")
+    request, change = program.DeployRequest("rollback", "old", "me"), program.SchemaChange(downgrade="0001")
     if fails:
         with pytest.raises(program.ReleaseError, match="cannot drop"):
-            host.activate(order, Course(), change)
+            host.activate(request, Progress(), change)
     else:
-        host.activate(order, Course(), change)
+        host.activate(request, Progress(), change)
     assert seen == [("new", "0001", True, "new", "old")]
     assert (host.live.release, host.problems()) == ("new" if fails else "old", [])
 
@@ -1269,10 +1271,10 @@ def test_a_schema_that_was_taken_back_comes_forward_again_where_the_switch_fails
     for name in ("old", "new"):
         put(host, name)
         deploy(host, name)
-    course, seen = Course(stop), list[Any]()
+    progress, seen = Progress(stop), list[Any]()
 
     def downgrade(schema: Any, revision: str, backup: bool) -> dict[str, Any]:
-        seen.append(list(course.phases))
+        seen.append(list(progress.phases))
         return {"backup": "b1.sql.gz"}
 
     def change(schema: Any, command: list[str], backup: bool, made: str) -> dict[str, Any]:
@@ -1284,13 +1286,13 @@ def test_a_schema_that_was_taken_back_comes_forward_again_where_the_switch_fails
 
     monkeypatch.setattr(program.Schema, "downgrade", downgrade)
     monkeypatch.setattr(program.Schema, "change", change)
-    order, change_back = program.Order("rollback", "old", "me"), program.SchemaChange(downgrade="0001")
+    request, change_back = program.DeployRequest("rollback", "old", "me"), program.SchemaChange(downgrade="0001")
     words = {
         "works": r"(?s)another host refused it.*brought forward again; what only that held is in the backup b1\.sql",
         "fails": r"(?s)another host refused it.*at 0001, which is not that of new.*cannot add.*migrate\.yml; what only",
     }
     with pytest.raises(program.ReleaseError, match=words[again]) as refusal:
-        host.activate(order, course, change_back)
+        host.activate(request, progress, change_back)
     assert isinstance(refusal.value, program.Abandoned) == (again == "works")
     noted = "the schema was brought forward again; what only that held is in the backup b1.sql"
     assert [note.partition(".gz")[0] for note in host.notes] == ([noted] if again == "works" else [])
@@ -1364,7 +1366,7 @@ def test_what_cannot_be_remembered_is_no_reason_to_go_back(
     assert host.live.release == "new"
     assert "nba@blue.service" not in systemd.active | systemd.enabled
     assert host.notes[0].startswith("new is live, but that could not be kept: No space left on device. site.yml does")
-    host.repair(Course())
+    host.repair(Progress())
     assert (host.state("new")["state"], host.problems()) == ("good", [])
 
 
@@ -1390,7 +1392,7 @@ def test_a_run_that_was_torn_after_its_switch_is_completed_by_a_repair(host: Any
     deploy(host, "r1")
     host.remember("r1", state="prepared")
     systemd.active.add("nba@green.service")
-    host.repair(Course())
+    host.repair(Progress())
     assert (host.state("r1")["state"], host.problems()) == ("good", [])
 
 
@@ -1401,9 +1403,9 @@ def test_a_run_that_was_torn_on_its_way_to_an_earlier_release_is_completed_by_a_
         put(host, name)
         deploy(host, name)
     deploy(host, "first")
-    host.judge("second", "good")
+    host.set_state("second", "good")
     assert host.problems() == ["the release second was made live last, and first is live"]
-    host.repair(Course())
+    host.repair(Progress())
     assert (host.good(), host.problems()) == (["first", "second"], [])
 
 
@@ -1584,7 +1586,7 @@ def test_there_is_always_a_way_back(host: Any, systemd: Systemd, keep: int) -> N
     for name in ("old", "new"):
         put(host, name)
         deploy(host, name)
-    host.repair(Course(), renewed=True)
+    host.repair(Progress(), renewed=True)
     assert {host.slot(name).release for name in ("blue", "green")} == {"new"}
     assert host.releases() == ["new", "old"]
 
@@ -1932,7 +1934,7 @@ def test_a_schema_command_runs_once_for_an_environment(
     assert ran == [], "another host did it"
     put(host, "r2")
     applies(host.folder("r2"), alembic="", schema_command=["tables.sql"])
-    host.activate(program.Order("deploy", "r2", "me"), Course(), program.SchemaChange(migrate=True))
+    host.activate(program.DeployRequest("deploy", "r2", "me"), Progress(), program.SchemaChange(migrate=True))
     assert (ran, host.migration) == ([("r2", True)], {"backup": "b1.sql.gz"})
 
 
@@ -1947,7 +1949,7 @@ def test_a_release_that_cannot_sign_in_is_refused_before_its_database_is_touched
     applies(put(host, "r1"), database={"host": "DB_HOST", "user": "DB_USER"})
     (host.folder("r1") / ".env").write_text("DB_HOST=db\nDB_USER=shop\n")
     with pytest.raises(program.ReleaseError, match="cannot sign in to its database as shop"):
-        host.activate(program.Order("deploy", "r1", "me"), Course(), program.SchemaChange(migrate=True))
+        host.activate(program.DeployRequest("deploy", "r1", "me"), Progress(), program.SchemaChange(migrate=True))
     assert (host.live, host.state("r1")["state"]) == (None, "failed")
 
 
@@ -1962,7 +1964,7 @@ def test_a_release_whose_migration_fails_is_marked(
     put(host, "new")
     monkeypatch.setattr(program.Schema, "migrate", refuse)
     with pytest.raises(program.ReleaseError, match="revision 0002 failed"):
-        host.activate(program.Order("deploy", "new", "me"), Course(), program.SchemaChange(migrate=True))
+        host.activate(program.DeployRequest("deploy", "new", "me"), Progress(), program.SchemaChange(migrate=True))
     assert (host.live.release, host.state("new")["state"], systemd.active) == (
         "old",
         "failed",
@@ -2035,7 +2037,7 @@ class Lead:
         monkeypatch.setattr(run, "progress", lambda _: progress)
         monkeypatch.setattr(run, "abandon", lambda _, reason: self.say("abandon", None))
         monkeypatch.setattr(run, "follow", lambda *_: self.say("follow", self.followed))
-        monkeypatch.setattr(run, "begin", lambda _, order, *rest: self.say(str(order), "t2"))
+        monkeypatch.setattr(run, "begin", lambda _, request, *rest: self.say(str(request), "t2"))
         self.host = host
 
     def say(self, words: str, answer: Any) -> Any:
@@ -2079,7 +2081,7 @@ def test_who_left_while_a_release_was_prepared_gets_no_more_than_that(
 def test_a_run_of_somebody_else_is_not_taken_back(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "old")
     deploy(host, "old")
-    lead = Lead(host, monkeypatch, token="t1", release="theirs", by="bob", order="deploy of theirs by bob", began=0)
+    lead = Lead(host, monkeypatch, token="t1", release="theirs", by="bob", request="deploy of theirs by bob", began=0)
     answer = lead.run("go-back", "old", "--refused", "ours", "--by", "alice")
     assert (answer["changed"], lead.said) == (False, [])
     assert answer["running"].startswith("deploy of theirs by bob")
@@ -2158,7 +2160,7 @@ def test_an_end_that_fails_refuses_nothing_that_is_live(  # noqa: PLR0917
 ) -> None:
     put(host, "r1")
     deploy(host, "r1")
-    lead = Lead(host, monkeypatch, order="deploy of r1 by alice")
+    lead = Lead(host, monkeypatch, request="deploy of r1 by alice")
     lead.followed.update(error="it is not ready")
     looks = iter([True, at_work])
     monkeypatch.setattr(program.Run, "active", lambda _: next(looks))
@@ -2178,7 +2180,7 @@ def test_what_was_torn_after_its_switch_is_brought_to_its_end(
         deploy(host, name)
     host.idle.enable()
     host.remember("new", state="prepared")
-    ends = host.loose_ends(host.live)
+    ends = host.incomplete_steps(host.live)
     assert ends == [
         "nba@blue.service still runs or is enabled, though it is not live",
         "the live release new is not recorded as a good one",
@@ -2186,9 +2188,9 @@ def test_what_was_torn_after_its_switch_is_brought_to_its_end(
     ]
     with pytest.raises(program.Abandoned):
         deploy(host, "new", "switched")
-    assert host.loose_ends(host.live) == ends, "who is told to go back ends nothing"
+    assert host.incomplete_steps(host.live) == ends, "who is told to go back ends nothing"
     deploy(host, "new")
-    assert (host.live.release, host.loose_ends(host.live), host.good()[0]) == ("new", [], "new")
+    assert (host.live.release, host.incomplete_steps(host.live), host.good()[0]) == ("new", [], "new")
 
 
 def test_what_was_torn_and_is_not_ready_is_not_called_good(

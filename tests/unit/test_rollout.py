@@ -83,7 +83,7 @@ def test_a_host_goes_back_to_what_was_live(started: dict[str, str], status: str,
 def test_a_host_whose_rollback_nobody_saw_decides_for_the_others() -> None:
     one, two = {"__app_status": {"release": "r1"}}, {"__app_status": {"release": "r2"}}
     assert rollout.rollback_choices({"one": one, "two": two}, HOSTS) == ["r1", "r2"]
-    two["__app_status"]["unheard"] = "yes"
+    two["__app_status"]["unacknowledged"] = "yes"
     assert rollout.rollback_choices({"one": one, "two": two}, HOSTS) == ["r2"]
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.support import ROOT, yaml_at
 from tests.unit.test_release import (
     APPLICATION,
-    Course,
+    Progress,
     Systemd,
     accounts,
     brought,
@@ -291,7 +291,7 @@ def test_an_image_that_is_gone_is_told_and_built_again(host: Any, systemd: Syste
     (image,) = podman.images
     podman.images.clear()
     assert host.problems() == [f"the image of r1: {image} is gone"]
-    host.repair(Course())
+    host.repair(Progress())
     assert host.problems() == [] and podman.images == {image}
 
 
@@ -300,7 +300,7 @@ def test_a_unit_that_is_not_the_release_s_is_told_and_mended(host: Any, systemd:
     deploy(host, "r1")
     host.live.drop_in.unlink()
     assert host.problems() == ["nba@blue.service is not made for the image of r1"]
-    host.repair(Course())
+    host.repair(Progress())
     assert host.problems() == []
 
 
@@ -334,12 +334,12 @@ def test_an_image_of_a_release_that_has_a_virtual_environment_now_goes(host: Any
 def test_a_preview_leaves_no_image(
     host: Any, podman: Podman, accounts: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parcel = brought(host, "r1")
-    facts = json.dumps({**parcel.facts, "runtime": "container"})
-    parcel = program.Parcel(parcel.archive, parcel.size, {**parcel.files, "release.json": facts})
-    monkeypatch.setattr(program.Host, "outlook", lambda host, release, workers: {"images": set(podman.images)})
+    bundle = brought(host, "r1")
+    facts = json.dumps({**bundle.facts, "runtime": "container"})
+    bundle = program.Bundle(bundle.archive, bundle.size, {**bundle.files, "release.json": facts})
+    monkeypatch.setattr(program.Host, "dry_run", lambda host, release, workers: {"images": set(podman.images)})
     monkeypatch.setattr(runtimes.Path, "is_file", lambda path: path.exists() or path.name == "Containerfile")
-    (image,) = host.preview("r1", parcel, 1)["images"]
+    (image,) = host.preview("r1", bundle, 1)["images"]
     assert image.startswith("localhost/nba:") and podman.images == set()
 
 

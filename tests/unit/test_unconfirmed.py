@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_release import Course, Lead, Systemd, deploy, host, program, put, release, root, systemd
+from tests.unit.test_release import Lead, Progress, Systemd, deploy, host, program, put, release, root, systemd
 
 __all__ = ["host", "root", "systemd"]  # fixtures
 SWITCHED = ("switched", "confirmed")
@@ -18,10 +18,10 @@ class Killed(BaseException):
     """The end of a process: nothing of it handles that."""
 
 
-class KilledAt(Course):
+class KilledAt(Progress):
     """A run that is killed at the end of a phase."""
 
-    def reached(self, phase: str, patient: bool = False) -> None:
+    def checkpoint(self, phase: str, patient: bool = False) -> None:
         self.phases.append(phase)
         if phase == self.stop:
             raise Killed
@@ -29,7 +29,7 @@ class KilledAt(Course):
 
 def killed(host: Any, name: str, phase: str, change: Any = None) -> None:
     with pytest.raises(Killed):
-        host.activate(program.Order("deploy", name, "me"), KilledAt(phase), change or program.SchemaChange())
+        host.activate(program.DeployRequest("deploy", name, "me"), KilledAt(phase), change or program.SchemaChange())
 
 
 @pytest.mark.parametrize("at_boot", [False, True])

@@ -62,7 +62,7 @@ class RollbackTarget(Answer):
     live: IdOrNothing
     release: Id
     downgrade: IdOrNothing
-    unheard: bool
+    unacknowledged: bool
 
 
 class Revision(Answer):

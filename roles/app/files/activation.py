@@ -5,8 +5,8 @@ behind when it ends, and neither Ctrl-C nor a lost connection tears it. Where se
 at the end of a phase until it is told to go on. If nobody does, because whoever began it is gone, it undoes what it
 did, and once it was confirmed, it goes on to its end.
 
-Files in /run/<name>-release: `progress.json` (written by the unit alone), `target` (how far it may go) and `heard` (the
-run whose end was told to whoever ordered it).
+Files in /run/<name>-release: `progress.json` (written by the unit alone), `target` (how far it may go) and
+`acknowledged` (the run whose end was told to whoever requested it).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ POLL_SECONDS = 0.05
 # systemd is asked less often than a file is read: the cores are needed for what is being started.
 ASK_SECONDS = 0.5
 SPEAKS_WITHIN_SECONDS = 10.0
-# Who orders the repair after renewed certificates (certificates.service.j2), and how long anybody waits for it.
+# Who requests the repair after renewed certificates (certificates.service.j2), and how long anybody waits for it.
 CERTIFICATES, CERTIFICATES_SECONDS = "certificates", 600.0
 
 
@@ -40,7 +40,7 @@ class Abandoned(ReleaseError):
 
 
 @dataclass(frozen=True)
-class Order:
+class DeployRequest:
     """What a run is for. ``by`` tells who began it and from where, ``kind`` is deploy, rollback or repair.
 
     A release that was chosen by what was live ``before`` is no longer the right one when something else is.
@@ -78,20 +78,20 @@ class Run:
         """Return what the last run wrote."""
         return read_json(self.folder / "progress.json")
 
-    def unheard(self, kind: str) -> str:
+    def unacknowledged(self, kind: str) -> str:
         """Return the release of a run of a kind that is at work, or ended well when nobody was left to hear of it."""
         known = self.progress()
         if known.get("kind") != kind or known.get("error"):
             return ""
-        heard = self.folder / "heard"
+        heard = self.folder / "acknowledged"
         told = heard.is_file() and heard.read_text() == known["token"]
         at_work = not known.get("ended")
         return "" if told or (at_work and not self.active()) else str(known["release"])
 
-    def hear(self) -> None:
+    def acknowledge(self) -> None:
         """Remember that the end of the last run was told."""
         if known := self.progress():
-            write_whole(self.folder / "heard", str(known["token"]))
+            write_whole(self.folder / "acknowledged", str(known["token"]))
 
     def active(self) -> bool:
         """Tell whether a run holds the lock."""
@@ -104,9 +104,9 @@ class Run:
             return ""
         known = self.progress()
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(float(known.get("began", time.time()))))
-        return f"{known.get('order', self.unit)}, since {since}, {known.get('phase') or 'at its beginning'}"
+        return f"{known.get('request', self.unit)}, since {since}, {known.get('phase') or 'at its beginning'}"
 
-    def begin(self, order: Order, arguments: list[str], until: str, wait_seconds: float) -> str:
+    def begin(self, request: DeployRequest, arguments: list[str], until: str, wait_seconds: float) -> str:
         """Start a run of this program with ``arguments``, or join the one that does the same for the same person.
 
         Returns:
@@ -117,7 +117,7 @@ class Run:
         """
         token, deadline = uuid.uuid4().hex, time.monotonic() + wait_seconds
         program = [sys.executable, "-I", str(Path(sys.argv[0]).resolve()), *arguments, f"--token={token}"]
-        command = ["systemd-run", f"--unit={self.unit}", "--collect", "--quiet", f"--description={order}"]
+        command = ["systemd-run", f"--unit={self.unit}", "--collect", "--quiet", f"--description={request}"]
         # Also if the run is killed. Without a start of Python in each run that ends by itself.
         revert = f"[ ! -e {self.unconfirmed} ] || exec {shlex.join([*program[:3], 'revert'])}"
         command += [f"--property=ExecStopPost=/bin/sh -c {shlex.quote(revert)}", "--property=TimeoutStopSec=5min"]
@@ -128,7 +128,7 @@ class Run:
             if "already loaded" not in started.stderr and "already exists" not in started.stderr:
                 raise ReleaseError(f"systemd did not start {self.unit}: {started.stderr.strip()}")
             known = self.progress()
-            if known.get("order") == str(order) and not known.get("ended") and self.active():
+            if known.get("request") == str(request) and not known.get("ended") and self.active():
                 self.go_on(until)
                 return str(known["token"])
             # What only drains, ends by itself soon; nobody needs to ask for that patience.
@@ -140,7 +140,7 @@ class Run:
                 patience = CERTIFICATES_SECONDS
             if time.monotonic() > deadline + patience and known.get("phase") != "switched":
                 raise ReleaseError(
-                    f"another run holds the lock on this host: {self.holder() or known.get('order', self.unit)}.\n"
+                    f"another run holds the lock on this host: {self.holder() or known.get('request', self.unit)}.\n"
                     f"Wait for it (-e app_lock_wait_seconds=120 does), or look: journalctl -fu {self.unit}"
                 )
             time.sleep(0.2)
@@ -190,12 +190,12 @@ def allowed(folder: Path) -> int:
 
 
 @dataclass
-class Course:
+class Progress:
     """The run, seen from inside the unit: it says how far it is, and waits where it may not go on yet."""
 
     folder: Path
     token: str
-    order: Order
+    request: DeployRequest
     until: str
     confirm_seconds: float
     known: dict[str, Any] = field(default_factory=dict)
@@ -206,10 +206,10 @@ class Course:
         write_whole(self.folder / "target", self.until)
         self.known = {
             "token": self.token,
-            "order": str(self.order),
-            "kind": self.order.kind,
-            "release": self.order.release,
-            "by": self.order.by,
+            "request": str(self.request),
+            "kind": self.request.kind,
+            "release": self.request.release,
+            "by": self.request.by,
             "began": time.time(),
         }
         self.say()
@@ -219,7 +219,7 @@ class Course:
         self.known.update(facts)
         write_whole(self.folder / "progress.json", json.dumps(self.known))
 
-    def reached(self, phase: str, patient: bool = False) -> None:
+    def checkpoint(self, phase: str, patient: bool = False) -> None:
         """Say that a phase is over, and wait until the run may go on.
 
         Where nobody lets it within ``confirm_seconds``, whoever began it is gone: a ``patient`` run goes on by itself.

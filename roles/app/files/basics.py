@@ -90,11 +90,11 @@ def replace_link(link: Path, target: str | Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     if link.is_dir() and not link.is_symlink():
-        set_aside(link)
+        quarantine(link)
     temporary.rename(link)
 
 
-def set_aside(path: Path) -> Path:
+def quarantine(path: Path) -> Path:
     """Move away what a person may have made; nothing is deleted. Return its new place."""
     folder = BACKUP_ROOT / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from activation import Abandoned, Course, Order, Run
+from activation import Abandoned, DeployRequest, Progress, Run
 from application import Application
 from basics import (
     OPTION_FILE,
@@ -24,16 +24,16 @@ from basics import (
     digest_of,
     locked,
     parsed,
+    quarantine,
     read_json,
     replace_link,
     run,
-    set_aside,
     write_whole,
 )
+from bundle import Bundle
 from connections import Account, Pool, Server, fit
 from gate import Gate
 from integrity import Integrity, exchange, in_words, unknown
-from parcel import Parcel
 from reasons import start_reason
 from records import Records, release_redactor, settings_changed
 from runtimes import KINDS, WORKERS, Runtime, runtime_of
@@ -149,7 +149,7 @@ class Host:
         path = self.config.root / "state" / f"{release}.json"
         write_whole(path, json.dumps({**self.state(release), **facts}, indent=1) + "\n")
 
-    def judge(self, release: str, state: str, **facts: Any) -> None:
+    def set_state(self, release: str, state: str, **facts: Any) -> None:
         """Remember what became of a release just now: prepared, good or failed.
 
         What came last is told by ``turn``, a count, and not by the clock, which may have been wrong.
@@ -187,9 +187,9 @@ class Host:
         found += self.changes_by_hand(live.release)
         if at_work:
             return found
-        return found + self.loose_ends(live)
+        return found + self.incomplete_steps(live)
 
-    def loose_ends(self, live: Slot) -> list[str]:
+    def incomplete_steps(self, live: Slot) -> list[str]:
         """Return what a run leaves that was torn after its switch, in words."""
         found = []
         if switch := self.unconfirmed.read():
@@ -245,12 +245,12 @@ class Host:
         changed = {name for name in made - {live} if self.integrity.changes(self.folder(name))}
         return unknown(folder, made - changed | {live})
 
-    def set_unusable_aside(self, live: str) -> None:
+    def quarantine_unusable(self, live: str) -> None:
         """Move away what nobody may go back to; a release that only has attributes loses them and stays."""
         for path in self.unusable(live):
             self.integrity.clear(path)
         for path in self.unusable(live):
-            set_aside(path)
+            quarantine(path)
             self.forget(path.name)
 
     def status(self) -> dict[str, Any]:
@@ -309,9 +309,9 @@ class Host:
                 "Fix: deploy its commit: ansible-playbook playbooks/deploy.yml -l ENV -e app_version=COMMIT"
             )
         good = [name for name in good if Application.of(self.folder(name))]
-        if not wanted and (unheard := self.activation.unheard("rollback")):
+        if not wanted and (unacknowledged := self.activation.unacknowledged("rollback")):
             # The same command again after an interruption: what it was for, not what it has just left.
-            wanted, good = unheard, self.good()
+            wanted, good = unacknowledged, self.good()
         if not good or (wanted and wanted not in good):
             known = ", ".join(good) or "none"
             raise ReleaseError(
@@ -384,13 +384,13 @@ class Host:
 
     # --- preparing ---
 
-    def prepare(self, release: str, parcel: Parcel, order: str = "", wait_seconds: float = math.inf) -> None:
+    def prepare(self, release: str, bundle: Bundle, request: str = "", wait_seconds: float = math.inf) -> None:
         """Make ``releases/<id>`` of what was brought, whole or not at all.
 
         Args:
             release: its id.
-            parcel: what was brought.
-            order: who wants it and what for; the same order waits for itself, and finds it made.
+            bundle: what was brought.
+            request: who wants it and what for; the same request waits for itself, and finds it made.
             wait_seconds: how long to wait for another one.
 
         Raises:
@@ -398,47 +398,47 @@ class Host:
             ReleaseError: it cannot be made.
         """
         target = self.folder(release)
-        with self.only_one_prepares(order, wait_seconds):
+        with self.only_one_prepares(request, wait_seconds):
             # Looked at inside the lock: another run may have made it while this one waited.
             if target.is_dir():
                 self.integrity.clear(target)  # what is immutable could not be replaced
                 if not self.integrity.changes(target):
                     return
             begin = time.monotonic()
-            with self.made_aside(release, parcel) as partial:
+            with self.made_aside(release, bundle) as partial:
                 if os.path.lexists(target):
                     # Somebody changed it: the same release once more takes its place, maybe under running requests.
                     exchange(partial, target)
                     self.integrity.remember(target)
-                    set_aside(partial)
+                    quarantine(partial)
                     return
                 partial.rename(target)
             self.integrity.remember(target)
             facts = {
-                key: value for key, value in parcel.facts.items() if key not in ("release", "settings", "application")
+                key: value for key, value in bundle.facts.items() if key not in ("release", "settings", "application")
             }
-            self.judge(release, "prepared", preparation=round(time.monotonic() - begin, 2), **facts)
+            self.set_state(release, "prepared", preparation=round(time.monotonic() - begin, 2), **facts)
 
     @contextlib.contextmanager
-    def made_aside(self, release: str, parcel: Parcel) -> Iterator[Path]:
+    def made_aside(self, release: str, bundle: Bundle) -> Iterator[Path]:
         """Make a release of what was brought, in a folder that is gone afterwards unless it was renamed."""
         service, migrator = self.config.user, self.config.migration_user
         partial = self.folder(f".{release}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            parcel.unpack(partial, {".env": service, ".env.migrate": migrator, OPTION_FILE: migrator})
+            bundle.unpack(partial, {".env": service, ".env.migrate": migrator, OPTION_FILE: migrator})
             self.runtime(partial).make(partial)
             self.check_settings(partial)
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
-    def preview(self, release: str, parcel: Parcel, workers: int) -> dict[str, Any]:
+    def preview(self, release: str, bundle: Bundle, workers: int) -> dict[str, Any]:
         """Return what a release would do to the database, and leave nothing of it on this host.
 
         Args:
             release: the one that was brought; it may be here already.
-            parcel: what was brought.
+            bundle: what was brought.
             workers: worker processes of all hosts of the environment.
         """
         with self.only_one_prepares(), contextlib.ExitStack() as stack:
@@ -446,28 +446,28 @@ class Host:
                 stack.enter_context(runtime.left_as_it_was())
             try:
                 if self.folder(release).is_dir():
-                    return self.outlook(release, workers)
-                with self.made_aside(release, parcel) as folder:
-                    return self.outlook(folder.name, workers)
+                    return self.dry_run(release, workers)
+                with self.made_aside(release, bundle) as folder:
+                    return self.dry_run(folder.name, workers)
             except AccessDenied as error:
-                present = self.with_present_access(parcel)
-                if present == parcel:
+                present = self.with_present_access(bundle)
+                if present == bundle:
                     raise
                 # The run itself gives the account its new password before it comes to the release.
                 try:
                     with self.made_aside(release, present) as folder:
-                        return self.outlook(folder.name, workers)
+                        return self.dry_run(folder.name, workers)
                 except AccessDenied:
                     raise error from None
 
-    def with_present_access(self, parcel: Parcel) -> Parcel:
+    def with_present_access(self, bundle: Bundle) -> Bundle:
         """Return what was brought with the live release's access to the database as the migration account."""
         live = self.folder(self.live_release) if self.live_release else None
         paths = [live / name for name in (".env.migrate", OPTION_FILE)] if live else []
         present = {path.name: path.read_text() for path in paths if path.is_file()}
-        return dataclasses.replace(parcel, files={**parcel.files, **present})
+        return dataclasses.replace(bundle, files={**bundle.files, **present})
 
-    def outlook(self, release: str, workers: int) -> dict[str, Any]:
+    def dry_run(self, release: str, workers: int) -> dict[str, Any]:
         """Return the migrations of a release, and whether its connections fit; each problem is a text."""
         migrations = self.schema_plan(release)
         try:
@@ -499,11 +499,11 @@ class Host:
         """Hold a lock that ends with this process.
 
         Args:
-            words: the order that a release is prepared for, which the file of the lock then tells, and since when.
-            wait_seconds: how long to wait for another order; whoever holds the lock without one is waited for.
+            words: the request that a release is prepared for, which the file of the lock then tells, and since when.
+            wait_seconds: how long to wait for another request; whoever holds the lock without one is waited for.
 
         Raises:
-            Busy: another order held it for all of that time, and for what is over soon.
+            Busy: another request held it for all of that time, and for what is over soon.
         """
         deadline = time.monotonic() + wait_seconds + SOON_SECONDS
         with (self.config.root / "state" / ".prepare.lock").open("a+") as stream:
@@ -564,53 +564,53 @@ class Host:
 
     # --- activating ---
 
-    def activate(self, order: Order, course: Course, change: SchemaChange = SchemaChange()) -> None:
+    def activate(self, request: DeployRequest, progress: Progress, change: SchemaChange = SchemaChange()) -> None:
         """Make a release live, by phases; where it fails, what was live before still is, or is again.
 
         Args:
-            order: the release, and who wants it.
-            course: how far this may go by itself.
+            request: the release, and who wants it.
+            progress: how far this may go by itself.
             change: what this host does to the database's schema on the way.
 
         Raises:
             ReleaseError: the release, its migrations or the public address refused.
             Abandoned: another host refused, or the one who began this is gone.
         """
-        release, old, new = order.release, self.live, self.idle
+        release, old, new = request.release, self.live, self.idle
         if old and old.release == release:
-            self.tie_up(old, course)
+            self.finish_interrupted_deploy(old, progress)
             return
-        if order.before and (not old or old.release != order.before):
+        if request.before and (not old or old.release != request.before):
             raise Abandoned(
-                f"it was chosen when {order.before} was live, and {old.release if old else 'nothing'} is now: "
+                f"it was chosen when {request.before} was live, and {old.release if old else 'nothing'} is now: "
                 "run the same command again"
             )
         folder = self.folder(release)
         if not folder.is_dir():
             raise ReleaseError(f"{release} is not on this host; `{self.config.name}-release list` names those that are")
-        if order.kind == "rollback":
+        if request.kind == "rollback":
             self.notes += self.unguarded(release)
         try:
             self.meet_database(release, change)
         except ReleaseError:
             # One that was good before is not worse for what the database is like now.
             if not self.was_good(release):
-                self.judge(release, "failed")
+                self.set_state(release, "failed")
             raise
-        course.reached("migrated")
+        progress.checkpoint("migrated")
         if self.runtime(folder).changes(folder):
             self.renew_runtime(release)
         self.start(new, release, lasting=not self.was_good(release))
         with contextlib.ExitStack() as stack:
             try:
-                course.reached("ready")
+                progress.checkpoint("ready")
                 if change.downgrade and old:
                     stack.enter_context(self.schema_taken_back(old, new, change))
-                course.reached("downgraded")
+                progress.checkpoint("downgraded")
             except (ReleaseError, OSError):
                 new.stop()
                 raise
-            self.switch(old, new, release, course)
+            self.switch(old, new, release, progress)
 
     @contextlib.contextmanager
     def schema_taken_back(self, old: Slot, new: Slot, change: SchemaChange) -> Iterator[None]:
@@ -679,7 +679,7 @@ class Host:
             reason, log = self.reason(slot, error), self.last_words(slot, release)
             slot.stop()
             if self.blames(release):
-                self.judge(release, "failed")
+                self.set_state(release, "failed")
             raise ReleaseError(
                 f"release {release} was refused, and what was live before still is: {reason}\n{log}"
             ) from None
@@ -717,7 +717,7 @@ class Host:
         except (OSError, ReleaseError) as error:
             return f"its log cannot be read: {error}"
 
-    def switch(self, old: Slot | None, new: Slot, release: str, course: Course) -> None:
+    def switch(self, old: Slot | None, new: Slot, release: str, progress: Progress) -> None:
         """Give the public requests to a started release, watch it, and stop the old one; on failure switch back."""
         link, good = self.config.root / "live", self.was_good(release)
         try:
@@ -730,10 +730,10 @@ class Host:
             switched = time.monotonic()
             with self.step("watch the public address"):
                 self.gate(new).watch(release, self.config.watch_seconds if old else 0)
-            course.reached("switched")
+            progress.checkpoint("switched")
             with self.step("confirm"):
                 self.unconfirmed.clear()
-            course.reached("confirmed", patient=True)
+            progress.checkpoint("confirmed", patient=True)
         except (ReleaseError, OSError) as error:
             refused = not isinstance(error, Abandoned)
             with self.switched_back(link, old, new):
@@ -744,7 +744,7 @@ class Host:
             if (switch := self.unconfirmed.read()) and not switch.schema_of:
                 self.unconfirmed.clear()
             if blamed:
-                self.judge(release, "failed")
+                self.set_state(release, "failed")
             kind = type(error) if isinstance(error, ReleaseError) else ReleaseError
             raise kind(f"switched back to {old.release if old else 'nothing'}: {error}\n{log}") from None
         self.finish(new, switched if old else None)
@@ -762,7 +762,7 @@ class Host:
         # Also where nothing was live: if somebody removed the link, the release that it led to still runs.
         left = self.idle
         try:
-            self.call_good(live)
+            self.mark_healthy(live)
         except OSError as error:
             self.notes.append(f"{release} is live, but that could not be kept: {error}. site.yml does it")
         try:
@@ -778,25 +778,25 @@ class Host:
             note = f"{release} is live, but old releases could not be removed: {error}. The next deploy removes them"
             self.notes.append(note)
 
-    def tie_up(self, live: Slot, course: Course) -> None:
+    def finish_interrupted_deploy(self, live: Slot, progress: Progress) -> None:
         """Bring to its end what a run left that was torn after its switch, as by a reboot of the host.
 
         Raises:
             ReleaseError: what is live is not ready.
             Abandoned: another host refused.
         """
-        if self.loose_ends(live):
-            course.reached("switched", patient=True)
+        if self.incomplete_steps(live):
+            progress.checkpoint("switched", patient=True)
             with self.step("wait until it is ready"):
                 # After a reboot it may still be about to start.
                 run("systemctl", "start", live.socket_unit, live.service)
                 self.gate(live).await_ready(live.release)
             self.finish(live)
 
-    def call_good(self, slot: Slot) -> None:
+    def mark_healthy(self, slot: Slot) -> None:
         """Remember that a slot's release was live and well, and the schema that the database had when it first was."""
         schema = self.state(slot.release).get("schema") or self.revision(slot.release)
-        self.judge(slot.release, "good", schema=schema)
+        self.set_state(slot.release, "good", schema=schema)
 
     @contextlib.contextmanager
     def switched_back(self, link: Path, old: Slot | None, new: Slot) -> Iterator[None]:
@@ -940,21 +940,21 @@ class Host:
         """Keep what the application answered, and how fast, for the receipt."""
         self.samples.append({"path": path, "status": status, "milliseconds": milliseconds})
 
-    def renew(self, live: Slot, course: Course) -> None:
+    def renew(self, live: Slot, progress: Progress) -> None:
         """Start the live release anew in the other slot and switch to that, so that no request is lost."""
         release = live.release
         try:
             self.start(self.idle, release, lasting=False)
-            self.switch(live, self.idle, release, course)
+            self.switch(live, self.idle, release, progress)
         finally:
             # It served before, and it serves now, whatever kept it from starting once more.
             self.remember(release, state="good")
 
-    def repair(self, course: Course, renewed: bool = False) -> None:
+    def repair(self, progress: Progress, renewed: bool = False) -> None:
         """Bring the live slot back to what it should be: unchanged, running, enabled, answering; the idle one stopped.
 
         Args:
-            course: how far this may go by itself.
+            progress: how far this may go by itself.
             renewed: whether the release has to start anew even where it answers: something that it had been
                 started with is gone.
         """
@@ -962,9 +962,9 @@ class Host:
         if live is None:
             raise ReleaseError("no release is live; deploy one")
         self.integrity.clear(self.config.root)
-        self.integrity.mend_accounts([self.folder(name) for name in self.releases()])
+        self.integrity.repair_accounts([self.folder(name) for name in self.releases()])
         with self.only_one_prepares():
-            self.set_unusable_aside(live.release)
+            self.quarantine_unusable(live.release)
         runtime = self.runtime(self.folder(live.release))
         if runtime.changes(self.folder(live.release)):
             self.renew_runtime(live.release)
@@ -978,7 +978,7 @@ class Host:
         answers = live.answering() == live.release
         shown = live.show("MainPID", "FragmentPath", "DropInPaths")
         if answers and (renewed or self.integrity.process_problems(live, shown)):
-            self.renew(live, course)
+            self.renew(live, progress)
             live = self.live or live
         else:
             run("systemctl", "start" if answers else "restart", live.service)
@@ -986,7 +986,7 @@ class Host:
             self.idle.stop()
         # A run that was torn after its switch left it live, and not yet called good, or not yet the last good one.
         if self.good()[:1] != [live.release]:
-            self.call_good(live)
+            self.mark_healthy(live)
         if left := self.problems():
             raise ReleaseError("could not be repaired: " + "; ".join(left))
 
@@ -995,7 +995,7 @@ class Host:
         # What another run is making is then either whole, and kept, or not begun.
         with self.only_one_prepares():
             if live := self.live:
-                self.set_unusable_aside(live.release)
+                self.quarantine_unusable(live.release)
             pointed = {self.slot(name).release for name in SLOTS}
             names = self.releases()
             # Another run may have prepared one that it is about to start.

@@ -162,7 +162,7 @@ class Integrity:
                 found.append(f"{release / name} belongs to another group")
         return found
 
-    def mend_accounts(self, releases: list[Path]) -> None:
+    def repair_accounts(self, releases: list[Path]) -> None:
         """Take strangers out of the service's group, and give every release's secrets to the groups that read them."""
         try:
             service, migration = grp.getgrnam(self.user), grp.getgrnam(self.migration_user)

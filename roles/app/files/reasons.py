@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from application import Application
@@ -45,9 +46,20 @@ ABOUT_START = (
 )
 
 
+def unpacked(line: str) -> str:
+    """Return the traceback in a line of a log that is JSON, under whatever key; any other line as it is."""
+    if not line.startswith("{") or TRACEBACK not in line:
+        return line
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return line
+    return next((value for value in record.values() if isinstance(value, str) and TRACEBACK in value), line)
+
+
 def last_error(log: str) -> str:
     """Return the error at the end of the last traceback in a log; an empty text if there is none."""
-    lines = log.splitlines()
+    lines = "\n".join(map(unpacked, log.splitlines())).splitlines()
     starts = [number for number, line in enumerate(lines) if TRACEBACK in line]
     if not starts:
         return ""
@@ -70,9 +82,11 @@ def start_reason(log: str) -> str:
             "importing the application does not end. Fix: what starts a server (uvicorn.run) or waits for something "
             'belongs below `if __name__ == "__main__":` or into the lifespan'
         )
-    exited = re.search(r"the application exited with status .* while it was imported", log)
+    told = re.search(r"the application exited with status .* while it was imported", log) or re.search(
+        r"^the server did not answer within .*", log, re.MULTILINE
+    )
     if not (error := last_error(log)):
-        return exited[0] if exited else ""
+        return told[0] if told else ""
     for pattern, hint in (*NEVER, *ABOUT_START):
         if found := pattern.search(error):
             return f"{error}\n{hint.format(*found.groups())}"

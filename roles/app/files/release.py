@@ -36,11 +36,11 @@ from typing import Any
 # An isolated Python (-I) does not look for modules beside the program.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from activation import PHASES, Abandoned, Course, Order
+from activation import PHASES, Abandoned, DeployRequest, Progress
 from basics import ReleaseError
+from bundle import Bundle
 from command_line import parser
 from host import Busy, Host, SchemaChange
-from parcel import Parcel
 from records import release_redactor, settings_redactor
 from schema import NOTHING_PLANNED, Schema, plan_lines
 from slots import Config
@@ -53,8 +53,8 @@ HANDED_ON_MILLISECONDS = 100
 
 def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, Any]:
     """Start the unit, or join the one at work, and follow it as far as was asked for; return how far it came."""
-    order = Order(options.kind, options.release, options.by)
-    arguments = ["--in-unit", command, order.release, f"--kind={order.kind}", f"--by={order.by}"]
+    request = DeployRequest(options.kind, options.release, options.by)
+    arguments = ["--in-unit", command, request.release, f"--kind={request.kind}", f"--by={request.by}"]
     arguments += [f"--confirm-within={options.confirm_within}"]
     arguments += [f"--{name}" for name in ("migrate", "no-backup", "renew") if getattr(options, name.replace("-", "_"))]
     arguments += [
@@ -62,11 +62,11 @@ def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, An
         for name in ("workers", "downgrade", "override", "before")
         if (value := getattr(options, name))
     ]
-    token = host.activation.begin(order, arguments, options.until, options.wait)
+    token = host.activation.begin(request, arguments, options.until, options.wait)
     progress = host.activation.follow(token, options.until)
-    # A rollback that is ordered once more goes on to an earlier release; not so after one that nobody saw the end of.
-    if progress.get("ended") and (order.kind != "rollback" or awaited()):
-        host.activation.hear()
+    # A rollback that is requested once more goes on to an earlier release; not so after one that nobody saw the end of.
+    if progress.get("ended") and (request.kind != "rollback" or awaited()):
+        host.activation.acknowledge()
     return finished(progress)
 
 
@@ -91,13 +91,13 @@ def finished(progress: dict[str, Any]) -> dict[str, Any]:
     return outcome(progress)
 
 
-def begun(host: Host, order: Order, override: str = "") -> dict[str, Any]:
+def begun(host: Host, request: DeployRequest, override: str = "") -> dict[str, Any]:
     """Return the beginning of a receipt."""
     before = host.live
     return {
-        "kind": order.kind,
-        "release": order.release,
-        "by": order.by,
+        "kind": request.kind,
+        "release": request.release,
+        "by": request.by,
         "host": socket.gethostname(),
         "began": round(time.time(), 3),
         "before": before.release if before else "",
@@ -120,42 +120,42 @@ def keep(host: Host, receipt: dict[str, Any], brought: dict[str, Any] | None = N
 
 def prepare(host: Host, options: argparse.Namespace) -> None:
     """Make a release from what Ansible brought; a failure is recorded like that of a run."""
-    parcel = Parcel.of(sys.stdin.buffer, host.config.root)
-    order = Order("deploy", options.release, options.by)
-    receipt = begun(host, order)
+    bundle = Bundle.of(sys.stdin.buffer, host.config.root)
+    request = DeployRequest("deploy", options.release, options.by)
+    receipt = begun(host, request)
     try:
-        host.prepare(options.release, parcel, str(order), options.wait)
+        host.prepare(options.release, bundle, str(request), options.wait)
     except Busy:
         raise
     except UNUSABLE as error:
-        words = settings_redactor(parcel.files).redact(str(error))
+        words = settings_redactor(bundle.files).redact(str(error))
         receipt.update(outcome="failed", error=words)
-        keep(host, receipt, parcel.facts)
+        keep(host, receipt, bundle.facts)
         raise RunFailed({"release": options.release, "receipt": receipt, "error": receipt["error"]}) from None
 
 
 def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Return what a release would do; its secrets are masked where it fails."""
-    parcel = Parcel.of(sys.stdin.buffer, host.config.root)
+    bundle = Bundle.of(sys.stdin.buffer, host.config.root)
     try:
-        return host.preview(options.release, parcel, options.workers)
+        return host.preview(options.release, bundle, options.workers)
     except UNUSABLE as error:
-        raise ReleaseError(settings_redactor(parcel.files).redact(str(error))) from None
+        raise ReleaseError(settings_redactor(bundle.files).redact(str(error))) from None
 
 
 def in_unit(host: Host, options: argparse.Namespace) -> int:
     """Do the work inside the transient unit; leave its result for those who wait, and its records for later."""
-    order = Order(options.kind, options.release, options.by, options.before)
+    request = DeployRequest(options.kind, options.release, options.by, options.before)
     # The result of an earlier run, which could not undo its switch.
     if options.command in ("activate", "repair"):
         revert(host, at_boot=False)
-    course = Course(host.activation.folder, options.token, order, options.until, options.confirm_within)
-    receipt = begun(host, order, options.override)
-    course.say(before=receipt["before"])
+    progress = Progress(host.activation.folder, options.token, request, options.until, options.confirm_within)
+    receipt = begun(host, request, options.override)
+    progress.say(before=receipt["before"])
     change = SchemaChange(options.migrate, options.downgrade, not options.no_backup, options.workers)
     actions: dict[str, Callable[[], None]] = {
-        "activate": lambda: host.activate(order, course, change),
-        "repair": lambda: host.repair(course, options.renew),
+        "activate": lambda: host.activate(request, progress, change),
+        "repair": lambda: host.repair(progress, options.renew),
         "migrate": lambda: host.bring_schema(options.release, change.backup),
         "restore": lambda: host.restore(options.release),
     }
@@ -170,7 +170,7 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
         receipt["error"] = release_redactor(folder).redact(str(error))
         print(receipt["error"], file=sys.stderr)
     keep(host, receipt)
-    course.end(receipt=receipt, phase=PHASES[-1], error=receipt.get("error", ""))
+    progress.end(receipt=receipt, phase=PHASES[-1], error=receipt.get("error", ""))
     return int("error" in receipt)
 
 
@@ -179,7 +179,7 @@ def revert(host: Host, at_boot: bool) -> None:
     switch = host.unconfirmed.read()
     if switch is None:
         return
-    receipt = begun(host, Order("revert", switch.release, "the host"))
+    receipt = begun(host, DeployRequest("revert", switch.release, "the host"))
     receipt["error"] = f"the switch to {switch.release} was not confirmed: " + (
         "the host went down" if at_boot else "its run was killed"
     )
@@ -263,9 +263,9 @@ def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
         and live.release == options.release
         and not host.activation.active()
         and not host.unconfirmed.read()
-        and not (to_the_end and host.loose_ends(live))
+        and not (to_the_end and host.incomplete_steps(live))
     ):
-        host.activation.hear()
+        host.activation.acknowledge()
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
     try:
         return begin(host, options, "activate")
@@ -281,7 +281,7 @@ def prepare_and_activate(host: Host, options: argparse.Namespace) -> dict[str, A
     if options.prepare:
         prepare(host, options)
         if not awaited():
-            raise ReleaseError(f"{options.release} is prepared and no more, since whoever ordered it is gone")
+            raise ReleaseError(f"{options.release} is prepared and no more, since whoever requested it is gone")
     return activate(host, options)
 
 
@@ -322,7 +322,7 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "proven": lambda: host.records.proof(options.digest, [(name, host.state(name)) for name in host.releases()]),
         "rollback-target": lambda: {
             "live": host.live_release,
-            "unheard": bool(host.activation.unheard("rollback")),
+            "unacknowledged": bool(host.activation.unacknowledged("rollback")),
             **host.rollback_target(options.release, options.schema),
         },
         "prepare": lambda: prepare(host, options),

@@ -48,7 +48,7 @@ def write_secret(path: Path, text: str, group: str) -> None:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Bundle:
     """An archive of ``size`` bytes, and the files beside its code by name; `release.json` says what this is."""
 
     archive: IO[bytes]
@@ -56,7 +56,7 @@ class Parcel:
     files: Mapping[str, str]
 
     @classmethod
-    def of(cls, stream: IO[bytes], folder: Path) -> Parcel:
+    def of(cls, stream: IO[bytes], folder: Path) -> Bundle:
         """Take in what Ansible sends: a line of JSON with the files and the archive's size, and the archive.
 
         Args:
@@ -68,7 +68,7 @@ class Parcel:
         Raises:
             ReleaseError: not all of it arrived.
         """
-        archive = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as the parcel)
+        archive = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as the bundle)
         head = stream.readline()
         try:
             shutil.copyfileobj(stream, archive)
