@@ -85,7 +85,7 @@ def test_an_end_that_nobody_heard_of_is_known(tmp_path: Path, seen: Any, systemd
 def test_a_run_waits_until_it_is_told_to_go_on(tmp_path: Path, seen: Any) -> None:
     within = progress(tmp_path, until="ready")
     within.checkpoint("migrated")
-    waiting = threading.Thread(target=within.reached, args=["ready"])
+    waiting = threading.Thread(target=within.checkpoint, args=["ready"])
     waiting.start()
     waiting.join(0.05)
     assert waiting.is_alive()

@@ -1164,7 +1164,7 @@ def test_a_host_by_itself_goes_back_to_what_it_chooses(moved_on: Any, monkeypatc
         release.dispatch(moved_on, release.parser().parse_args(["rollback", "--schema=", "never-seen"]))
     heard: list[str] = []
     monkeypatch.setattr(program.Run, "unacknowledged", lambda _, kind: {"rollback": "new"}[kind])
-    monkeypatch.setattr(program.Run, "hear", lambda _: heard.append("acknowledged"))
+    monkeypatch.setattr(program.Run, "acknowledge", lambda _: heard.append("acknowledged"))
     answer = release.dispatch(moved_on, release.parser().parse_args(["rollback", "--schema="]))
     assert (answer["changed"], answer["release"], heard, len(begun)) == (False, "new", ["acknowledged"], 1)
 
