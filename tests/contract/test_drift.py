@@ -48,7 +48,7 @@ NOT_DAMAGED = {
     "Check the Python of the application": "it looks, and the task after it acts",
     "Install the Python of the application": "only where app_python_version is set; tests/hosts/test_environments.py",
     "Ask the host for its backups": "it looks",
-    "Read the units": "follows from the task before it",
+    "Reload systemd": "follows from the task before it",
     "Install podman": "only where releases are containers; tests/hosts/test_container.py",
     "Send it no more requests": "a part of the switch; tests/hosts/test_balancer.py",
     "Send it requests again": "a part of the switch; tests/hosts/test_balancer.py",

@@ -165,7 +165,7 @@ ACCESS_DENIED = "1045"
 
 
 def logs_in(here: World, password: str) -> bool:
-    """Tell whether the application's account can log in with a password."""
+    """Return True if the application's account can log in with a password."""
     said = here.lab("exec", "prod1", "--", "python3", "-c", LOG_IN, stdin=password).strip()
     assert said in ("welcome", ACCESS_DENIED), said
     return said == "welcome"
@@ -267,7 +267,7 @@ def workers(here: World, host: str) -> list[str]:
 
 
 def was_replaced(here: World, host: str, worker: str) -> bool:
-    """Tell whether a worker is gone and the server has several others."""
+    """Return True if a worker is gone and the server has several others."""
     found = workers(here, host)
     return len(found) > 1 and worker not in found
 
@@ -326,7 +326,7 @@ def test_refused_release(here: World, probing: Probing, name: str) -> None:
 
 
 def never_switched(here: World, watch: Watch) -> bool:
-    """Tell whether no host gave a request to another release: none answered, and the last run has no such step."""
+    """Return True if no host gave a request to another release: none answered, and the last run has no such step."""
     assert not [mark for probe in watch.probes.values() for mark in probe.marks if mark[1] == "switch"]
     newest = "cat /srv/nba/state/receipts/$(ls -t /srv/nba/state/receipts | head -n 1)"
     steps = [step["step"] for host in PROD for step in json.loads(here.shell(host, newest))["steps"]]
@@ -375,7 +375,7 @@ class Running:
         assert self.process.poll() is None, f"the run ended without a task {name}:\n{''.join(self.lines)[-6000:]}"
 
     def began(self, name: str) -> bool:
-        """Tell whether a task has begun."""
+        """Return True if a task has begun."""
         return any(line.startswith(f"TASK [app : {name}]") for line in self.lines)
 
     def end(self) -> Run:
@@ -540,7 +540,7 @@ def test_interrupted_rollback_is_finished_and_not_taken_back(here: World, probin
 
 
 def nothing_at_work(here: World, host: str) -> bool:
-    """Tell whether no run holds the lock of a host."""
+    """Return True if no run holds the lock of a host."""
     return not here.status(host)["running"]
 
 
@@ -610,7 +610,7 @@ rmdir /run/small
 
 @contextmanager
 def small_disk(here: World, host: str) -> Iterator[None]:
-    """Let a host have its releases on a disk that is full after some further files."""
+    """Put the releases of a host on a disk that is full after some further files."""
     try:
         here.shell(host, SMALL_DISK.format(inodes=INODES))
         yield
@@ -679,7 +679,7 @@ def test_database_gone(here: World, probing: Probing, gone: Callable[[World], Ab
 
 
 def is_ready(here: World, host: str) -> bool:
-    """Tell whether a host can serve."""
+    """Return True if a host can serve."""
     return here.get(host, "/api/health/ready").status == 200
 
 
@@ -714,7 +714,7 @@ REFUSES_ITSELF = """
 
 @contextmanager
 def hooked(here: World, tasks: str) -> Iterator[None]:
-    """Let hosts do something before they switch."""
+    """Give hosts a hook before they switch."""
     hook = here.root / "hooks/before_switch.yml"
     hook.parent.mkdir()
     hook.write_text(tasks)

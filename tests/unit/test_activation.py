@@ -1,4 +1,4 @@
-"""The run that changes what is live: its lock, its phases, and what becomes of it when nobody is there any more."""
+"""The run that changes the live release: its lock, its phases, and what becomes of it when nobody is there any more."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_a_repair_after_renewed_certificates_that_hangs_is_told(
     program.Progress(tmp_path, "t1", program.DeployRequest("repair", "", "certificates"), "done", 5)
     systemd.active = True
     monkeypatch.setattr(program, "CERTIFICATES_SECONDS", 0.0)
-    with pytest.raises(program.ReleaseError, match="holds the lock on this host: repair of what is live by cert"):
+    with pytest.raises(program.ReleaseError, match="holds the lock on this host: repair of the live release by cert"):
         seen.begin(REQUEST, [], "done", 0)
 
 

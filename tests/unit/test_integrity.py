@@ -112,10 +112,10 @@ def test_two_folders_exchange_their_names_at_once(tmp_path: Path) -> None:
 
 
 def live(host: Any, name: str = "r1") -> Path:
-    """Make a release live and remember what it is."""
+    """Make a release live and record what it is."""
     folder = put(host, name)
-    host.integrity.remember(folder)
-    host.integrity.remember((folder / ".venv").resolve())
+    host.integrity.record(folder)
+    host.integrity.record((folder / ".venv").resolve())
     deploy(host, name)
     assert host.problems() == []
     return folder
@@ -133,11 +133,11 @@ def test_what_was_given_an_attribute_loses_it_and_stays(
     host: Any, systemd: Systemd, thawed: None, backups: Path, name: str
 ) -> None:
     folder, other = live(host), put(host, "r0", state="good")
-    host.integrity.remember(other)
+    host.integrity.record(other)
     venv = (folder / ".venv").resolve()
     for path in (folder / ".env", other / ".env", venv / ".complete"):
         path.chmod(0o640)
-        host.integrity.remember(path.parent)
+        host.integrity.record(path.parent)
         give(path, name)
     first, second, third = host.problems()
     assert first.startswith("release r1: .env ") and second.startswith("the virtual environment of r1: .complete ")
@@ -151,7 +151,7 @@ def test_a_release_is_finished_without_what_its_folder_hands_down(host: Any, tha
     folder = put(host, "r1")
     give(folder, "system.posix_acl_default")
     (folder / "new").touch()
-    host.integrity.remember(folder)
+    host.integrity.record(folder)
     assert attributes.in_tree(str(folder)) == {}
 
 
@@ -175,7 +175,7 @@ def test_an_edited_environment_is_replaced_for_all_that_share_it(
     host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, other = live(host), put(host, "r0", state="good")
-    host.integrity.remember(other)
+    host.integrity.record(other)
     venv = (folder / ".venv").resolve()
     (venv / "added.py").touch()
     (problem,) = host.problems()
@@ -185,7 +185,7 @@ def test_an_edited_environment_is_replaced_for_all_that_share_it(
     def anew(_: Any, __: Path) -> Path:
         made.mkdir()
         (made / ".complete").touch()
-        host.integrity.remember(made)
+        host.integrity.record(made)
         return made
 
     monkeypatch.setattr(sys.modules["runtimes"].Venv, "venv_for", anew)
@@ -200,7 +200,7 @@ def test_what_is_no_release_is_moved_away(host: Any, systemd: Systemd, backups: 
     copy = folder.with_name("copy")
     copy.mkdir()
     edited = put(host, "r0", state="good")
-    host.integrity.remember(edited)
+    host.integrity.record(edited)
     (edited / "more").touch()
     words = "is no release that could be gone back to"
     assert host.problems() == [f"{copy} {words}", f"{edited} {words}: more was added"]
@@ -221,7 +221,7 @@ def test_the_release_that_was_made_live_last_is_the_one_that_should_be(host: Any
 
 @pytest.fixture
 def process(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Let a real process be the live slot's."""
+    """Make a real process the live slot's."""
     monkeypatch.setattr(integrity.pwd, "getpwnam", lambda name: SimpleNamespace(pw_uid=os.getuid()))
     monkeypatch.setattr(integrity, "run", systemd.run)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:

@@ -91,7 +91,3 @@ def test_files_without_a_checked_suffix_and_foreign_ones_are_left_out(language: 
     files = language.checked_files()
     assert {"docs/drift.md", "lab/hosts.py", "roles/nginx/tasks/main.yml", "scripts/lint"} <= set(files)
     assert not any(path.startswith("tests/apps/") or path.endswith(".svg") for path in files)
-
-
-def test_every_excluded_path_exists(language: Any) -> None:
-    assert [path for path in language.EXCLUDED if not (ROOT / path).exists()] == []

@@ -202,9 +202,9 @@ def put(host: Any, name: str, venv: str = "venv", **state: Any) -> Path:
         shared: Path = host.config.root / place
         shared.mkdir(exist_ok=True)
         (shared / ".complete").touch()
-        host.integrity.remember(shared)
+        host.integrity.record(shared)
         (folder / link).symlink_to(shared)
-    host.remember(name, **{"state": "prepared", "at": 0, **state})
+    host.update_state(name, **{"state": "prepared", "at": 0, **state})
     return folder
 
 
@@ -215,7 +215,7 @@ def applies(folder: Path, **stated: Any) -> None:
 
 
 class Progress:
-    """Lets a run go on, phase by phase, or stops it at one of them."""
+    """A run that goes on, phase by phase, or is stopped at one of them."""
 
     def __init__(self, stop: str = "") -> None:
         self.stop, self.phases = stop, list[str]()
@@ -240,7 +240,7 @@ def test_a_bare_host(host: Any, systemd: Systemd) -> None:
     assert status == {**nothing, "settings": {}, "workers": host.workers()}
 
 
-def test_what_is_live_and_well(host: Any, systemd: Systemd) -> None:
+def test_a_live_and_healthy_release(host: Any, systemd: Systemd) -> None:
     put(host, "r1")
     deploy(host, "r1")
     status = host.status()
@@ -294,11 +294,11 @@ def test_the_releases_are_listed_with_what_is_known_of_them(host: Any) -> None:
     known = {"by": "alice@laptop", "commit": "c0ffee1234567890", "subject": "Add teams", "schema": "0002_teams"}
     put(host, "r1", state="good", at=1767323045, seconds=9.84, **known)
     put(host, "r2", state="failed", at=1767409506, commit="decade0987654321", subject="Add a typo")
-    put(host, "r3", state="good", at=1767495967, seconds=104.31, **{**known, "subject": "Mend teams"})
+    put(host, "r3", state="good", at=1767495967, seconds=104.31, **{**known, "subject": "Repair teams"})
     program.replace_link(host.slot("blue").folder / "release", host.folder("r3"))
     program.replace_link(host.config.root / "live", host.slot("blue").folder)
     assert host.listing() == [
-        "r3  live        2026-01-04 03:06:07  0002_teams    104.3 s  alice@laptop          c0ffee12  Mend teams",
+        "r3  live        2026-01-04 03:06:07  0002_teams    104.3 s  alice@laptop          c0ffee12  Repair teams",
         "r2  failed      2026-01-03 03:05:06  -               0.0 s  -                     decade09  Add a typo",
         "r1  good        2026-01-02 03:04:05  0002_teams      9.8 s  alice@laptop          c0ffee12  Add teams",
     ]
@@ -897,7 +897,7 @@ def test_a_fault_of_the_host_while_it_is_watched_switches_back(
 
     monkeypatch.setattr(gate.Gate, "watch", refuse)
     for state, left in (("prepared", "failed"), ("good", "good")):
-        host.remember("new", state=state, turn=0)
+        host.update_state("new", state=state, turn=0)
         with pytest.raises(program.ReleaseError, match="switched back to old: Too many open files"):
             deploy(host, "new")
         assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], left)
@@ -912,7 +912,7 @@ def test_a_release_that_dies_while_it_is_watched_switches_back(
 
     monkeypatch.setattr(gate, "ask", answer_and_die)
     for state in ("prepared", "good"):
-        host.remember("new", state=state, turn=0)
+        host.update_state("new", state=state, turn=0)
         with pytest.raises(program.ReleaseError, match=r"to old: nba@green\.service died after the switch"):
             deploy(host, "new")
         assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
@@ -936,7 +936,7 @@ def test_what_cannot_be_asked_who_is_to_blame_is_undone_all_the_same(  # noqa: P
 
     public[:] = [(502, "Bad Gateway")]
     monkeypatch.setattr(what, whose, refuse_once_switched)
-    host.remember("new", state="good", turn=0)
+    host.update_state("new", state="good", turn=0)
     with pytest.raises(program.ReleaseError, match=f"switched back to old: {words}"):
         deploy(host, "new")
     assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "good")
@@ -954,7 +954,7 @@ def test_requests_go_back_before_a_release_is_asked_whether_it_is_to_blame(
     monkeypatch.setattr(gate.Gate, "await_ready", lambda *_: None)
     monkeypatch.setattr(program.Slot, "answering", hang)
     public[:] = [(502, "Bad Gateway")]
-    host.remember("new", state="good", turn=0)
+    host.update_state("new", state="good", turn=0)
     with pytest.raises(program.ReleaseError, match="switched back to old"):
         deploy(host, "new")
     assert (lives, host.state("new")["state"]) == (["old"], "failed")
@@ -1090,7 +1090,7 @@ def test_the_guard_asks_the_database_and_never_the_application(moved_on: Any, sy
 def test_a_revision_that_was_not_recorded_is_asked_of_the_release_itself(moved_on: Any) -> None:
     """As with a database that did not answer when the release became live: nothing unknown equals anything."""
     for name in ("old", "new"):
-        moved_on.remember(name, schema=None)
+        moved_on.update_state(name, schema=None)
     with pytest.raises(program.ReleaseError, match="old ran on schema 0001, and the database has 0002"):
         moved_on.rollback_target("", "")
 
@@ -1139,7 +1139,7 @@ def test_a_rollback_is_one_also_where_its_end_was_not_heard(
     systemd.revision = "0001"
     request = ["rollback-target", "--schema=keep"]
     deploy(moved_on, "old")
-    moved_on.remember("new", schema="0001")
+    moved_on.update_state("new", schema="0001")
     monkeypatch.setattr(program.Run, "unacknowledged", lambda _, kind: {"rollback": "old"}[kind])
     answer = release.dispatch(moved_on, release.parser().parse_args(request))
     assert answer == {"live": "old", "unacknowledged": True, "release": "old", "downgrade": ""}
@@ -1354,7 +1354,7 @@ def test_what_cannot_be_enabled_or_linked_leaves_nothing_of_the_new_one(
     assert (host.live.release, host.problems()) == ("old", [])
 
 
-def test_what_cannot_be_remembered_is_no_reason_to_go_back(
+def test_what_cannot_be_recorded_is_no_reason_to_go_back(
     host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(host, "old")
@@ -1390,7 +1390,7 @@ def test_a_good_release_that_is_taken_back_stays_good(host: Any, systemd: System
 def test_a_run_that_was_torn_after_its_switch_is_completed_by_a_repair(host: Any, systemd: Systemd) -> None:
     put(host, "r1")
     deploy(host, "r1")
-    host.remember("r1", state="prepared")
+    host.update_state("r1", state="prepared")
     systemd.active.add("nba@green.service")
     host.repair(Progress())
     assert (host.state("r1")["state"], host.problems()) == ("good", [])
@@ -1447,7 +1447,7 @@ def test_migrations_are_left_out_only_where_nothing_can_be_pending(  # noqa: PLR
     if change:
         (host.folder("r2") / "db/versions" / change).write_text("")
     deploy(host, "r1")
-    host.remember("r1", schema="0001")
+    host.update_state("r1", schema="0001")
     systemd.revision = schema
     assert host.has_schema_of("r2") is expected
 
@@ -1456,7 +1456,7 @@ def test_migrations_that_cannot_be_found_are_never_left_out(host: Any, systemd: 
     for name in ("r1", "r2"):
         put(host, name)
     deploy(host, "r1")
-    host.remember("r1", schema="0001")
+    host.update_state("r1", schema="0001")
     assert not host.has_schema_of("r2")
 
 
@@ -1674,7 +1674,7 @@ def test_commands_of_a_release_run_under_the_service_s_account(host: Any, monkey
     monkeypatch.setattr(runtimes.Venv, "run", run_in)
     assert host.execute("r1", ["python", "-m", "nba.seed"]) == "out\nerr"
     assert users == ["nba"]
-    with pytest.raises(program.ReleaseError, match=r"`fail` in release r1 ended with 1:\nout\nerr"):
+    with pytest.raises(program.ReleaseError, match=r"`fail` in release r1 exited with status 1:\nout\nerr"):
         host.execute("r1", ["fail"])
 
 
@@ -2134,7 +2134,7 @@ def test_what_went_down_after_its_switch_is_asked_to_come_to_its_end(
 ) -> None:
     put(host, "r1")
     deploy(host, "r1")
-    host.remember("r1", state="prepared")
+    host.update_state("r1", state="prepared")
     lead = Lead(host, monkeypatch)
     assert "unfinished" not in lead.run("activate", "r1", "--by", "alice", "--until", until)
     assert lead.said == said
@@ -2143,7 +2143,7 @@ def test_what_went_down_after_its_switch_is_asked_to_come_to_its_end(
 @pytest.mark.parametrize(
     ("release", "until", "at_work", "is_told"),
     [
-        pytest.param("r1", "done", False, True, id="what is live"),
+        pytest.param("r1", "done", False, True, id="the live release"),
         pytest.param("r2", "done", False, False, id="what is not"),
         pytest.param("r1", "ready", False, False, id="what does not end yet"),
         pytest.param("r1", "done", True, False, id="what another run may change"),
@@ -2179,7 +2179,7 @@ def test_what_was_torn_after_its_switch_is_brought_to_its_end(
         put(host, name)
         deploy(host, name)
     host.idle.enable()
-    host.remember("new", state="prepared")
+    host.update_state("new", state="prepared")
     ends = host.incomplete_steps(host.live)
     assert ends == [
         "nba@blue.service still runs or is enabled, though it is not live",
@@ -2198,7 +2198,7 @@ def test_what_was_torn_and_is_not_ready_is_not_called_good(
 ) -> None:
     put(host, "r1")
     deploy(host, "r1")
-    host.remember("r1", state="prepared")
+    host.update_state("r1", state="prepared")
     systemd.active.clear()
     systemd.broken.add("r1")
     with pytest.raises(program.ReleaseError, match="its main process ended"):
@@ -2218,7 +2218,7 @@ def test_a_run_says_what_was_live_when_it_began(host: Any, systemd: Systemd, mon
         assert release.finished(host.activation.progress())["before"] == before
 
 
-def test_what_is_live_already_needs_no_run(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_release_needs_no_run(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "r1")
     deploy(host, "r1")
     lead = Lead(host, monkeypatch)

@@ -295,7 +295,7 @@ def test_an_image_that_is_gone_is_told_and_built_again(host: Any, systemd: Syste
     assert host.problems() == [] and podman.images == {image}
 
 
-def test_a_unit_that_is_not_the_release_s_is_told_and_mended(host: Any, systemd: Systemd, podman: Podman) -> None:
+def test_a_unit_that_is_not_the_release_s_is_told_and_repaired(host: Any, systemd: Systemd, podman: Podman) -> None:
     contained(host, "r1")
     deploy(host, "r1")
     host.live.drop_in.unlink()

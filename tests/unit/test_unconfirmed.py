@@ -97,7 +97,7 @@ def test_what_could_not_be_reverted_is_reverted_by_the_next_run(
             release.revert(host, at_boot=True)
     lead = Lead(host, monkeypatch)
     lead.run("activate", "new", "--by", "me")
-    assert lead.said == ["deploy of new by me", "follow"], "what is live and not confirmed needs a run"
+    assert lead.said == ["deploy of new by me", "follow"], "a live release that is not confirmed needs a run"
     command = ["--in-unit", "activate", "new", "--by", "me", "--token", "t1"]
     assert release.in_unit(host, release.parser().parse_args(command)) == 0
     assert (host.live.release, host.problems()) == ("new", [])

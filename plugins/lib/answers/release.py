@@ -35,7 +35,7 @@ class PublicApplication(Answer):
 
 
 class Status(Answer):
-    """What is live, what is wrong with it, and what else is there."""
+    """The live release, what is wrong with it, and the other releases."""
 
     live: IdOrNothing
     slot: IdOrNothing | None = None
@@ -49,7 +49,7 @@ class Status(Answer):
 
 
 class Proof(Answer):
-    """Whether an artefact was ever live and healthy on the host."""
+    """The proof that an artefact was live and healthy on the host."""
 
     proven: bool
     release: Id | None = None
@@ -85,7 +85,7 @@ class Migrations(Answer):
 
 
 class Connections(Answer):
-    """Whether the connections of all hosts fit the database server."""
+    """The check that the connections of all hosts fit the database server."""
 
     checked: bool
     needed: Number | None = None

@@ -1,4 +1,4 @@
-"""One run that changes what is live: its lock, how far it has come, and how far it may go.
+"""One run that changes the live release: its lock, how far it has come, and how far it may go.
 
 A run is a transient systemd unit. Its name is the lock: a second one cannot start while the first runs, nothing is left
 behind when it ends, and neither Ctrl-C nor a lost connection tears it. Where several hosts have to agree, a run stops
@@ -52,8 +52,8 @@ class DeployRequest:
     before: str = ""
 
     def __str__(self) -> str:
-        """Return the words that name it in the unit's description, and to whoever waits."""
-        return f"{self.kind} of {self.release or 'what is live'} by {self.by}"
+        """Return the words that name the request in the unit's description, and to whoever waits."""
+        return f"{self.kind} of {self.release or 'the live release'} by {self.by}"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Run:
         return read_json(self.folder / "progress.json")
 
     def unacknowledged(self, kind: str) -> str:
-        """Return the release of a run of a kind that is at work, or ended well when nobody was left to hear of it."""
+        """Return the release of a run of a kind that is at work, or whose good end was not acknowledged."""
         known = self.progress()
         if known.get("kind") != kind or known.get("error"):
             return ""
@@ -89,12 +89,12 @@ class Run:
         return "" if told or (at_work and not self.active()) else str(known["release"])
 
     def acknowledge(self) -> None:
-        """Remember that the end of the last run was told."""
+        """Record that the requester saw the end of the last run."""
         if known := self.progress():
             write_whole(self.folder / "acknowledged", str(known["token"]))
 
     def active(self) -> bool:
-        """Tell whether a run holds the lock."""
+        """Return True if a run holds the lock."""
         state = run("systemctl", "show", self.unit, "--property=ActiveState").stdout.strip()
         return state in {"ActiveState=active", "ActiveState=activating", "ActiveState=deactivating"}
 
@@ -146,12 +146,12 @@ class Run:
             time.sleep(0.2)
 
     def go_on(self, until: str) -> None:
-        """Let the run go as far as ``until``; one that may go further already is not held back."""
+        """Allow the run to go as far as ``until``; one that may go further already is not held back."""
         if PHASES.index(until) > allowed(self.folder):
             write_whole(self.folder / "target", until)
 
     def abandon(self, reason: str) -> None:
-        """Tell the run to undo what it did and to end; what was live before is live afterwards."""
+        """Abandon the run: it undoes what it did and ends; the release of before is live afterwards."""
         write_whole(self.folder / "target", f"{ABANDON} {reason}")
 
     def follow(self, token: str, until: str = "done") -> dict[str, Any]:
@@ -220,7 +220,7 @@ class Progress:
         write_whole(self.folder / "progress.json", json.dumps(self.known))
 
     def checkpoint(self, phase: str, patient: bool = False) -> None:
-        """Say that a phase is over, and wait until the run may go on.
+        """Record that a phase is over, and wait until the run may go on.
 
         Where nobody lets it within ``confirm_seconds``, whoever began it is gone: a ``patient`` run goes on by itself.
 

@@ -62,7 +62,7 @@ class Config:
 
 
 def whole(path: Path) -> bool:
-    """Tell whether a backup can be read to its end and ends as a dump does."""
+    """Return True if a backup can be read to its end and ends as a dump does."""
     tail = b""
     try:
         with gzip.open(path) as stream:
@@ -223,7 +223,7 @@ class Backups:
             )
 
     def fetch(self, name: str) -> None:
-        """Bring a backup from the bucket to this host.
+        """Fetch a backup from the bucket to this host.
 
         Raises:
             BackupError: there is none of this name.

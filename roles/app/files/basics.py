@@ -48,7 +48,7 @@ def run(*command: str | Path, check: bool = True, **options: Any) -> subprocess.
         time.sleep(0.2)
     if check and done.returncode != 0:
         output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-25:])
-        raise ReleaseError(f"`{' '.join(words)}` ended with {done.returncode}:\n{output}")
+        raise ReleaseError(f"`{' '.join(words)}` exited with status {done.returncode}:\n{output}")
     return done
 
 

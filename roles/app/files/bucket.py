@@ -59,7 +59,7 @@ class Bucket:
             client.upload_file(str(path), self.name, self.prefix + path.name)
 
     def fetch(self, name: str, path: Path) -> None:
-        """Bring a copy to a new file that only this account can read."""
+        """Fetch a copy to a new file that only this account can read."""
         with (
             os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream,
             self._client("read") as client,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 DESCRIPTION = "Installs, starts, switches and lists the releases of one application on this host."
-# Commands that change what is live, or the database, in a unit of their own.
+# Commands that change the live release, or the database, in a unit of their own.
 RUNS = {
     "activate": "make a release live, phase by phase",
     "rollback": "go back to the good release that was live before, or to another one",
@@ -89,7 +89,7 @@ def add_run(commands: Commands, name: str, text: str, confirm_seconds: float) ->
 
 def add_questions(commands: Commands) -> None:
     """Add the commands that change nothing."""
-    commands.add_parser("status", help="print what is live, as JSON")
+    commands.add_parser("status", help="print the live release, as JSON")
     commands.add_parser("list", help="print the releases on this host")
     commands.add_parser("log", help="print the audit log: a line of JSON for each deploy, rollback, repair and failure")
     proven = commands.add_parser("proven", help="tell whether an artefact was ever live and well here")
@@ -100,7 +100,7 @@ def add_questions(commands: Commands) -> None:
     plan = commands.add_parser("plan", help="print the migrations that a release would run, with their SQL, as JSON")
     plan.add_argument("release")
     plan.add_argument("--text", action="store_true", help="for people")
-    target = commands.add_parser("rollback-target", help="print what is live, and what a rollback goes to, as JSON")
+    target = commands.add_parser("rollback-target", help="print the live release, and what a rollback goes to, as JSON")
     target.add_argument("release", nargs="?", default="")
     add_schema(target)
 

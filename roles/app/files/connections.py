@@ -1,4 +1,4 @@
-"""Whether a release can sign in to its database, and whether the connections of an environment fit the server."""
+"""Check that a release can sign in to its database, and that the connections of an environment fit the server."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Account:
         return "\n".join(["[client]", *lines, "[mysql]", f"database = {in_quotes(self.name)}", ""])
 
     def sign_in(self) -> None:
-        """Ask the database for one row.
+        """Read one row from the database.
 
         Raises:
             ReleaseError: it does not answer, or refuses the account; the settings to correct are named.

@@ -40,14 +40,14 @@ def stated(slot: Slot) -> Application:
 
 @dataclass(frozen=True)
 class Gate:
-    """Asks the release of a slot; each answer of the application goes to ``sample``: path, status, milliseconds."""
+    """Requests to the release of a slot; ``sample`` gets path, status and milliseconds of each answer."""
 
     config: Config
     slot: Slot
     sample: Sample = lambda *_: None
 
     def health(self, application: Application) -> tuple[int, str]:
-        """Ask the application's health path as a proxy does."""
+        """Request the application's health path as a proxy does."""
         begin = time.monotonic()
         name = public_name(self.config)
         status, body = self.slot.ask(application.ready_path, host=name, scheme=application.scheme)
@@ -151,7 +151,7 @@ class Gate:
             raise ReleaseError(f"after a while {self.unready(application, status, body)}")
 
     def watch(self, release: str, seconds: float) -> None:
-        """Ask the public address which release answers, until every worker has, and for some seconds.
+        """Request the public address until the release answers, until every worker has, and for some seconds.
 
         Raises:
             ReleaseError: another one answers, none does, or it died.

@@ -84,7 +84,7 @@ class Host:
 
     @property
     def activation(self) -> Run:
-        """Return the run that may be changing what is live."""
+        """Return the run that may be changing the live release."""
         return Run(self.config.name, self.unconfirmed.path)
 
     @property
@@ -144,18 +144,18 @@ class Host:
         """Return what is known of a release."""
         return read_json(self.config.root / "state" / f"{release}.json")
 
-    def remember(self, release: str, **facts: Any) -> None:
+    def update_state(self, release: str, **facts: Any) -> None:
         """Add facts to what is known of a release."""
         path = self.config.root / "state" / f"{release}.json"
         write_whole(path, json.dumps({**self.state(release), **facts}, indent=1) + "\n")
 
     def set_state(self, release: str, state: str, **facts: Any) -> None:
-        """Remember what became of a release just now: prepared, good or failed.
+        """Set the state of a release: prepared, good or failed.
 
         What came last is told by ``turn``, a count, and not by the clock, which may have been wrong.
         """
         turns = [int(self.state(name).get("turn", 0)) for name in {*self.releases(), release}]
-        self.remember(release, state=state, at=time.time(), turn=max(turns) + 1, **facts)
+        self.update_state(release, state=state, at=time.time(), turn=max(turns) + 1, **facts)
 
     def forget(self, release: str) -> None:
         """Keep nothing of a release that is gone."""
@@ -184,7 +184,7 @@ class Host:
         if not (live.folder / "release" / ".env").is_file():
             return [f"the live slot {live.name} points to a release that is not there: {live.release or 'none'}"]
         found = self.service_problems(live, at_work)
-        found += self.changes_by_hand(live.release)
+        found += self.external_changes(live.release)
         if at_work:
             return found
         return found + self.incomplete_steps(live)
@@ -225,7 +225,7 @@ class Host:
             found.append(f"{answering or 'nothing'} answers where {live.release} is live")
         return found + self.integrity.process_problems(live, shown)
 
-    def changes_by_hand(self, live: str) -> list[str]:
+    def external_changes(self, live: str) -> list[str]:
         """Return what somebody changed in releases and what they need, in words."""
         found = self.integrity.account_problems(self.folder(live))
         if changes := self.integrity.changes(self.folder(live)):
@@ -254,7 +254,7 @@ class Host:
             self.forget(path.name)
 
     def status(self) -> dict[str, Any]:
-        """Return what is live, what is wrong with it, and the other releases."""
+        """Return the live release, what is wrong with it, and the other releases."""
         live, running = self.live, self.activation.holder()
         return {
             "live": live.release if live else "",
@@ -409,11 +409,11 @@ class Host:
                 if os.path.lexists(target):
                     # Somebody changed it: the same release once more takes its place, maybe under running requests.
                     exchange(partial, target)
-                    self.integrity.remember(target)
+                    self.integrity.record(target)
                     quarantine(partial)
                     return
                 partial.rename(target)
-            self.integrity.remember(target)
+            self.integrity.record(target)
             facts = {
                 key: value for key, value in bundle.facts.items() if key not in ("release", "settings", "application")
             }
@@ -531,7 +531,7 @@ class Host:
             self.runtime(folder).renew(folder, [path for path in others if runtime_of(path) == runtime_of(folder)])
 
     def check_settings(self, folder: Path) -> None:
-        """Let the release's own code accept or refuse its ``.env``."""
+        """Check the release's ``.env`` with its own code."""
         application = Application.of(folder)
         if application is None:
             raise ReleaseError(older(folder.name))
@@ -559,7 +559,9 @@ class Host:
         done = self.runtime(folder).run(folder, self.config.user, command)
         output = "\n".join((done.stdout + done.stderr).strip().splitlines()[-40:])
         if done.returncode != 0:
-            raise ReleaseError(f"`{' '.join(command)}` in release {release} ended with {done.returncode}:\n{output}")
+            raise ReleaseError(
+                f"`{' '.join(command)}` in release {release} exited with status {done.returncode}:\n{output}"
+            )
         return output
 
     # --- activating ---
@@ -638,7 +640,7 @@ class Host:
             except (ReleaseError, OSError) as second:
                 raise ReleaseError(
                     f"{error}\nThe schema is at {change.downgrade}, which is not that of {old.release}, and could not "
-                    f"be brought forward again: {second}\nWhen that is mended: playbooks/migrate.yml{held}"
+                    f"be brought forward again: {second}\nWhen that is repaired: playbooks/migrate.yml{held}"
                 ) from None
             if isinstance(error, Abandoned):
                 # Whoever takes it back hears no reason of this host.
@@ -694,17 +696,17 @@ class Host:
         return f"{found}\n({error})" if found else str(error)
 
     def was_good(self, release: str) -> bool:
-        """Tell whether a release was live and well, so that others may be to blame for what becomes of it now."""
+        """Return True if a release was live and well, so that others may be to blame for what becomes of it now."""
         return bool(self.state(release).get("state") == "good")
 
     def blames(self, release: str) -> bool:
-        """Tell whether a release is to blame for not starting: no good one is, where the live one is not ready."""
+        """Return True if a release is to blame for not starting: no good one is, where the live one is not ready."""
         live = self.live
         return not self.was_good(release) or not live or self.gate(live).healthy()
 
     @staticmethod
     def still_answers(slot: Slot, release: str) -> bool:
-        """Tell whether a release answers on its socket; where that cannot be asked, it is the host that has failed."""
+        """Return True if a release answers on its socket; if that cannot be asked, the host has failed."""
         try:
             return alive(slot.main()) and slot.answering() == release
         except (OSError, ReleaseError):
@@ -779,10 +781,10 @@ class Host:
             self.notes.append(note)
 
     def finish_interrupted_deploy(self, live: Slot, progress: Progress) -> None:
-        """Bring to its end what a run left that was torn after its switch, as by a reboot of the host.
+        """Finish a deploy that was interrupted after its confirmation, as by a reboot of the host.
 
         Raises:
-            ReleaseError: what is live is not ready.
+            ReleaseError: the live release is not ready.
             Abandoned: another host refused.
         """
         if self.incomplete_steps(live):
@@ -794,7 +796,7 @@ class Host:
             self.finish(live)
 
     def mark_healthy(self, slot: Slot) -> None:
-        """Remember that a slot's release was live and well, and the schema that the database had when it first was."""
+        """Mark a slot's release as good, with the schema that the database had when it first was."""
         schema = self.state(slot.release).get("schema") or self.revision(slot.release)
         self.set_state(slot.release, "good", schema=schema)
 
@@ -854,7 +856,7 @@ class Host:
                 self.bring_schema(release, change.backup)
 
     def bring_schema(self, release: str, backup: bool) -> None:
-        """Bring the database to a release's schema, and insert the sample data where that changed something."""
+        """Migrate the database to a release's schema, and insert the sample data if that changed something."""
         stated = self.application(release)
         if stated.alembic:
             schema = Schema(self, release)
@@ -874,7 +876,7 @@ class Host:
             self.migration = parsed(run(sys.executable, program, "restore", backup).stdout)
 
     def has_schema_of(self, release: str) -> bool:
-        """Tell, without a start of Alembic, whether the database already has the schema that a release wants.
+        """Return True if the database already has the schema that a release wants, without a start of Alembic.
 
         Starting Alembic takes a second, and most releases bring no migration.
         """
@@ -929,7 +931,7 @@ class Host:
         )
         if self.state(release):
             counted = {"preparation": 0} if made else {}
-            self.remember(release, by=receipt["by"], seconds=receipt["seconds"], **counted)
+            self.update_state(release, by=receipt["by"], seconds=receipt["seconds"], **counted)
         self.records.keep(receipt)
 
     def gate(self, slot: Slot) -> Gate:
@@ -948,10 +950,10 @@ class Host:
             self.switch(live, self.idle, release, progress)
         finally:
             # It served before, and it serves now, whatever kept it from starting once more.
-            self.remember(release, state="good")
+            self.update_state(release, state="good")
 
     def repair(self, progress: Progress, renewed: bool = False) -> None:
-        """Bring the live slot back to what it should be: unchanged, running, enabled, answering; the idle one stopped.
+        """Repair the live slot: unchanged, running, enabled, answering; the idle one stopped.
 
         Args:
             progress: how far this may go by itself.

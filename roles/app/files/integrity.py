@@ -104,7 +104,7 @@ class Integrity:
         """Return the file that keeps what a release or a virtual environment was."""
         return self.root / "state" / f"{folder.parent.name}-{folder.name}.files"
 
-    def remember(self, folder: Path) -> None:
+    def record(self, folder: Path) -> None:
         """Keep what a folder is now, that it was just finished; it has nothing that the folder above hands down."""
         self.clear(folder)
         write_whole(self.manifest(folder), json.dumps(take(folder)))

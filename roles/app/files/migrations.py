@@ -307,7 +307,7 @@ def in_autocommit(connection: Connection) -> bool:
 
 @contextlib.contextmanager
 def observed(recorder: Recorder) -> Iterator[None]:
-    """Tell the recorder of every statement that any engine executes meanwhile."""
+    """Give the recorder every statement that any engine executes until then."""
     listeners = (
         ("before_cursor_execute", recorder.before),
         ("after_cursor_execute", recorder.after),
@@ -419,7 +419,7 @@ class Migrations:
         )
 
     def run(self, work: Callable[[Any, Any], Iterable[Any]], **options: Any) -> None:
-        """Let env.py connect and do the work; its output goes to standard error."""
+        """Run env.py, which connects and does the work; its output goes to standard error."""
         engines: set[Engine] = set()
 
         def note(connection: Connection, *_others: Any) -> None:
@@ -546,7 +546,7 @@ class Migrations:
         return {"current": current, "head": head, "pending": pending, "interrupted": None}
 
     def upgrade(self, note: dict[str, Any]) -> dict[str, Any]:
-        """Bring the database to the release's revision, step by step.
+        """Migrate the database to the release's revision, step by step.
 
         Raises:
             RevisionFailed: a revision failed.
@@ -665,7 +665,7 @@ class Migrations:
         return {"from": start, "to": self.current(), "applied": []}
 
     def compatible(self, older: str, newer: str) -> dict[str, Any]:
-        """Tell whether code of an older revision may run on a newer schema: whether each revision between is marked.
+        """Return True if code of an older revision may run on a newer schema: whether each revision between is marked.
 
         Raises:
             MigrationError: the newer schema lacks a revision of the older one.
@@ -835,7 +835,7 @@ def interruption(known: dict[str, Any], version: str | None) -> dict[str, Any]:
 
 
 def is_compatible(script: Script) -> bool:
-    """Tell whether a revision says that older code works on its schema."""
+    """Return True if a revision says that older code works on its schema."""
     return getattr(script.module, "compatible", False) is True
 
 

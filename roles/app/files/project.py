@@ -1,4 +1,4 @@
-"""Tells `importlib.metadata` of the application itself, whose own build never runs on hosts."""
+"""Metadata of the application itself for `importlib.metadata`, whose own build never runs on hosts."""
 
 from __future__ import annotations
 

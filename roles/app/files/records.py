@@ -101,7 +101,7 @@ class Records:
                 yield json.loads(line)
 
     def proof(self, artefact: str, known: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-        """Tell whether an artefact was ever live and well here: by the log, and by the releases that are still here."""
+        """Return the proof that an artefact was live and well here, by the log and by the releases still here."""
         for release, state in known:
             if state.get("artefact") == artefact and state.get("state") == "good":
                 return {"proven": True, "release": release, "at": state["at"]}

@@ -238,7 +238,7 @@ def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def awaited() -> bool:
-    """Tell whether anybody is still there to read the answer: the other end of standard output is open.
+    """Return True if anybody is still there to read the answer: the other end of standard output is open.
 
     What is between finds out when there is something to hand on: a line break, which JSON may begin with.
     """

@@ -67,7 +67,7 @@ class Schema:
         return {**plan, "interrupted": None, "stops": [self.ways_out(report)] if report else problems}
 
     def migrate(self, backup: bool) -> dict[str, Any]:
-        """Bring the database to the release's revision, after a backup; return what was planned and done."""
+        """Migrate the database to the release's revision, after a backup; return what was planned and done."""
         with alone(self.host.config.root):
             return self.migrate_alone(backup)
 

@@ -59,7 +59,7 @@ def import_command(application: Application, seconds: int) -> list[str]:
 
 def as_root(unit: str) -> str:
     """Return why a release that has a virtual environment does not start, where it would be root's."""
-    return f"{unit} would run as root: ansible-playbook playbooks/app.yml -l ENV mends it"
+    return f"{unit} would run as root: ansible-playbook playbooks/app.yml -l ENV repairs it"
 
 
 def serve(config: dict[str, Any], slot: str) -> str:

@@ -35,7 +35,7 @@ class Shared:
             try:
                 build(target)
                 (target / COMPLETE).touch()
-                self.integrity.remember(target)
+                self.integrity.record(target)
             except BaseException:
                 # On a full disk the room is needed by what goes on serving.
                 discard(target)

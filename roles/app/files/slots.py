@@ -109,7 +109,7 @@ def children(pid: str) -> list[str]:
 
 
 def alive(pid: str) -> bool:
-    """Tell whether there is a process of this id."""
+    """Return True if there is a process of this id."""
     return Path(f"/proc/{pid}").exists()
 
 
@@ -213,7 +213,7 @@ class Slot:
         return UNITS / f"{self.service}.d" / "container.conf"
 
     def contain(self, wanted: bool) -> bool:
-        """Have systemd start the slot's release for podman, or not; tell whether it has to read its units anew."""
+        """Set whether systemd starts the slot's release for podman; return True if it has to read its units anew."""
         if wanted == self.drop_in.is_symlink():
             return False
         if wanted:
@@ -225,16 +225,16 @@ class Slot:
         return True
 
     def at_boot(self) -> dict[str, str]:
-        """Return what the disk says of each unit, not what systemd remembers of it: enabled, disabled, masked, ..."""
+        """Return what the disk says of each unit, not what systemd has in memory: enabled, disabled, masked, ..."""
         states = run("systemctl", "is-enabled", *self.units, check=False).stdout.split()
         return {unit: states[place] if place < len(states) else "unknown" for place, unit in enumerate(self.units)}
 
     def enable(self) -> None:
-        """Let the slot come back at boot; systemd is to read its units anew later, which takes a third of a second."""
+        """Enable the slot at boot; systemd is to read its units anew later, which takes a third of a second."""
         run("systemctl", "enable", "--quiet", "--no-reload", *self.units)
 
     def stop(self) -> None:
-        """Let running requests end, then stop the slot; it does not come back at boot."""
+        """Stop the slot after its running requests; it does not come back at boot."""
         run("systemctl", "disable", "--quiet", "--no-reload", *self.units)
         # Together, or the next connection would start the service again.
         run("systemctl", "stop", "--no-block", *self.units)

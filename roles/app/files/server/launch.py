@@ -47,7 +47,7 @@ class Finder(MetaPathFinder):
 
 
 def set_path(release: Path, folder: str, server: Path) -> None:
-    """Have Python find the application first, then its packages, and what the server needs beside them last."""
+    """Set the path of Python: the application first, then its packages, and last what the server needs beside them."""
     sys.path[:0] = [str(release / place) for place in dict.fromkeys((folder or ".", ".", ".project"))]
     sys.path.append(str(server))
     sys.meta_path.insert(0, Finder({**dict.fromkeys(PINNED, server), **dict.fromkeys(OURS, HERE)}))
