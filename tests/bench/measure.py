@@ -374,6 +374,7 @@ def hosts(bench: Bench) -> list[Row]:
             text = re.sub(rf"^{name}: .*$", f"{name}: {value}", text, flags=re.M)
         return text
 
+    windows: dict[int, float] = {}
     bench.renew()
     with bench.here.edited("group_vars/prod/vars.yml", smaller, commit=True):
         bench.ansible("site.yml")  # hosts are in parity where they have the same code
@@ -391,10 +392,18 @@ def hosts(bench: Bench) -> list[Row]:
             for _ in range(HOST_RUNS):
                 with new_code(bench):
                     found[deployed].append(released(bench, "deploy", "prod"))
+                windows[count] = max(windows.get(count, 0.0), confirmation_window(bench, count))
             for name, values in found.items():
                 taken[name].append(statistics.median(values))
                 say(f"  {name}: {spread(values)}")
-    return [
+    several = {count: window for count, window in windows.items() if count > 1}
+    window = Row(
+        f"from the first host's confirmation to the last on {', '.join(map(str, several))} hosts, longest of {HOST_RUNS}",
+        ", ".join(f"{seconds * 1000:.0f} ms" for seconds in several.values()),
+        "",
+        "in which a lost control node can leave hosts on two releases",
+    )
+    return [window] + [
         Row(
             f"{name} on {', '.join(map(str, HOSTS))} hosts, {HOST_RUNS} each",
             ", ".join(f"{value:.1f} s" for value in values),
@@ -403,6 +412,14 @@ def hosts(bench: Bench) -> list[Row]:
         )
         for name, values in taken.items()
     ]
+
+
+def confirmation_window(bench: Bench, count: int) -> float:
+    """Return the seconds between the first and the last host's confirmation in the last deploy of prod."""
+    newest = "journalctl --unit=nba-release.service --output=json --output-fields=MESSAGE --grep='^confirm$' -n 1"
+    lines = [bench.here.shell(f"prod{number}", newest) for number in range(1, count + 1)]
+    moments = [int(json.loads(line)["__REALTIME_TIMESTAMP"]) / 1e6 for line in lines]
+    return max(moments) - min(moments)
 
 
 def memory(bench: Bench) -> list[Row]:

@@ -306,7 +306,10 @@ BAD = {
     "hangs at start on prod1, answers 500 on prod2": Bad(
         HEALTH,
         lambda text: text.replace("    _, reason = await _schema(request)\n", f"    {UNHEALTHY}\n") + BY_HOST,
-        ("prod1: release .* the server did not answer within 30 s", "prod2: release .*/health/ready answered 500"),
+        (
+            "prod1: release .* the server did not answer within 30 s",
+            "prod2: release .*GET /health/ready .*answered 500",
+        ),
     ),
 }
 
