@@ -398,7 +398,7 @@ def hosts(bench: Bench) -> list[Row]:
                 say(f"  {name}: {spread(values)}")
     several = {count: window for count, window in windows.items() if count > 1}
     window = Row(
-        f"from the first host's confirmation to the last on {', '.join(map(str, several))} hosts, longest of {HOST_RUNS}",
+        f"first to last confirmation on {', '.join(map(str, several))} hosts, longest of {HOST_RUNS}",
         ", ".join(f"{seconds * 1000:.0f} ms" for seconds in several.values()),
         "",
         "in which a lost control node can leave hosts on two releases",
