@@ -23,7 +23,7 @@ from typing import Any
 import boto3
 import pytest
 
-from tests.contract.conftest import Project, pristine
+from tests.contract.conftest import AUTHOR, Project, pristine
 from tests.support import ROOT, free_port
 
 __all__ = ["pristine"]
@@ -37,6 +37,16 @@ ROUTE53 = {
     "ChangeResourceRecordSets": re.compile(r"POST /[\d-]+/hostedzone/\w+/rrset"),
     "GetChange": re.compile(r"GET /[\d-]+/change/\w+"),
 }
+APPLICATION = """
+from fastapi import FastAPI
+
+app = FastAPI()
+
+
+@app.get("/health/ready")
+def ready() -> str:
+    return "yes"
+"""
 DATE = re.compile(r"20\d{6}")
 # The owners are the publishers' real accounts; moto's own list stops at Ubuntu 16.04.
 IMAGES = [
@@ -195,6 +205,9 @@ def cloud(pristine: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     shutil.copytree(pristine.root, project.root, symlinks=True)
     for name in ("account", "aws"):
         shutil.copytree(ROOT / "inventory" / name, project.root / "inventory" / name, symlinks=True)
+    # A load balancer asks for the path that the application has.
+    (project.root / "app/nba/main.py").write_text(APPLICATION)
+    assert project.run("git", *AUTHOR, "commit", "--quiet", "--all", "--message", "health").returncode == 0
     (project.root / "docs").mkdir()
     shutil.copy(ROOT / "docs/aws.md", project.root / "docs")
     images = folder / "images.json"

@@ -342,7 +342,7 @@ def test_the_name_leads_to_the_load_balancer_once_that_has_a_host(cloud: Cloud, 
     balancing, dns = cloud.client("elbv2"), cloud.client("route53")
     (balancer,) = balancing.describe_load_balancers()["LoadBalancers"]
     (group,) = balancing.describe_target_groups()["TargetGroups"]
-    assert (group["HealthCheckPath"], group["Matcher"]) == ("/api/health/ready", {"HttpCode": "200-299"})
+    assert (group["HealthCheckPath"], group["Matcher"]) == ("/health/ready", {"HttpCode": "200-299"})
     (record,) = records(dns)
     assert record["Name"] == "www.example.com."
     assert record["AliasTarget"]["DNSName"].rstrip(".") == balancer["DNSName"]
