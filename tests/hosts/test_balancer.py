@@ -168,7 +168,7 @@ def out(sample: dict[str, str], hosts: tuple[str, ...] = FIRST) -> set[str]:
 
 
 def test_a_host_that_fails_stops_the_rest_and_all_go_back(balanced: Balanced) -> None:
-    before, line = balanced.live(), "    revision, _ = await _schema(request)\n"
+    before, line = balanced.live(), "    _, reason = await _schema(request)\n"
     with (
         balanced.here.edited(HEALTH, lambda text: text.replace(line, REFUSES_ITSELF + line), commit=True),
         balanced.probing("one of 3 hosts fails behind a load balancer"),

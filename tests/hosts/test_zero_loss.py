@@ -768,7 +768,7 @@ def test_nobody_switches_without_a_host_that_goes_down_in_a_hook(here: World, pr
 
 
 def test_one_host_fails_at_the_switch(here: World, probing: Probing) -> None:
-    before, line = live(here), "    revision, _ = await _schema(request)\n"
+    before, line = live(here), "    _, reason = await _schema(request)\n"
     with probing("one host fails at the switch"):
         with here.edited(HEALTH, lambda text: text.replace(line, REFUSES_ITSELF + line), commit=True):
             refused = here.ansible(*DEPLOY)

@@ -861,8 +861,34 @@ def public(host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[tup
     waits = {"watch_seconds": 5, "drain_seconds": 20}
     host.config = dataclasses.replace(host.config, public_url="http://nba.example.com", **waits)
     answers = [said("new")]
-    monkeypatch.setattr(gate, "ask", lambda *_: answers.pop(0) if len(answers) > 1 else answers[0])
+
+    def ask(_: Any, path: str, *rest: Any) -> tuple[int, str]:
+        if path == APPLICATION["ready_path"]:
+            return 200, "ready"
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    monkeypatch.setattr(gate, "ask", ask)
     return answers
+
+
+@pytest.mark.parametrize(("failures", "refused"), [(3, False), (1000, True)])
+def test_a_health_path_that_fails_on_the_public_address_switches_back(
+    host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch, failures: int, refused: bool
+) -> None:
+    """As if nginx could not reach it; one answer that fails may be the database's."""
+    answers = iter([(200, "ready")] * 4 + [(500, "oops")] * failures)
+
+    def ask(_: Any, path: str, *rest: Any) -> tuple[int, str]:
+        return next(answers, (200, "ready")) if path == APPLICATION["ready_path"] else said("new")
+
+    monkeypatch.setattr(gate, "ask", ask)
+    if refused:
+        words = "to old: GET http://nba.example.com/health/ready: answered 500: oops"
+        with pytest.raises(program.ReleaseError, match=words):
+            deploy(host, "new")
+    else:
+        deploy(host, "new")
+    assert host.live.release == ("old" if refused else "new")
 
 
 def test_every_worker_has_to_answer_on_the_public_address(
@@ -1494,12 +1520,13 @@ def test_switching_twice_does_nothing_the_second_time(host: Any, systemd: System
 def test_the_public_address_is_asked_which_release_answers(host: Any, systemd: Systemd) -> None:
     put(host, "r1")
     deploy(host, "r1")
-    answers = iter(["r1", "r0"])
+    answers, asked = iter(["r1", "r0"]), list[str]()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            assert (self.path, self.headers["Host"]) == ("/api/.waffle/version", "nba.example.com")
-            body = json.dumps({"release": next(answers)}).encode()
+            assert self.headers["Host"] == "nba.example.com"
+            asked.append(self.path)
+            body = json.dumps({"release": next(answers)} if self.path.endswith("version") else {}).encode()
             self.send_response(200)
             self.end_headers()
             self.wfile.write(body)
@@ -1518,6 +1545,7 @@ def test_the_public_address_is_asked_which_release_answers(host: Any, systemd: S
         server.shutdown()
     with pytest.raises(program.ReleaseError, match="ConnectionRefusedError"):
         watching.gate(host.live).watch("r1", 0)
+    assert set(asked) == {"/api/.waffle/version", "/health/ready"}
 
 
 def test_the_link_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1630,7 +1658,7 @@ def test_asks_over_a_unix_socket() -> None:
             server.shutdown()
         status, reason = slots.ask(slots.UnixConnection(path, 5), "/version")
     assert status == 0
-    assert reason.startswith("ConnectionRefusedError")
+    assert reason.startswith(("ConnectionRefusedError", "ConnectionResetError"))
 
 
 def short_folder() -> tempfile.TemporaryDirectory[str]:

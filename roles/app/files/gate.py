@@ -17,6 +17,8 @@ from slots import LIVE_PATH, VERSION_PATH, Config, Slot, alive, ask, server, wor
 WORKER_DIED = "a worker died soon after it had started"
 # A log is read by a program of its own.
 LOG_SECONDS = 1.0
+# How long the public address may fail after a switch: one answer may be the fault of the database.
+PATIENCE_SECONDS = 1.0
 
 Sample = Callable[[str, int, float], None]
 
@@ -161,8 +163,18 @@ class Gate:
         host, _, path = self.config.public_url.removeprefix("http://").partition("/")
         name = self.config.public_host if self.config.public_host != "_" else host
         where = f"/{path}{VERSION_PATH}".replace("//", "/")
+        application = stated(self.slot)
+        ready = f"{application.root_path}{application.ready_path}"
         main, begin, seen = self.slot.main(), time.monotonic(), set[str]()
+        last_good = begin
         while True:
+            # Through nginx, which may be what fails. Redirects are for clients that come by https.
+            ready_status, body = ask(http.client.HTTPConnection(host, timeout=10), ready, name)
+            if 0 < ready_status < 500:
+                last_good = time.monotonic()
+            elif time.monotonic() - last_good >= PATIENCE_SECONDS:
+                answer = f"answered {ready_status}: {first_line(body)}" if ready_status else body
+                raise ReleaseError(f"GET http://{host}{ready}: {answer}")
             status, body = ask(http.client.HTTPConnection(host, timeout=10), where, name)
             version: dict[str, Any] = parsed(body)
             seen.add(str(version.get("worker", "")))
@@ -172,7 +184,7 @@ class Gate:
             if not alive(main):
                 raise ReleaseError(f"{self.slot.service} died after the switch")
             silent = workers_of(main) - seen
-            if time.monotonic() - begin > seconds and not silent:
+            if time.monotonic() - begin > seconds and not silent and 0 < ready_status < 500:
                 return
             if time.monotonic() - begin > seconds + self.config.start_timeout_seconds:
                 raise ReleaseError(
