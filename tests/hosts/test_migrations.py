@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -352,7 +353,9 @@ def test_a_revision_that_fails_half_way_leaves_two_ways_out(prod: World) -> None
     assert prod.status("prod1")["live"] != live
 
 
-@pytest.mark.parametrize("how", ["killed", pytest.param("database", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "how", ["killed", *(pytest.param(how, marks=pytest.mark.long) for how in ("database", "reboot"))]
+)
 def test_an_interrupted_migration_is_not_run_again(prod: World, how: str) -> None:
     user = prod.get("prod1", "/api/users", "POST", {"name": "Once", "email": "once@example.com"}).json()
     with revision(prod, "0002", SLEEPING):
@@ -361,10 +364,14 @@ def test_an_interrupted_migration_is_not_run_again(prod: World, how: str) -> Non
             await_true(lambda: prod.sql("mysql", running), 300, "the migration sleeps")
             if how == "killed":
                 prod.execute("prod1", "systemctl", "kill", "--signal=KILL", "nba-release.service")
+            elif how == "reboot":
+                prod.shell("prod1", "systemctl reboot --force --force", check=False)
             else:
                 prod.lab("database", "stop")
                 prod.lab("database", "start")
             migrating.communicate(timeout=300)
+        up = partial(prod.shell, "prod1", "systemctl is-system-running --wait", check=False)
+        await_true(lambda: up().strip() in ("running", "degraded"), 120, "prod1 is up")
         made = backups(prod)
         again = prod.ansible("playbooks/migrate.yml", "-l", "prod", *UNPROVEN)
         report = words(again.output)
