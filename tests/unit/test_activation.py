@@ -109,7 +109,9 @@ def test_a_switch_that_nobody_confirms_is_undone(tmp_path: Path, seen: Any) -> N
 
 
 def test_a_confirmed_run_that_nobody_leads_finishes(tmp_path: Path, seen: Any) -> None:
-    progress(tmp_path, until="confirmed", confirm_seconds=0).checkpoint("confirmed", patient=True)
+    within = progress(tmp_path, until="confirmed", confirm_seconds=0)
+    within.checkpoint("confirmed", patient=True)
+    assert json.loads((tmp_path / "progress.json").read_text())["phase"] == "confirmed"
 
 
 def test_a_run_that_is_told_to_end_says_why(tmp_path: Path, seen: Any) -> None:

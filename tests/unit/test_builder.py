@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_release import host, program, root, runtimes
-
-__all__ = ["host", "root"]  # fixtures
+from tests.unit.releases import program, runtimes
 
 builder = sys.modules["builder"]
 

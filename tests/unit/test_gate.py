@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT, yaml_at
-from tests.unit.test_release import APPLICATION, Clock, Systemd, clock, deploy, host, program, put, root, systemd
+from tests.unit.releases import APPLICATION, Clock, Systemd, deploy, program, put
 
-__all__ = ["clock", "host", "root", "systemd"]  # fixtures
 reasons = sys.modules["reasons"]
 Application = sys.modules["application"].Application
 

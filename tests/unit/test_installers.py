@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
-from tests.unit.test_release import CONFIG, program
+from tests.unit.releases import CONFIG, program
 
 builder, installers = sys.modules["builder"], sys.modules["installers"]
 

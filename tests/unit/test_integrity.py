@@ -15,10 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.releases import Progress, Systemd, deploy, put
 from tests.unit.test_attributes import OF_DIRECTORIES, OF_FILES, give
-from tests.unit.test_release import Progress, Systemd, deploy, host, put, root, systemd
-
-__all__ = ["host", "root", "systemd"]  # fixtures
 
 # The ones that the program itself imported.
 attributes, basics, integrity = (sys.modules[name] for name in ("attributes", "basics", "integrity"))

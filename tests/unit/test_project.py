@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
-from tests.unit.test_release import runtimes
-
-__all__ = ["runtimes"]  # it imports the program
 
 project = sys.modules["project"]
 

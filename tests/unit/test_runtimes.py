@@ -13,23 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT, yaml_at
-from tests.unit.test_release import (
-    APPLICATION,
-    Progress,
-    Systemd,
-    accounts,
-    brought,
-    deploy,
-    host,
-    program,
-    put,
-    root,
-    runtimes,
-    slots,
-    systemd,
-)
-
-__all__ = ["accounts", "host", "root", "systemd"]  # fixtures
+from tests.unit.releases import APPLICATION, Progress, Systemd, brought, deploy, program, put, runtimes, slots
 
 ARTEFACT = "a" * 64
 FACTS = {

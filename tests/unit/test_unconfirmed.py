@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_release import Lead, Progress, Systemd, deploy, host, program, put, release, root, systemd
+from tests.unit.releases import Lead, Progress, Systemd, deploy, program, put, release
 
-__all__ = ["host", "root", "systemd"]  # fixtures
 SWITCHED = ("switched", "confirmed")
 
 
