@@ -256,6 +256,24 @@ def test_it_knows_its_client_its_address_and_its_own_version(clone: Clone) -> No
 
 
 @ONLY_TEAM
+@pytest.mark.long
+def test_it_knows_its_client_behind_a_load_balancer(clone: Clone) -> None:
+    gateway = clone.here.address("dev1").rpartition(".")[0] + ".1"
+    web = ("playbooks/web.yml", "-l", "dev")
+    claims = {"X_Forwarded_For": "192.0.2.9", "X_Forwarded_Proto": "https"}
+    trusts = ("trusted_proxies: []", f"trusted_proxies: [{gateway}/32]")
+    try:
+        with clone.here.edited("group_vars/dev/vars.yml", lambda text: text.replace(*trusts)):
+            clone.here.ansible(*web).succeeded()
+            seen = json.loads(ask(clone, f"{API}/client", **claims)[2])
+            _, headers, _ = ask(clone, f"{API}/members", **claims)
+    finally:
+        clone.here.ansible(*web).succeeded()
+    assert seen == {"host": "192.0.2.9", "url": f"https://{clone.app.host('dev1')}{API}/client"}
+    assert headers["location"] == f"https://{clone.app.host('dev1')}{API}/members/"
+
+
+@ONLY_TEAM
 def test_cookies_and_uploads_within_the_limits_pass_and_others_get_one_status(clone: Clone) -> None:
     status, headers, _ = ask(clone, f"{API}/session", "POST")
     assert status == 204 and len(headers["set-cookie"]) > 4500
