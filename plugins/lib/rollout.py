@@ -52,7 +52,10 @@ def in_unknown_state(hostvars: Hosts, hosts: Iterable[str], target: str) -> list
         reverted = known.get("__app_reverted") or {"host_unreachable": True}
         # Without an answer a refusal may mean anything.
         live = reverted.get("live", target if reverted.get("refused") else "")
-        if reverted.get("host_unreachable") or reverted.get("running") or live == target:
+        # It may be one's own run, which goes on, if the connection was lost before it named its release.
+        started = known.get("__app_started") or {}
+        goes_on = started.get("host_unreachable") and reverted.get("running")
+        if reverted.get("host_unreachable") or goes_on or live == target:
             found.append(host)
     return found
 

@@ -47,9 +47,10 @@ def test_the_summary_names_each_host_that_failed_and_why() -> None:
         (asked(reverted={"refused": "no", "live": "r1"}), True),
         (asked(reverted={"host_unreachable": True, "refused": "no"}), False),
         (asked(reverted={"host_unreachable": True}, prepared={"host_unreachable": True}), True),
-        (asked(reverted={"live": "r1", "running": "deploy of r2 by alice"}), False),
+        (asked(reverted={"live": "r1", "running": "deploy of r3 by bob"}), True),
+        (asked(reverted={"live": "r1", "running": "rollback"}, started={"host_unreachable": True}), False),
     ],
-    ids=["left", "back", "has it", "refused", "refused and back", "away", "never had it", "another run"],
+    ids=["left", "back", "has it", "refused", "refused and back", "away", "never had it", "another run", "its own run"],
 )
 def test_the_state_of_a_host_is_known_by_what_it_answers_last(host: dict[str, Any], known: bool) -> None:
     unknown = rollout.in_unknown_state({"one": asked(), "two": host}, HOSTS, "r2")
