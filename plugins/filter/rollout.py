@@ -24,6 +24,7 @@ class FilterModule:
                 rollout.deploy_failed,
                 rollout.deploy_unfinished,
                 rollout.failure,
+                rollout.hosts_that_left,
                 rollout.previous_release,
                 rollout.rollback_choices,
                 rollout.workers_of_all,

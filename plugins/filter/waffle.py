@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import json
 import re
 import sys
@@ -113,6 +114,23 @@ def database_settings(
     return {names[part]: found[names[part]] for part in parts or names if names.get(part) in found}
 
 
+def unit_overrides(name: str, accounts: Iterable[str]) -> list[dict[str, str]]:
+    """Return what would take the place of a part of an application's units, or of a job of theirs, as absent files.
+
+    Those are drop-ins, masks and copies wherever systemd looks for them (`systemctl edit`, `mask`, `set-property`, each
+    with and without --runtime), and the crontabs of its accounts.
+    """
+    paths = []
+    for instance, kind in itertools.product(("@.", "@blue.", "@green."), ("service", "socket")):
+        for folder in map("".join, itertools.product(("/etc", "/run"), ("/systemd/system", "/systemd/system.control"))):
+            paths.append(f"{folder}/{name}{instance}{kind}.d")
+            # The templates themselves are there.
+            if (instance, folder) != ("@.", "/etc/systemd/system"):
+                paths.append(f"{folder}/{name}{instance}{kind}")
+    paths += [f"/var/spool/cron/crontabs/{account}" for account in accounts]
+    return [{"path": path, "state": "absent"} for path in paths]
+
+
 class FilterModule:
     """The filters by their names in templates."""
 
@@ -124,4 +142,5 @@ class FilterModule:
             "fingerprints": fingerprints,
             "option_file": option_file,
             "release_id": release_id,
+            "unit_overrides": unit_overrides,
         }

@@ -23,6 +23,19 @@ def failure(failed_task: Mapping[str, Any], failed_result: Mapping[str, Any]) ->
     return printable(f"the task `{failed_task.get('name') or 'without a name'}` failed: {reason}")
 
 
+def hosts_that_left(hostvars: Hosts, hosts: Iterable[str], present: Iterable[str]) -> list[str]:
+    """Return the hosts that left the run before the end of the deploy; those that were never in it are left out.
+
+    Args:
+        hostvars: the results of all hosts.
+        hosts: those that the run began with.
+        present: those that are still in it.
+    """
+    remaining = set(present)
+    left = [host for host in hosts if host not in remaining and "__app_status" in hostvars[host]]
+    return [host for host in left if (hostvars[host].get("__app_finished") or {"skipped": True}).get("skipped")]
+
+
 def failures(hostvars: Hosts, hosts: Iterable[str]) -> dict[str, str]:
     """Return why each host failed; those that did not fail are left out."""
     found = {}

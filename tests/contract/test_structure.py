@@ -148,6 +148,12 @@ def test_values_are_not_rewritten_on_the_way() -> None:
         assert facts <= known, name_of(path)
 
 
+def test_variables_hold_values_and_no_programs() -> None:
+    paths = [*ROOT.glob("roles/*/vars/*.yml"), *ROOT.glob("roles/*/defaults/*.yml"), *ROOT.glob("group_vars/*/*.yml")]
+    paths += [*ROOT.glob("playbooks/vars/*.yml"), *TASK_FILES, *PLAYBOOKS]
+    assert [name_of(path) for path in paths if "{%" in path.read_text()] == []
+
+
 def test_files_and_roles_stay_short() -> None:
     long = {name_of(path): len(path.read_text().splitlines()) for path in [*TASK_FILES, *PLAYBOOKS]}
     assert {name: lines for name, lines in long.items() if lines > 100} == {}

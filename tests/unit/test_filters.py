@@ -138,3 +138,10 @@ def test_an_account_has_the_same_hash_as_long_as_nothing_of_it_changes() -> None
     assert one["hash"] != other["hash"], "equal passwords of two accounts must not look equal"
     assert mysql.salted([{**accounts[0], "password": "x"}], "key")[0]["hash"] != one["hash"]
     assert mysql.salted(accounts, "another key")[0]["salt"] != one["salt"]
+
+
+def test_what_overrides_a_unit_is_absent_and_the_unit_itself_is_not() -> None:
+    paths = [entry["path"] for entry in waffle.unit_overrides("nba", ["nba-blue"])]
+    assert "/run/systemd/system.control/nba@green.socket.d" in paths and "/etc/systemd/system/nba@.service.d" in paths
+    assert "/etc/systemd/system/nba@.service" not in paths and "/run/systemd/system/nba@.service" in paths
+    assert paths[-1] == "/var/spool/cron/crontabs/nba-blue"

@@ -105,3 +105,15 @@ def test_what_is_left_to_do_is_told_after_what_failed() -> None:
 
 def test_a_host_that_was_not_asked_counts_with_all_its_workers() -> None:
     assert rollout.workers_of_all({"one": {"__app_status": {"workers": 2}}, "two": {}}, HOSTS, 4) == 6
+
+
+def test_a_host_that_left_is_one_that_was_in_the_run_and_had_not_ended() -> None:
+    ended = {"__app_status": {}, "__app_finished": {"changed": True}}
+    hosts = {
+        "one": {"__app_status": {}},
+        "two": {"__app_status": {}},
+        "three": ended,
+        "four": {},
+        "five": {"__app_status": {}, "__app_finished": {"skipped": True}},
+    }
+    assert rollout.hosts_that_left(hosts, hosts, ["one"]) == ["two", "five"]
