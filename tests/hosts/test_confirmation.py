@@ -30,7 +30,7 @@ STEPS = {
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Return a lab whose prod has four hosts, all converged."""
-    with world(tmp_path_factory.mktemp("four"), "four", "--prod-hosts", str(len(HOSTS))) as here:
+    with world(tmp_path_factory.mktemp("four"), "scale", "--prod-hosts", str(len(HOSTS))) as here:
         values = here.root / "group_vars/prod/vars.yml"
         lines = [line for line in values.read_text().splitlines() if line.partition(":")[0] not in SMALL]
         values.write_text("\n".join([*lines, *(f"{name}: {value}" for name, value in SMALL.items())]) + "\n")
