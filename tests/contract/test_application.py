@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.contract.conftest import AUTHOR, Project
-from tests.support import ROOT, vault_secrets
+from tests.support import ROOT, about_the_sample, vault_secrets
 
 CHECK = ("ansible-playbook", "playbooks/preflight.yml", "-i", "inventory/test")
 
@@ -86,6 +86,7 @@ def test_the_fact_about_the_application_has_one_reader() -> None:
     assert readers == {"known_application", "app_application"}
 
 
+@about_the_sample
 def test_two_lines_are_enough(project: Project) -> None:
     """The application is in a repository of its own, and what the sample is told is not told it."""
     service = project.root.parent / "players"
