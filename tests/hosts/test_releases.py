@@ -63,7 +63,7 @@ def test_a_deploy_leaves_a_receipt_and_a_line_in_the_log(here: World) -> None:
     assert "@" in receipt["by"]
     steps = {step["step"]: step["seconds"] for step in receipt["steps"]}
     assert next(iter(steps)) == "prepare" and steps["prepare"] > 0
-    assert list(steps)[-3:-1] == ["switch", "watch the public address"]
+    assert list(steps)[-4:-1] == ["switch", "watch the public address", "confirm"]
     assert steps["see whether it lasts"] >= 2
     assert steps["watch the public address"] >= 2
     assert {sample["status"] for sample in receipt["health"]} == {200}
@@ -254,7 +254,7 @@ def test_hooks_run_at_their_moments(here: World) -> None:
             (hooks / "before_switch.yml").write_text("- name: Object\n  ansible.builtin.fail: {msg: not today}\n")
             here.execute("dev1", "sh", "-c", "rm /root/after_switch")
         refused = deploy(here)
-        assert refused.code != 0 and "before_switch.yml failed" in refused.output
+        assert refused.code != 0 and "the task `Object` failed: not today" in refused.output
         assert here.status("dev1")["live"] == after
         assert here.status("dev1")["problems"] == []
         assert (marked(here, "after_switch"), marked(here, "after_failure")) == ("", after)
