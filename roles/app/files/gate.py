@@ -156,7 +156,7 @@ class Gate:
         """Request the public address until the release answers, until every worker has, and for some seconds.
 
         Raises:
-            ReleaseError: another one answers, none does, or it died.
+            ReleaseError: another one answers, none does, it died, or its health path fails through nginx.
         """
         if not self.config.public_url:
             return
