@@ -7,6 +7,7 @@ import hmac
 import itertools
 import json
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,15 @@ from setting_values import as_text, exported
 UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
 # The clients read a line into a buffer of 4 KiB.
 OPTION_LINE_BYTES = 4000
+# A line for each account: name, home, shell, groups, and L where it has no password.
+ACCOUNT_REPORT = """
+for name in {names}; do
+    entry=$(getent passwd "$name" | cut -d: -f1,6,7)
+    groups=$(id -nG "$name" | tr ' ' ,)
+    password=$(passwd -S "$name" | cut -d' ' -f2)
+    printf 'account=%s:%s:%s\\n' "$entry" "$groups" "$password"
+done 2>/dev/null
+"""
 PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,-]*")
 
 
@@ -131,12 +141,36 @@ def unit_overrides(name: str, accounts: Iterable[str]) -> list[dict[str, str]]:
     return [{"path": path, "state": "absent"} for path in paths]
 
 
+def account_report(accounts: Iterable[dict[str, Any]]) -> str:
+    """Return a shell command that prints a line about each account, for `accounts_to_change`."""
+    return ACCOUNT_REPORT.format(names=" ".join(shlex.quote(account["name"]) for account in accounts))
+
+
+def accounts_to_change(accounts: Iterable[dict[str, Any]], report: str) -> list[dict[str, Any]]:
+    """Return the accounts that a host lacks, or has otherwise: home, shell, groups, or a password.
+
+    Args:
+        accounts: ``name``, and optionally ``home``, ``group`` (its primary one) and ``groups`` (the others).
+        report: what the command of `account_report` printed there. A line that says anything else changes the account.
+    """
+    found = {line.strip() for line in report.splitlines()}
+    changed = []
+    for account in accounts:
+        home = account.get("home", "/nonexistent")
+        groups = [account.get("group", account["name"]), *account.get("groups", [])]
+        if f"account={account['name']}:{home}:/usr/sbin/nologin:{','.join(groups)}:L" not in found:
+            changed.append(account)
+    return changed
+
+
 class FilterModule:
     """The filters by their names in templates."""
 
     def filters(self) -> dict[str, Any]:
         """Return name and function of each filter."""
         return {
+            "account_report": account_report,
+            "accounts_to_change": accounts_to_change,
             "database_settings": database_settings,
             "dotenv": dotenv,
             "fingerprints": fingerprints,

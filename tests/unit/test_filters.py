@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import subprocess
 
 import pytest
 from ansible.errors import AnsibleFilterError
@@ -145,3 +147,39 @@ def test_what_overrides_a_unit_is_absent_and_the_unit_itself_is_not() -> None:
     assert "/run/systemd/system.control/nba@green.socket.d" in paths and "/etc/systemd/system/nba@.service.d" in paths
     assert "/etc/systemd/system/nba@.service" not in paths and "/run/systemd/system/nba@.service" in paths
     assert paths[-1] == "/var/spool/cron/crontabs/nba-blue"
+
+
+ACCOUNTS = [
+    {"name": "nba", "home": "/srv/nba"},
+    {"name": "nba-migrate", "groups": ["nba"]},
+    {"name": "nba-blue", "group": "nba"},
+]
+REPORT = """welcome to this host
+account=nba:/srv/nba:/usr/sbin/nologin:nba:L
+account=nba-migrate:/nonexistent:/usr/sbin/nologin:nba-migrate,nba:L\r
+account=nba-blue:/nonexistent:/usr/sbin/nologin:nba:L
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "changed"),
+    [
+        (REPORT, []),
+        (REPORT.replace("/usr/sbin/nologin:nba:L", "/bin/bash:nba:L", 1), ["nba"]),
+        (REPORT.replace("nba-migrate,nba", "nba-migrate,nba,sudo"), ["nba-migrate"]),
+        (REPORT.replace("nba:L\n", "nba:P\n"), ["nba", "nba-blue"]),
+        ("account=:::\n", ["nba", "nba-migrate", "nba-blue"]),
+        ("", ["nba", "nba-migrate", "nba-blue"]),
+    ],
+)
+def test_an_account_that_is_as_it_should_be_costs_no_module(said: str, changed: list[str]) -> None:
+    assert [account["name"] for account in waffle.accounts_to_change(ACCOUNTS, said)] == changed
+
+
+def test_the_command_about_accounts_prints_what_the_filter_expects() -> None:
+    report = subprocess.check_output(
+        ["sh", "-c", waffle.account_report([{"name": "daemon"}, {"name": "no-such"}])], text=True
+    )
+    daemon, missing = report.splitlines()
+    assert re.fullmatch(r"account=daemon:/usr/sbin:/usr/sbin/nologin:daemon:(L|P|NP)?", daemon)
+    assert missing == "account=::"
