@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -287,3 +288,27 @@ def test_a_deploy_goes_on_while_systemd_starts_anew(here: World) -> None:
             deploy(here).succeeded()
     finally:
         here.shell("dev1", "until systemctl stop reexec.service; do sleep 1; done")
+
+
+@pytest.mark.long
+def test_a_clock_that_goes_a_day_back_keeps_no_repair_and_no_deploy_from_its_end(here: World) -> None:
+    """The release that is live was recorded tomorrow: what came last is told by a count, and not by the clock."""
+    preload = "$(dpkg -L libfaketime | grep '/libfaketimeMT.so.1$')"
+    here.shell("dev1", "apt-get update -qq && apt-get install -qq libfaketime >/dev/null")
+    here.shell("dev1", f"echo +1d >/etc/faketimerc; echo {preload} >/etc/ld.so.preload")
+    try:
+        assert int(here.shell("dev1", "date +%s")) > time.time() + 86000
+        with here.edited("app/nba/__init__.py", lambda text: text + "# tomorrow\n", commit=True):
+            deploy(here).succeeded()
+    finally:
+        here.shell("dev1", "rm /etc/ld.so.preload /etc/faketimerc; apt-get purge -qq libfaketime >/dev/null")
+    live = here.status("dev1")["releases"][0]
+    assert live["at"] > time.time() + 80000
+    here.shell("dev1", "slot=$(readlink /srv/nba/live); rm $slot/release; systemctl kill -s KILL nba@$(basename $slot)")
+    here.ansible("site.yml", "-l", "dev1").succeeded()
+    assert here.status("dev1")["problems"] == []
+    with here.edited("app/nba/__init__.py", lambda text: text + "# today\n", commit=True):
+        deploy(here).succeeded()
+    assert here.status("dev1")["problems"] == []
+    here.ansible("playbooks/rollback.yml", "-l", "dev1").succeeded()
+    assert here.status("dev1")["problems"] == []
