@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +27,7 @@ from tests.unit.releases import (
     gate,
     put,
     runtimes,
+    schema,
     slots,
     stand_in,
 )
@@ -52,7 +52,7 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(Run, "active", lambda run: False)
     monkeypatch.setattr(Schema, "refuse_interrupted", lambda schema: None)
-    stand_in(monkeypatch, sys.modules["schema"].recorded, lambda root: systemd.revision)
+    stand_in(monkeypatch, schema.recorded, lambda root: systemd.revision)
     # A slot's name stands for the id of its process.
     monkeypatch.setattr(Slot, "main", lambda slot: slot.name if slot.service in systemd.active else "0")
     stand_in(monkeypatch, slots.alive, lambda main: f"nba@{main}.service" in systemd.active)

@@ -18,18 +18,25 @@ import pytest
 from tests.support import ROOT, module_at
 
 release = module_at("roles/app/files/release.py")
-basics, bundles, gate, runtimes, serve, slots, store = (
-    sys.modules[name] for name in ("basics", "bundle", "gate", "runtimes", "serve", "slots", "releases")
-)
-alive = slots.alive
+# The modules that it has imported.
+activation, basics, bundles, changes, connections, gate, records, runtimes, schema, serve, slots, store = (
+    sys.modules[name]
+    for name in (
+        "activation", "basics", "bundle", "schema_changes", "connections", "gate", "records", "runtimes", "schema",
+        "serve", "slots", "releases",
+    )
+)  # fmt: skip
+Abandoned, DeployRequest, Run = activation.Abandoned, activation.DeployRequest, activation.Run
+Account, Server = connections.Account, connections.Server
+Bundle = bundles.Bundle
+Busy, Releases = store.Busy, store.Releases
+Config, Slot, alive = slots.Config, slots.Slot, slots.alive
+Host = sys.modules["host"].Host
+Preparation = sys.modules["preparation"].Preparation
+Receipts, Records = sys.modules["receipts"].Receipts, records.Records
 ReleaseError, replace_link = basics.ReleaseError, basics.replace_link
-Abandoned, DeployRequest, Run = (getattr(sys.modules["activation"], n) for n in ("Abandoned", "DeployRequest", "Run"))
-Account, Server = sys.modules["connections"].Account, sys.modules["connections"].Server
-Bundle, Busy, Config, Slot = bundles.Bundle, store.Busy, slots.Config, slots.Slot
-Host, Preparation, Releases = sys.modules["host"].Host, sys.modules["preparation"].Preparation, store.Releases
-Receipts, Records = sys.modules["receipts"].Receipts, sys.modules["records"].Records
-SchemaChange, SchemaChanges = (getattr(sys.modules["schema_changes"], n) for n in ("SchemaChange", "SchemaChanges"))
-Schema, Tables = sys.modules["schema"].Schema, sys.modules["tables"].Tables
+Schema, SchemaChange, SchemaChanges = schema.Schema, changes.SchemaChange, changes.SchemaChanges
+Tables = sys.modules["tables"].Tables
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, original: Any, other: Any) -> None:
@@ -252,7 +259,7 @@ class Marks:
             raise ReleaseError("revision 0002 was interrupted")
 
     def revision(self) -> str:
-        return str(sys.modules["schema"].recorded(None))
+        return str(schema.recorded(None))
 
     def head(self) -> str:
         return {"old": "0001", "new": "0002"}[self.release]

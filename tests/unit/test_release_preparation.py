@@ -40,6 +40,7 @@ from tests.unit.releases import (
     put,
     release,
     runtimes,
+    schema,
     sent,
 )
 
@@ -308,7 +309,7 @@ def test_a_preview_of_what_is_refused_leaves_nothing_either(
 def test_a_preview_asks_with_the_present_password_where_the_run_brings_a_new_one(
     host: Any, root: Path, accounts: dict[str, int], installed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    denied = sys.modules["schema"].AccessDenied
+    denied = schema.AccessDenied
     asked: list[str] = []
 
     def run(schema: Any, *arguments: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from tests.unit.releases import (
     put,
     release,
     runtimes,
+    schema,
 )
 
 
@@ -80,8 +80,8 @@ def programs(host: Any, monkeypatch: pytest.MonkeyPatch) -> Programs:
     (folder / "0002.py").write_text("broken")
     programs = Programs(folder)
     monkeypatch.setattr(runtimes.Venv, "run", programs.run_in)
-    monkeypatch.setattr(sys.modules["schema"], "run", programs.run)
-    databases = sys.modules["schema"].Database
+    monkeypatch.setattr(schema, "run", programs.run)
+    databases = schema.Database
     monkeypatch.setattr(databases, "marked", lambda database: programs.interrupted is not None)
     monkeypatch.setattr(databases, "name", lambda database: "shop")
     monkeypatch.setattr(databases, "turn", lambda database, work, seconds: contextlib.nullcontext())
@@ -184,7 +184,6 @@ def test_the_mark_is_looked_for_with_a_password_that_the_database_takes(
     put(host, "r2")
     (host.releases.folder("r2") / ".mysql.cnf").write_text("new")
     os.utime(programs.folder / ".mysql.cnf", (1, 1))
-    schema = sys.modules["schema"]
     asked: list[str] = []
 
     def name(database: Any) -> str:
@@ -208,7 +207,7 @@ def test_where_nothing_was_applied_the_next_run_tries_again(host: Any, programs:
 
 def test_a_plan_is_shown_to_people_with_its_warnings() -> None:
     revision = {"revision": "0002", "message": "Add", "compatible": True, "statements": ["A", "B"], "warnings": ["w"]}
-    assert sys.modules["schema"].plan_lines("r1", {"current": None, "head": "0002", "pending": [revision]}) == [
+    assert schema.plan_lines("r1", {"current": None, "head": "0002", "pending": [revision]}) == [
         "release r1",
         "the database is at no revision, this release wants 0002",
         "0002: Add, older code works on it",
@@ -216,7 +215,7 @@ def test_a_plan_is_shown_to_people_with_its_warnings() -> None:
         "    B;",
         "    WARNING: w",
     ]
-    nothing = sys.modules["schema"].plan_lines("r1", {"current": "1", "head": "1", "pending": []})
+    nothing = schema.plan_lines("r1", {"current": "1", "head": "1", "pending": []})
     assert nothing[-1] == "nothing is to be done"
 
 

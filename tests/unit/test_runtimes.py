@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +28,7 @@ from tests.unit.releases import (
     put,
     replace_link,
     runtimes,
+    schema,
     serve,
     slots,
     stand_in,
@@ -203,7 +203,7 @@ def test_migrations_have_the_settings_of_their_account(
     host: Any, podman: Podman, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = contained(host, "r1")
-    monkeypatch.setattr(sys.modules["schema"], "option_files", lambda root: [])
+    monkeypatch.setattr(schema, "option_files", lambda root: [])
     with pytest.raises(KeyError):  # podman's answer is empty
         Schema(host.releases, "r1").migrate(False, host.log)
     assert podman.options("--user") == ["902:902"] and podman.options("--group-add") == ["901"]

@@ -87,7 +87,7 @@ class Deployment:
             self.log.notes += unchecked_schema(release, self.releases.application(release))
 
     def prepare_database(self, release: str, change: SchemaChange) -> None:
-        """Prepare the database for a release, which has failed if it is not taken."""
+        """Prepare the database for a release; mark the release failed if that is refused."""
         try:
             self.schema.prepare_database(release, change)
         except ReleaseError:

@@ -71,19 +71,15 @@ class Schema:
         The log has the plan before anything is done, so that it is known also of a migration that fails.
         """
         with alone(self.releases.config.root):
-            return self.migrate_alone(backup, log)
-
-    def migrate_alone(self, backup: bool, log: RunLog) -> dict[str, Any]:
-        """Do what `migrate` does, with the lock held."""
-        plan = self.plan()
-        if not plan["pending"] and not plan["stops"]:
-            return {"backup": None, "from": plan["current"], "to": plan["current"], "applied": []}
-        planned = plan_lines(self.release, plan)
-        print("\n".join(planned), flush=True)
-        log.migration = {"plan": planned}
-        if plan["stops"]:
-            raise ReleaseError("the migration was not begun:\n" + "\n".join(plan["stops"]))
-        return {"plan": planned, **self.change(["upgrade"], backup)}
+            plan = self.plan()
+            if not plan["pending"] and not plan["stops"]:
+                return {"backup": None, "from": plan["current"], "to": plan["current"], "applied": []}
+            planned = plan_lines(self.release, plan)
+            print("\n".join(planned), flush=True)
+            log.migration = {"plan": planned}
+            if plan["stops"]:
+                raise ReleaseError("the migration was not begun:\n" + "\n".join(plan["stops"]))
+            return {"plan": planned, **self.change(["upgrade"], backup)}
 
     def downgrade(self, revision: str, backup: bool) -> dict[str, Any]:
         """Take the database back to an earlier revision of this release, after a backup; return what was done."""
@@ -93,7 +89,7 @@ class Schema:
 
     def change(self, command: list[str], backup: bool, made: str | None = None) -> dict[str, Any]:
         """Run migrations after a backup, or one ``made`` before; report what is left if they do not end well."""
-        made = self.back_up() if backup else made
+        made = back_up(self.releases.folder(self.release)) if backup else made
         note = {"backup": made, "release": self.release, "host": socket.gethostname(), "at": time.time()}
         try:
             return {"backup": made, **self.run(*command, "--note", json.dumps(note))}
@@ -105,10 +101,6 @@ class Schema:
             with contextlib.suppress(ReleaseError):
                 report = self.interruption()
             raise ReleaseError(f"{error}\n{self.ways_out(report)}") if report else error from None
-
-    def back_up(self) -> str | None:
-        """Make a backup of the database; return its name, None where there is nothing in it or no access was given."""
-        return back_up(self.releases.folder(self.release))
 
     def revision(self) -> str:
         """Return the revision that the database is at, `base` for one without any.
