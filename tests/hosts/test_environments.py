@@ -32,11 +32,11 @@ import sys
 sys.path.insert(0, "/usr/local/lib/nba")
 from pathlib import Path
 from basics import ReleaseError
-from host import Host
 from project import python_path
+from releases import Releases
 from slots import Config
-host, folder = Host(Config.load()), Path(sys.argv[1])
-runtime = host.runtime(folder)
+folder = Path(sys.argv[1])
+runtime = Releases(Config.load()).runtime(folder)
 try:
     print({0})
 except ReleaseError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,15 +13,23 @@ import pytest
 from tests.unit.releases import (
     CONFIG,
     Clock,
+    Config,
+    Host,
     Marks,
+    Preparation,
+    Run,
+    Schema,
+    Slot,
     Systemd,
+    basics,
     bundles,
     deploy,
     gate,
-    program,
     put,
     runtimes,
+    schema,
     slots,
+    stand_in,
 )
 
 
@@ -30,7 +38,7 @@ def root(tmp_path: Path) -> Path:
     root = tmp_path / "srv"
     for folder in ("releases", "venvs", "servers", "images", "state", "slots/blue", "slots/green"):
         (root / folder).mkdir(parents=True)
-    for slot in program.SLOTS:
+    for slot in slots.SLOTS:
         (root / "slots" / slot / "socket").symlink_to(tmp_path / f"{slot}.sock")
     return root
 
@@ -38,19 +46,16 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     systemd = Systemd(root)
-    for module in (program, slots):
-        monkeypatch.setattr(module, "run", systemd.run)
-    monkeypatch.setattr(program.Slot, "ask", lambda slot, path, **_: systemd.ask(slot))
-    monkeypatch.setattr(program.Path, "is_socket", lambda path: path.is_symlink())
-    monkeypatch.setattr(program.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(program.Run, "active", lambda run: False)
-    monkeypatch.setattr(program.Schema, "refuse_interrupted", lambda schema: None)
-    for module in (program, sys.modules["schema"]):
-        monkeypatch.setattr(module, "recorded", lambda root: systemd.revision)
+    stand_in(monkeypatch, basics.run, systemd.run)
+    monkeypatch.setattr(Slot, "ask", lambda slot, path, **_: systemd.ask(slot))
+    monkeypatch.setattr(Path, "is_socket", lambda path: path.is_symlink())
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Run, "active", lambda run: False)
+    monkeypatch.setattr(Schema, "refuse_interrupted", lambda schema: None)
+    stand_in(monkeypatch, schema.recorded, lambda root: systemd.revision)
     # A slot's name stands for the id of its process.
-    monkeypatch.setattr(program.Slot, "main", lambda slot: slot.name if slot.service in systemd.active else "0")
-    for module in (program, gate):
-        monkeypatch.setattr(module, "alive", lambda main: f"nba@{main}.service" in systemd.active)
+    monkeypatch.setattr(Slot, "main", lambda slot: slot.name if slot.service in systemd.active else "0")
+    stand_in(monkeypatch, slots.alive, lambda main: f"nba@{main}.service" in systemd.active)
     monkeypatch.setattr(gate, "workers_of", lambda main: set())
     return systemd
 
@@ -58,8 +63,8 @@ def systemd(root: Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
 @pytest.fixture
 def clock(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(program.time, "monotonic", lambda: clock.now)
-    monkeypatch.setattr(program.time, "sleep", clock.sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    monkeypatch.setattr(time, "sleep", clock.sleep)
     return clock
 
 
@@ -67,7 +72,7 @@ def clock(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Clock:
 def host(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "release.json").write_text(json.dumps({**CONFIG, "root": str(root)}))
     monkeypatch.setattr(slots, "CONFIG", tmp_path / "release.json")
-    return program.Host(program.Config.load())
+    return Host(Config.load())
 
 
 @pytest.fixture
@@ -90,7 +95,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Play the installation of dependencies and the check of the settings."""
     calls: list[str] = []
     monkeypatch.setattr(runtimes.Venv, "make", lambda venv, folder: calls.append("venv"))
-    monkeypatch.setattr(program.Host, "check_settings", lambda host, folder: calls.append("settings"))
+    monkeypatch.setattr(Preparation, "check_settings", lambda host, folder: calls.append("settings"))
     return calls
 
 
@@ -100,6 +105,6 @@ def moved_on(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> An
     for name, systemd.revision in (("old", "0001"), ("new", "0002")):
         put(host, name)
         deploy(host, name)
-    monkeypatch.setattr(program, "Schema", Marks)
+    stand_in(monkeypatch, Schema, Marks)
     monkeypatch.setattr(Marks, "unmarked", [])
     return host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -14,15 +15,36 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tests.support import module_at
+from tests.support import ROOT, module_at
 
 release = module_at("roles/app/files/release.py")
+# The modules that it has imported.
+activation, basics, bundles, changes, connections, gate, records, runtimes, schema, serve, slots, store = (
+    sys.modules[name]
+    for name in (
+        "activation", "basics", "bundle", "schema_changes", "connections", "gate", "records", "runtimes", "schema",
+        "serve", "slots", "releases",
+    )
+)  # fmt: skip
+Abandoned, DeployRequest, Run = activation.Abandoned, activation.DeployRequest, activation.Run
+Account, Server = connections.Account, connections.Server
+Bundle = bundles.Bundle
+Busy, Releases = store.Busy, store.Releases
+Config, Slot, alive = slots.Config, slots.Slot, slots.alive
+Host = sys.modules["host"].Host
+Preparation = sys.modules["preparation"].Preparation
+Receipts, Records = sys.modules["receipts"].Receipts, records.Records
+ReleaseError, replace_link = basics.ReleaseError, basics.replace_link
+Schema, SchemaChange, SchemaChanges = schema.Schema, changes.SchemaChange, changes.SchemaChanges
+Tables = sys.modules["tables"].Tables
 
 
-program, slots, bundles = sys.modules["host"], sys.modules["slots"], sys.modules["bundle"]
-
-
-runtimes, gate = sys.modules["runtimes"], sys.modules["gate"]
+def stand_in(monkeypatch: pytest.MonkeyPatch, original: Any, other: Any) -> None:
+    """Put something in the place of a function or a class, in every program that has imported it."""
+    for module in list(sys.modules.values()):
+        if Path(getattr(module, "__file__", None) or "").parent == ROOT / "roles/app/files":
+            for name in [name for name, value in vars(module).items() if value is original]:
+                monkeypatch.setattr(module, name, other)
 
 
 class Systemd:
@@ -142,7 +164,7 @@ class Clock:
 
 def put(host: Any, name: str, venv: str = "venv", **state: Any) -> Path:
     """Make a finished release."""
-    folder: Path = host.folder(name)
+    folder: Path = host.releases.folder(name)
     folder.mkdir()
     applies(folder)
     (folder / ".env").write_text("A=1\n")
@@ -150,9 +172,9 @@ def put(host: Any, name: str, venv: str = "venv", **state: Any) -> Path:
         shared: Path = host.config.root / place
         shared.mkdir(exist_ok=True)
         (shared / ".complete").touch()
-        host.integrity.record(shared)
+        host.releases.integrity.record(shared)
         (folder / link).symlink_to(shared)
-    host.update_state(name, **{"state": "prepared", "at": 0, **state})
+    host.releases.update_state(name, **{"state": "prepared", "at": 0, **state})
     return folder
 
 
@@ -171,11 +193,25 @@ class Progress:
     def checkpoint(self, phase: str, patient: bool = False) -> None:
         self.phases.append(phase)
         if phase == self.stop:
-            raise program.Abandoned("another host refused it")
+            raise Abandoned("another host refused it")
+
+
+def activate(host: Any, request: Any, progress: Progress, change: Any = None) -> None:
+    host.deployment.activate(request, progress, change or SchemaChange())
 
 
 def deploy(host: Any, name: str, stop: str = "") -> None:
-    host.activate(program.DeployRequest("deploy", name, "me"), Progress(stop))
+    activate(host, DeployRequest("deploy", name, "me"), Progress(stop))
+
+
+def configure(host: Any, **changed: Any) -> None:
+    """Change values of a host's configuration for all of its parts."""
+    vars(host).update(vars(Host(dataclasses.replace(host.config, **changed))))
+
+
+def live_and_problems(host: Any) -> tuple[str, list[str]]:
+    """Return the live release, and what is wrong with it."""
+    return host.releases.live_release, host.inspection.problems()
 
 
 def member(name: str, content: bytes = b"", link: str = "", kind: bytes = tarfile.REGTYPE, mode: int = 0o644) -> Any:
@@ -202,10 +238,10 @@ def sent(release: str, *members: Any, digest: str = "", **changed: str) -> io.By
 
 def brought(host: Any, release: str, *members: Any, digest: str = "") -> Any:
     """Return what Ansible brings for a release."""
-    return program.Bundle.of(sent(release, *members, digest=digest), host.config.root)
+    return Bundle.of(sent(release, *members, digest=digest), host.config.root)
 
 
-CHECK_SETTINGS = program.Host.check_settings
+CHECK_SETTINGS = Preparation.check_settings
 
 
 def said(release: str, **more: Any) -> tuple[int, str]:
@@ -215,15 +251,15 @@ def said(release: str, **more: Any) -> tuple[int, str]:
 class Marks:
     """Stands in for the schema of the live release, which knows the revisions between."""
 
-    def __init__(self, host: Any, release: str) -> None:
+    def __init__(self, releases: Any, release: str) -> None:
         self.release = release
 
     def refuse_interrupted(self) -> None:
         if self.interrupted:
-            raise program.ReleaseError("revision 0002 was interrupted")
+            raise ReleaseError("revision 0002 was interrupted")
 
     def revision(self) -> str:
-        return str(sys.modules["schema"].recorded(None))
+        return str(schema.recorded(None))
 
     def head(self) -> str:
         return {"old": "0001", "new": "0002"}[self.release]
@@ -248,7 +284,7 @@ class Lead:
         self.said: list[str] = []
         self.followed: dict[str, Any] = {"phase": "done", "receipt": {"outcome": "?"}}
         self.at_work = bool(progress)
-        run = program.Run
+        run = Run
         monkeypatch.setattr(run, "active", lambda _: self.at_work)
         monkeypatch.setattr(run, "progress", lambda _: progress)
         monkeypatch.setattr(run, "abandon", lambda _, reason: self.say("abandon", None))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.releases import program, runtimes
+from tests.unit.releases import Config, Host, ReleaseError, runtimes
 
 builder = sys.modules["builder"]
 
@@ -76,7 +76,7 @@ def unit(monkeypatch: pytest.MonkeyPatch) -> Unit:
 
 def release(host: Any, name: str, **files: str) -> Path:
     """Unpack a release: its lock file, its secrets and, by name without dots, what else is in it."""
-    folder: Path = host.folder(name)
+    folder: Path = host.releases.folder(name)
     folder.mkdir()
     known = {"poetry.lock": "# lock\n", "pyproject.toml": "[project]\n", "release.json": '{"artefact": "0123"}'}
     secrets = dict.fromkeys((".env", ".env.migrate", ".mysql.cnf"), "secret\n")
@@ -87,7 +87,7 @@ def release(host: Any, name: str, **files: str) -> Path:
 
 def made(host: Any, folder: Path) -> Path:
     """Return the virtual environment of a release."""
-    found: Path = host.runtime(folder).venv_for(folder)
+    found: Path = host.releases.runtime(folder).venv_for(folder)
     return found
 
 
@@ -113,7 +113,7 @@ def test_root_runs_no_python_of_a_virtual_environment(host: Any, unit: Unit, mon
         return subprocess.CompletedProcess([], 0, "Python 3.13.5", "")
 
     monkeypatch.setattr(runtimes, "run", run)
-    host.runtime(folder := release(host, "r1")).make(folder)
+    host.releases.runtime(folder := release(host, "r1")).make(folder)
     assert [words[:4] for words in told] == [
         ["/usr/bin/python3", "-VV"],
         ["/usr/bin/python3", "-I", "-m", "compileall"],
@@ -140,9 +140,7 @@ def test_what_was_built_is_root_s_whatever_the_umask_was(host: Any, unit: Unit) 
 
 def test_a_build_is_tried_by_the_service_account_without_a_network(host: Any, unit: Unit) -> None:
     unit.codes["nba-build-check.service"] = 1
-    with pytest.raises(
-        program.ReleaseError, match=r"(?s)nba cannot use the packages of poetry\.lock.*what Poetry says.*Fix"
-    ):
+    with pytest.raises(ReleaseError, match=r"(?s)nba cannot use the packages of poetry\.lock.*what Poetry says.*Fix"):
         made(host, release(host, "r1"))
     assert {"--uid=nba", "--property=PrivateNetwork=yes"} <= unit.of("nba-build-check.service")
     assert list((host.config.root / "venvs").iterdir()) == [], "it is not taken by the next run"
@@ -174,7 +172,7 @@ def test_what_no_package_needs_is_refused(
 ) -> None:
     monkeypatch.chdir(host.config.root)
     unit.leaves = leaves
-    with pytest.raises(program.ReleaseError, match=f"refused: .*{words}, which root will not own.*Fix: "):
+    with pytest.raises(ReleaseError, match=f"refused: .*{words}, which root will not own.*Fix: "):
         made(host, release(host, "r1"))
     assert (0, 0) not in unit.owned.values()
     assert list((host.config.root / "venvs").iterdir()) == []
@@ -184,13 +182,13 @@ def test_what_no_package_needs_is_refused(
 def test_more_than_a_mode_says_is_refused(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     found = {"module.py": ["user.any", name]}
     monkeypatch.setattr(builder.os, "listxattr", lambda path, follow_symlinks: found.get(Path(path).name, []))
-    with pytest.raises(program.ReleaseError, match=f"module.py is marked with {name}"):
+    with pytest.raises(ReleaseError, match=f"module.py is marked with {name}"):
         made(host, release(host, "r1"))
 
 
 def test_packages_that_cannot_be_installed_say_why(host: Any, unit: Unit) -> None:
     unit.codes["nba-build.service"] = 1
-    with pytest.raises(program.ReleaseError, match=r"(?s)^the packages of poetry\.lock .*status 1:\nwhat"):
+    with pytest.raises(ReleaseError, match=r"(?s)^the packages of poetry\.lock .*status 1:\nwhat"):
         made(host, release(host, "r1"))
     assert unit.told[-1][:2] == ["systemctl", "stop"], "nothing writes any more where it was"
 
@@ -201,7 +199,7 @@ def test_the_index_and_its_credentials_are_for_the_fetch_alone(
     netrc = tmp_path / "netrc"
     netrc.write_text("machine index.example.org login user password hunter2")
     monkeypatch.setattr(builder, "NETRC", netrc)
-    private = program.Host(program.Config(**{**host.config.__dict__, "index_url": "https://index.example.org/simple"}))
+    private = Host(Config(**{**host.config.__dict__, "index_url": "https://index.example.org/simple"}))
     made(private, release(host, "r1"))
     words = unit.of("nba-build.service")
     assert f"--property=LoadCredential=netrc:{netrc}" in words
@@ -215,7 +213,7 @@ def test_only_what_is_named_is_built_on_a_host(host: Any, unit: Unit) -> None:
     made(host, release(host, "r1"))
     assert wheels_only in unit.of("nba-build.service")
     unit.told.clear()
-    building = program.Host(program.Config(**{**host.config.__dict__, "packages_from_source": ["PyYAML"]}))
+    building = Host(Config(**{**host.config.__dict__, "packages_from_source": ["PyYAML"]}))
     lock = '[[package]]\nname = "pyyaml"\n\n[[package]]\nname = "fastapi"\n'
     made(building, release(host, "r2", poetry_lock=lock))
     assert "--setenv=POETRY_INSTALLER_ONLY_BINARY=fastapi" in unit.of("nba-build.service")
@@ -223,28 +221,28 @@ def test_only_what_is_named_is_built_on_a_host(host: Any, unit: Unit) -> None:
 
 def test_a_host_without_the_account_says_who_makes_it(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builder.pwd, "getpwnam", {}.__getitem__)
-    with pytest.raises(program.ReleaseError, match=r"nba-build, the account .* is not on this host\. Fix: .*app"):
+    with pytest.raises(ReleaseError, match=r"nba-build, the account .* is not on this host\. Fix: .*app"):
         made(host, release(host, "r1"))
 
 
 def test_a_package_that_brings_the_mark_of_a_finished_build_is_refused(host: Any, unit: Unit) -> None:
     unit.leaves = lambda venv: (venv / ".complete").touch()
-    with pytest.raises(program.ReleaseError, match=r"refused: .*/\.complete, the mark of a finished build.*Fix: "):
+    with pytest.raises(ReleaseError, match=r"refused: .*/\.complete, the mark of a finished build.*Fix: "):
         made(host, release(host, "r1"))
     assert list((host.config.root / "venvs").iterdir()) == []
 
 
 def test_a_build_that_was_killed_is_never_taken_for_a_finished_one(host: Any, unit: Unit) -> None:
     folder = release(host, "r1")
-    killed = host.config.root / "venvs" / host.runtime(folder).key(folder)
+    killed = host.config.root / "venvs" / host.releases.runtime(folder).key(folder)
     killed.mkdir()
     (killed / ".complete").touch()  # a wheel brought it
     found = made(host, folder)
     assert found.name == f"{killed.name}.1" and "nba-build.service" in str(unit.told)
     assert made(host, folder) == found, "a finished one is taken again"
-    host.integrity.manifest(found).unlink()
+    host.releases.integrity.manifest(found).unlink()
     (folder / ".venv").symlink_to(found)
-    assert host.runtime(folder).changes(folder) == ["it is not complete"]
+    assert host.releases.runtime(folder).changes(folder) == ["it is not complete"]
 
 
 def test_a_build_shares_no_memory_with_the_host(host: Any, unit: Unit) -> None:
@@ -309,7 +307,7 @@ def application(**stated: str) -> str:
     ],
 )
 def test_each_lock_file_has_its_installer(host: Any, unit: Unit, lock: str, index: str, words: list[str]) -> None:
-    here = program.Host(program.Config(**{**host.config.__dict__, "index_url": index}))
+    here = Host(Config(**{**host.config.__dict__, "index_url": index}))
     folder = release(here, "r1", release_json=application(lock=lock))
     (folder / "poetry.lock").rename(folder / lock)
     made(here, folder)
@@ -320,15 +318,13 @@ def test_each_lock_file_has_its_installer(host: Any, unit: Unit, lock: str, inde
     unit.codes["nba-build.service"] = 1
     other = release(here, "r2", release_json=application(lock=lock), pyproject_toml="[project] # another\n")
     (other / "poetry.lock").rename(other / lock)
-    with pytest.raises(
-        program.ReleaseError, match=rf"(?s)^the packages of {lock} could not .*`(poetry|uv) .*commit {lock}"
-    ):
+    with pytest.raises(ReleaseError, match=rf"(?s)^the packages of {lock} could not .*`(poetry|uv) .*commit {lock}"):
         made(here, other)
 
 
 def test_a_lock_file_of_no_known_kind_is_refused(host: Any, unit: Unit) -> None:
     folder = release(host, "r1", release_json=application(lock="Pipfile.lock"))
-    with pytest.raises(program.ReleaseError, match=r"Pipfile\.lock could not be installed: .* Fix: .*lock_file"):
+    with pytest.raises(ReleaseError, match=r"Pipfile\.lock could not be installed: .* Fix: .*lock_file"):
         made(host, folder)
 
 
@@ -341,7 +337,7 @@ def test_a_lock_file_of_no_known_kind_is_refused(host: Any, unit: Unit) -> None:
     ],
 )
 def test_what_may_be_built_is_said_to_uv(host: Any, unit: Unit, lock: str, text: str, options: list[str]) -> None:
-    here = program.Host(program.Config(**{**host.config.__dict__, "packages_from_source": ["my-b"]}))
+    here = Host(Config(**{**host.config.__dict__, "packages_from_source": ["my-b"]}))
     folder = release(here, "r1", release_json=application(lock=lock))
     (folder / lock).write_text(text)
     made(here, folder)
@@ -353,37 +349,37 @@ def test_what_may_be_built_is_said_to_uv(host: Any, unit: Unit, lock: str, text:
 
 def test_a_release_shares_the_server_s_packages(host: Any, unit: Unit) -> None:
     first, second = (release(host, name, release_json=application(), main_py=name) for name in ("r1", "r2"))
-    host.runtime(first).make(first)
+    host.releases.runtime(first).make(first)
     script, _, python, target, tool, *options = unit.script
     assert "--require-hashes requirements.txt" in script and options == ["--no-build"]
     assert (python, tool) == (host.config.python, host.config.uv)
     assert Path(target).parent == host.config.root / "servers" and (first / ".server").resolve() == Path(target)
     assert "requirements.txt" in unit.sources
     unit.told.clear()
-    host.runtime(second).make(second)
+    host.releases.runtime(second).make(second)
     assert (second / ".server").resolve() == Path(target) and unit.told == []
 
 
 def test_a_release_of_an_older_version_has_its_server_among_its_packages(host: Any, unit: Unit) -> None:
-    host.runtime(folder := release(host, "r1")).make(folder)
+    host.releases.runtime(folder := release(host, "r1")).make(folder)
     assert not (folder / ".server").exists() and list((host.config.root / "servers").iterdir()) == []
-    assert host.runtime(folder).changes(folder) == []
+    assert host.releases.runtime(folder).changes(folder) == []
 
 
 def test_another_server_is_another_folder(
     host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = release(host, "r1", release_json=application())
-    first = host.runtime(folder).server_for(folder)
+    first = host.releases.runtime(folder).server_for(folder)
     (tmp_path / "server").mkdir()
     (tmp_path / "server/requirements.txt").write_text("gunicorn==0\n")
     monkeypatch.setattr(runtimes, "WORKERS", tmp_path / "server")
-    assert host.runtime(folder).server_for(folder) != first
+    assert host.releases.runtime(folder).server_for(folder) != first
 
 
 def test_changed_packages_of_the_server_are_told_and_made_anew(host: Any, unit: Unit) -> None:
     first, second = (release(host, name, release_json=application(), main_py=name) for name in ("r1", "r2"))
-    runtime = host.runtime(first)
+    runtime = host.releases.runtime(first)
     for folder in (first, second):
         runtime.make(folder)
     old = (first / ".server").resolve()
@@ -414,19 +410,19 @@ def pythons(host: Any, unit: Unit, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         return subprocess.CompletedProcess([], 0, f"Python {version} (main)", "")
 
     monkeypatch.setattr(runtimes, "run", run)
-    return program.Host(program.Config(**{**host.config.__dict__, "pythons": str(tmp_path / "pythons")}))
+    return Host(Config(**{**host.config.__dict__, "pythons": str(tmp_path / "pythons")}))
 
 
 @pytest.mark.parametrize("wanted", ["", "3", "3.13", "3.13.5"])
 def test_the_host_s_own_python_is_enough(pythons: Any, wanted: str) -> None:
     folder = release(pythons, "r1", release_json=application(python=wanted))
-    assert pythons.runtime(folder).interpreter(folder) == "/usr/bin/python3"
+    assert pythons.releases.runtime(folder).interpreter(folder) == "/usr/bin/python3"
 
 
 def test_a_release_has_the_python_that_it_states(pythons: Any, unit: Unit) -> None:
     folder = release(pythons, "r1", release_json=application(python="3.12"))
     own = release(pythons, "r2", release_json=application())
-    runtime = pythons.runtime(folder)
+    runtime = pythons.releases.runtime(folder)
     assert runtime.key(folder) != runtime.key(own)
     runtime.make(folder)
     assert unit.script[2] == f"{pythons.config.pythons}/cpython-3.12.9/bin/python3", (
@@ -439,8 +435,8 @@ def test_a_release_has_the_python_that_it_states(pythons: Any, unit: Unit) -> No
 @pytest.mark.parametrize("wanted", ["3.1", "3.14", "3.13.50"])
 def test_a_python_that_is_not_there_is_named_with_the_way_to_it(pythons: Any, wanted: str) -> None:
     folder = release(pythons, "r1", release_json=application(python=wanted))
-    with pytest.raises(program.ReleaseError, match=rf"Python {wanted} is not on this host.*3\.13\.5.*Fix: .*site\.yml"):
-        pythons.runtime(folder).interpreter(folder)
+    with pytest.raises(ReleaseError, match=rf"Python {wanted} is not on this host.*3\.13\.5.*Fix: .*site\.yml"):
+        pythons.releases.runtime(folder).interpreter(folder)
 
 
 # --- which one a release gets ---
@@ -449,7 +445,7 @@ def test_a_python_that_is_not_there_is_named_with_the_way_to_it(pythons: Any, wa
 def key(host: Any, name: str, **files: str) -> str:
     """Return the name of the virtual environment of a release with these files."""
     folder = release(host, name, **files)
-    found: str = host.runtime(folder).key(folder)
+    found: str = host.releases.runtime(folder).key(folder)
     return found
 
 
@@ -481,7 +477,7 @@ def test_another_installer_is_another_environment(host: Any, unit: Unit, tmp_pat
     (tmp_path / "poetry/bin").mkdir()
     (tmp_path / "poetry/bin/poetry").touch()
     (tmp_path / "command").symlink_to(tmp_path / "poetry/bin/poetry")
-    here = program.Host(program.Config(**{**host.config.__dict__, "poetry": str(tmp_path / "command")}))
+    here = Host(Config(**{**host.config.__dict__, "poetry": str(tmp_path / "command")}))
     before = key(here, "r1")
     installed.rename(installed.with_name("poetry-2.4.1.dist-info"))
     assert len({before, key(here, "r2"), key(host, "r3")}) == 3

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT, yaml_at
-from tests.unit.releases import APPLICATION, Clock, Systemd, deploy, program, put
+from tests.unit.releases import APPLICATION, Clock, ReleaseError, Slot, Systemd, deploy, put
 
 reasons = sys.modules["reasons"]
 Application = sys.modules["application"].Application
@@ -138,7 +138,7 @@ def test_a_redirect_to_https_of_what_came_by_https_is_not_the_scheme_s_fault() -
 def refused(host: Any, name: str = "r1") -> str:
     """Return why a release is refused."""
     put(host, name)
-    with pytest.raises(program.ReleaseError) as refusal:
+    with pytest.raises(ReleaseError) as refusal:
         deploy(host, name)
     return str(refusal.value)
 
@@ -154,7 +154,7 @@ def refused(host: Any, name: str = "r1") -> str:
 def test_a_release_is_refused_at_once(  # noqa: PLR0917
     host: Any, systemd: Systemd, clock: Clock, monkeypatch: pytest.MonkeyPatch, answer: Any, words: str
 ) -> None:
-    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: answer)
+    monkeypatch.setattr(Slot, "ask", lambda *_, **__: answer)
     assert words in refused(host)
     assert clock.now < 1
 
@@ -169,7 +169,7 @@ def test_it_asks_as_a_proxy_does(host: Any, systemd: Systemd, monkeypatch: pytes
     folder = put(host, "r1")
     stated = {**APPLICATION, "scheme": "https"}
     (folder / "release.json").write_text(json.dumps({"release": "r1", "application": stated}))
-    monkeypatch.setattr(program.Slot, "ask", ask)
+    monkeypatch.setattr(Slot, "ask", ask)
     deploy(host, "r1")
     assert ("/health/ready", {"host": "localhost", "scheme": "https"}) in asked
     assert ("/.waffle/version", {}) in asked
@@ -179,7 +179,7 @@ def test_it_asks_as_a_proxy_does(host: Any, systemd: Systemd, monkeypatch: pytes
 def test_the_log_of_one_that_is_not_ready_is_a_reason_at_once(  # noqa: PLR0917
     host: Any, systemd: Systemd, clock: Clock, monkeypatch: pytest.MonkeyPatch, log: str, words: str
 ) -> None:
-    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (500, "Internal Server Error"))
+    monkeypatch.setattr(Slot, "ask", lambda *_, **__: (500, "Internal Server Error"))
     systemd.log = f"Traceback (most recent call last):\n{log}\n"
     reason = refused(host)
     assert "answered 500: Internal Server Error" in reason and words in reason
@@ -195,7 +195,7 @@ def test_the_exception_of_one_that_ended_comes_first(host: Any, systemd: Systemd
 def test_a_release_of_an_older_version_is_not_started(host: Any, systemd: Systemd) -> None:
     folder = put(host, "r1")
     (folder / "release.json").write_text('{"release": "r1"}')
-    with pytest.raises(program.ReleaseError, match="made by an older version of Waffle Iron"):
+    with pytest.raises(ReleaseError, match="made by an older version of Waffle Iron"):
         deploy(host, "r1")
 
 
@@ -204,19 +204,19 @@ def test_a_release_of_an_older_version_is_live_until_the_next_one_is(
 ) -> None:
     put(host, "old")
     deploy(host, "old")
-    (host.folder("old") / "release.json").write_text('{"release": "old"}')
+    (host.releases.folder("old") / "release.json").write_text('{"release": "old"}')
     paths: list[str] = []
 
     def ask(slot: Any, path: str, **_: str) -> tuple[int, str]:
         paths.append(path)
         return systemd.ask(slot)
 
-    monkeypatch.setattr(program.Slot, "ask", ask)
-    assert host.problems() == []
+    monkeypatch.setattr(Slot, "ask", ask)
+    assert host.inspection.problems() == []
     assert set(paths) == {"/version"}
     put(host, "new")
     deploy(host, "new")
-    assert host.live.release == "new"
+    assert host.releases.live.release == "new"
 
 
 def test_every_module_of_the_program_is_installed() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
-from tests.unit.releases import CONFIG, program
+from tests.unit.releases import CONFIG, Config, ReleaseError
 
 builder, installers = sys.modules["builder"], sys.modules["installers"]
 
@@ -135,7 +135,7 @@ def install(uv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def build(source: Path, lock: str, mirror: str = "", built: tuple[str, ...] = ()) -> Path:
         values = {**CONFIG, "root": tmp_path, "uv": str(uv), "python": sys.executable, "index_url": mirror}
-        config = program.Config(**{**values, "packages_from_source": list(built)})
+        config = Config(**{**values, "packages_from_source": list(built)})
         target = tmp_path / "venv"
         installer = installers.installer_for(lock, bool(mirror))
         builder.Builder(config).build(installer, sys.executable, source, (".env",), target)
@@ -193,14 +193,14 @@ def test_a_file_of_another_digest_is_refused(
     if lock == "requirements.txt" and not mirrored:
         text = f"--index-url {index.url}/simple\n{text}"
     said = rf"(?s)^the packages of {lock} .*(Hash|hash).*Fix: .*commit {lock}"
-    with pytest.raises(program.ReleaseError, match=said) as found:
+    with pytest.raises(ReleaseError, match=said) as found:
         install(source(tmp_path, lock, text), lock, f"{index.url}/simple" if mirrored else "")
     assert "experimental" not in str(found.value), "the error, and not what uv warns of"
 
 
 def test_requirements_without_digests_are_refused(tmp_path: Path, index: Index, install: Any) -> None:
     folder = source(tmp_path, "requirements.txt", "alpha==1.0\nbeta==1.0\n")
-    with pytest.raises(program.ReleaseError, match=r"(?s)requirements\.txt could not.*--require-hashes"):
+    with pytest.raises(ReleaseError, match=r"(?s)requirements\.txt could not.*--require-hashes"):
         install(folder, "requirements.txt", f"{index.url}/simple")
 
 

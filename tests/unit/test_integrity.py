@@ -112,18 +112,18 @@ def test_two_folders_exchange_their_names_at_once(tmp_path: Path) -> None:
 def live(host: Any, name: str = "r1") -> Path:
     """Make a release live and record what it is."""
     folder = put(host, name)
-    host.integrity.record(folder)
-    host.integrity.record((folder / ".venv").resolve())
+    host.releases.integrity.record(folder)
+    host.releases.integrity.record((folder / ".venv").resolve())
     deploy(host, name)
-    assert host.problems() == []
+    assert host.inspection.problems() == []
     return folder
 
 
 def test_an_edited_release_is_damaged(host: Any, systemd: Systemd) -> None:
     folder = live(host)
     (folder / ".env").write_text("A=2\n")
-    assert host.status()["damaged"]
-    assert host.problems() == ["release r1: .env was changed"]
+    assert host.inspection.status()["damaged"]
+    assert host.inspection.problems() == ["release r1: .env was changed"]
 
 
 @pytest.mark.parametrize("name", OF_FILES)
@@ -131,17 +131,17 @@ def test_what_was_given_an_attribute_loses_it_and_stays(
     host: Any, systemd: Systemd, thawed: None, backups: Path, name: str
 ) -> None:
     folder, other = live(host), put(host, "r0", state="good")
-    host.integrity.record(other)
+    host.releases.integrity.record(other)
     venv = (folder / ".venv").resolve()
     for path in (folder / ".env", other / ".env", venv / ".complete"):
         path.chmod(0o640)
-        host.integrity.record(path.parent)
+        host.releases.integrity.record(path.parent)
         give(path, name)
-    first, second, third = host.problems()
+    first, second, third = host.inspection.problems()
     assert first.startswith("release r1: .env ") and second.startswith("the virtual environment of r1: .complete ")
     assert third.startswith(f"{other} is no release that could be gone back to: .env ")
-    host.repair(Progress())
-    assert host.problems() == [] and set(host.releases()) == {"r1", "r0"}
+    host.repair.live_slot(Progress())
+    assert host.inspection.problems() == [] and set(host.releases.ids()) == {"r1", "r0"}
     assert attributes.in_tree(str(host.config.root)) == {} and not backups.exists()
 
 
@@ -149,7 +149,7 @@ def test_a_release_is_finished_without_what_its_folder_hands_down(host: Any, tha
     folder = put(host, "r1")
     give(folder, "system.posix_acl_default")
     (folder / "new").touch()
-    host.integrity.record(folder)
+    host.releases.integrity.record(folder)
     assert attributes.in_tree(str(folder)) == {}
 
 
@@ -158,7 +158,7 @@ def test_an_immutable_release_can_be_removed(host: Any, systemd: Systemd, thawed
     old = put(host, "r0", state="failed")
     give(old / ".env", "immutable")
     give(old, "immutable")
-    host.clean_up()
+    host.releases.clean_up()
     assert not old.exists()
 
 
@@ -166,31 +166,31 @@ def test_a_release_that_is_a_link_is_damaged(host: Any, systemd: Systemd) -> Non
     folder = live(host)
     folder.rename(folder.with_name(".elsewhere"))
     folder.symlink_to(".elsewhere")
-    assert host.problems() == ["release r1: it is not the folder that it was"]
+    assert host.inspection.problems() == ["release r1: it is not the folder that it was"]
 
 
 def test_an_edited_environment_is_replaced_for_all_that_share_it(
     host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, other = live(host), put(host, "r0", state="good")
-    host.integrity.record(other)
+    host.releases.integrity.record(other)
     venv = (folder / ".venv").resolve()
     (venv / "added.py").touch()
-    (problem,) = host.problems()
+    (problem,) = host.inspection.problems()
     assert problem == "the virtual environment of r1: added.py was added"
     made = venv.with_name("anew")
 
     def anew(_: Any, __: Path) -> Path:
         made.mkdir()
         (made / ".complete").touch()
-        host.integrity.record(made)
+        host.releases.integrity.record(made)
         return made
 
     monkeypatch.setattr(sys.modules["runtimes"].Venv, "venv_for", anew)
     monkeypatch.setattr(sys.modules["runtimes"].Venv, "server_for", lambda _, release: (release / ".server").resolve())
-    host.repair(Progress())
+    host.repair.live_slot(Progress())
     assert [(path / ".venv").resolve() for path in (folder, other)] == [made, made]
-    assert host.problems() == []
+    assert host.inspection.problems() == []
 
 
 def test_what_is_no_release_is_moved_away(host: Any, systemd: Systemd, backups: Path) -> None:
@@ -198,12 +198,12 @@ def test_what_is_no_release_is_moved_away(host: Any, systemd: Systemd, backups: 
     copy = folder.with_name("copy")
     copy.mkdir()
     edited = put(host, "r0", state="good")
-    host.integrity.record(edited)
+    host.releases.integrity.record(edited)
     (edited / "more").touch()
     words = "is no release that could be gone back to"
-    assert host.problems() == [f"{copy} {words}", f"{edited} {words}: more was added"]
-    host.repair(Progress())
-    assert host.problems() == [] and host.releases() == ["r1"]
+    assert host.inspection.problems() == [f"{copy} {words}", f"{edited} {words}: more was added"]
+    host.repair.live_slot(Progress())
+    assert host.inspection.problems() == [] and host.releases.ids() == ["r1"]
     assert len(list(backups.glob("*/*"))) == 2
 
 
@@ -213,8 +213,8 @@ def test_the_release_that_was_made_live_last_is_the_one_that_should_be(host: Any
     systemd.active.add("nba@blue.service")
     systemd.enabled.update(("nba@blue.service", "nba@blue.socket"))
     (host.config.root / "live").unlink()
-    (host.config.root / "live").symlink_to(host.slot("blue").folder)
-    assert "the release r2 was made live last, and r1 is live" in host.problems()
+    (host.config.root / "live").symlink_to(host.releases.slot("blue").folder)
+    assert "the release r2 was made live last, and r1 is live" in host.inspection.problems()
 
 
 @pytest.fixture
@@ -231,15 +231,15 @@ def test_a_process_that_is_older_than_its_files_is_found(
     host: Any, systemd: Systemd, process: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = live(host)
-    slot, unit = host.live, host.config.root / "unit"
+    slot, unit = host.releases.live, host.config.root / "unit"
     time.sleep(0.05)  # the kernel counts in hundredths
     unit.touch()
-    (found,) = host.integrity.process_problems(slot, {"MainPID": process, "FragmentPath": str(unit)})
+    (found,) = host.releases.integrity.process_problems(slot, {"MainPID": process, "FragmentPath": str(unit)})
     assert found == f"nba@blue.service runs since before {unit} was changed"
     # The clock goes back a day: a restart would not help.
     today = time.time
     monkeypatch.setattr(integrity.time, "time", lambda: today() - 86400)
-    assert host.integrity.process_problems(slot, {"MainPID": process, "FragmentPath": str(unit)}) == []
+    assert host.releases.integrity.process_problems(slot, {"MainPID": process, "FragmentPath": str(unit)}) == []
     assert folder.is_dir()
 
 
@@ -251,8 +251,10 @@ def test_a_process_that_is_older_than_its_certificates_is_found(
     link.symlink_to(bundle)
     time.sleep(0.05)  # the kernel counts in hundredths
     bundle.touch()
-    slot = dataclasses.replace(host.live, config=dataclasses.replace(host.config, certificate_files=[str(link)]))
-    (found,) = host.integrity.process_problems(slot, {"MainPID": process})
+    slot = dataclasses.replace(
+        host.releases.live, config=dataclasses.replace(host.config, certificate_files=[str(link)])
+    )
+    (found,) = host.releases.integrity.process_problems(slot, {"MainPID": process})
     assert found == f"nba@blue.service runs since before {bundle} was changed"
 
 
@@ -262,7 +264,7 @@ def test_a_process_of_another_account_is_found(
     live(host)
     account = SimpleNamespace(pw_uid=pwd.getpwuid(os.getuid()).pw_uid + 1)
     monkeypatch.setattr(integrity.pwd, "getpwnam", lambda name: account)
-    (found,) = host.integrity.process_problems(host.live, {"MainPID": process})
+    (found,) = host.releases.integrity.process_problems(host.releases.live, {"MainPID": process})
     assert "runs as the account" in found and found.endswith(f"nba-blue is {account.pw_uid}")
 
 
@@ -276,22 +278,24 @@ def test_strangers_leave_the_service_s_group(host: Any, systemd: Systemd, monkey
     )
     called: list[tuple[object, ...]] = []
     monkeypatch.setattr(integrity, "run", lambda *command, **options: called.append(command))
-    assert host.integrity.account_problems(folder) == ["the group nba has members that may read its secrets: ada"]
-    host.integrity.repair_accounts([folder])
+    assert host.releases.integrity.account_problems(folder) == [
+        "the group nba has members that may read its secrets: ada"
+    ]
+    host.releases.integrity.repair_accounts([folder])
     assert called == [("gpasswd", "--delete", "ada", "nba")]
 
 
 def test_a_release_starts_anew_in_the_other_slot(host: Any, systemd: Systemd) -> None:
     live(host)
-    host.repair(Progress(), renewed=True)
-    assert (host.live.name, host.live.release, host.problems()) == ("green", "r1", [])
-    assert host.state("r1")["state"] == "good"
+    host.repair.live_slot(Progress(), renewed=True)
+    assert (host.releases.live.name, host.releases.live.release, host.inspection.problems()) == ("green", "r1", [])
+    assert host.releases.state("r1")["state"] == "good"
 
 
 def test_a_folder_in_the_place_of_the_link_is_moved_away(host: Any, systemd: Systemd, backups: Path) -> None:
     live(host)
     (host.config.root / "live").unlink()
     (host.config.root / "live").mkdir()
-    assert host.problems() == ["no release is live"]
+    assert host.inspection.problems() == ["no release is live"]
     deploy(host, "r1")
-    assert host.live.release == "r1" and len(list(backups.glob("*/*"))) == 1
+    assert host.releases.live.release == "r1" and len(list(backups.glob("*/*"))) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import http.server
 import itertools
 import json
@@ -21,12 +20,20 @@ import pytest
 from tests.unit.releases import (
     CONFIG,
     Clock,
+    Config,
+    Host,
     Progress,
+    ReleaseError,
+    Releases,
+    Slot,
     Systemd,
+    alive,
+    configure,
     deploy,
     gate,
-    program,
+    live_and_problems,
     put,
+    replace_link,
     runtimes,
     short_folder,
     slots,
@@ -45,7 +52,7 @@ def test_clean_up_keeps_what_is_needed_and_nothing_else(host: Any, systemd: Syst
     (host.config.root / "venvs/v-orphan").mkdir()
     (host.config.root / "releases/.torn.partial").mkdir()
     deploy(host, "live")
-    assert sorted(host.releases()) == ["another-runs", "live", "newer"]
+    assert sorted(host.releases.ids()) == ["another-runs", "live", "newer"]
     assert sorted(path.name for path in (host.config.root / "venvs").iterdir()) == ["v-another", "v-live", "v-new"]
     states = sorted(path.name for path in (host.config.root / "state").glob("*.json"))
     assert states == ["another-runs.json", "live.json", "newer.json"]
@@ -56,13 +63,13 @@ def test_clean_up_keeps_what_another_run_has_just_made(host: Any, monkeypatch: p
     put(host, "good", state="good", at=1)
 
     @contextlib.contextmanager
-    def when_the_other_has_ended(host: Any, *_: Any) -> Iterator[None]:
+    def when_the_other_has_ended(*_: Any) -> Iterator[None]:
         put(host, "another-runs", "v-another", state="prepared", at=time.time())
         yield
 
-    monkeypatch.setattr(program.Host, "only_one_prepares", when_the_other_has_ended)
-    host.clean_up()
-    assert sorted(host.releases()) == ["another-runs", "good"]
+    monkeypatch.setattr(Releases, "lock", when_the_other_has_ended)
+    host.releases.clean_up()
+    assert sorted(host.releases.ids()) == ["another-runs", "good"]
     assert (host.config.root / "venvs/v-another").is_dir()
 
 
@@ -70,19 +77,19 @@ def test_failed_releases_do_not_push_out_good_ones(host: Any) -> None:
     put(host, "good", state="good", at=1)
     for number in range(5):
         put(host, f"failed{number}", state="failed", at=10 + number)
-    host.clean_up()
-    assert host.releases() == ["good"]
+    host.releases.clean_up()
+    assert host.releases.ids() == ["good"]
 
 
 @pytest.mark.parametrize("keep", [0, 1])
 def test_there_is_always_a_way_back(host: Any, systemd: Systemd, keep: int) -> None:
-    host.config = dataclasses.replace(host.config, keep_releases=keep)
+    configure(host, keep_releases=keep)
     for name in ("old", "new"):
         put(host, name)
         deploy(host, name)
-    host.repair(Progress(), renewed=True)
-    assert {host.slot(name).release for name in ("blue", "green")} == {"new"}
-    assert host.releases() == ["new", "old"]
+    host.repair.live_slot(Progress(), renewed=True)
+    assert {host.releases.slot(name).release for name in ("blue", "green")} == {"new"}
+    assert host.releases.ids() == ["new", "old"]
 
 
 def test_what_a_slot_points_to_stays_whatever_its_age(host: Any) -> None:
@@ -90,11 +97,11 @@ def test_what_a_slot_points_to_stays_whatever_its_age(host: Any) -> None:
     put(host, "idle", "v2", state="good", at=1)
     for number in range(3):
         put(host, f"new{number}", "v3", state="good", at=10 + number)
-    program.replace_link(host.slot("blue").folder / "release", host.folder("ancient"))
-    program.replace_link(host.slot("green").folder / "release", host.folder("idle"))
-    program.replace_link(host.config.root / "live", host.slot("blue").folder)
-    host.clean_up()
-    assert sorted(host.releases()) == ["ancient", "idle", "new1", "new2"]
+    replace_link(host.releases.slot("blue").folder / "release", host.releases.folder("ancient"))
+    replace_link(host.releases.slot("green").folder / "release", host.releases.folder("idle"))
+    replace_link(host.config.root / "live", host.releases.slot("blue").folder)
+    host.releases.clean_up()
+    assert sorted(host.releases.ids()) == ["ancient", "idle", "new1", "new2"]
     assert sorted(path.name for path in (host.config.root / "venvs").iterdir()) == ["v1", "v2", "v3"]
 
 
@@ -126,8 +133,8 @@ def test_asks_over_a_unix_socket() -> None:
 
 def test_a_start_is_waited_for_until_it_answers(host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([0, 503, 200])
-    monkeypatch.setattr(gate, "alive", slots.alive)
-    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (next(answers), ""))
+    monkeypatch.setattr(gate, "alive", alive)
+    monkeypatch.setattr(Slot, "ask", lambda *_, **__: (next(answers), ""))
     host.probe("blue", os.getpid())
     assert list(answers) == []
 
@@ -135,17 +142,17 @@ def test_a_start_is_waited_for_until_it_answers(host: Any, clock: Clock, monkeyp
 def test_nobody_waits_for_a_process_that_ended_or_never_answers(
     host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (503, ""))
-    monkeypatch.setattr(gate, "alive", slots.alive)
+    monkeypatch.setattr(Slot, "ask", lambda *_, **__: (503, ""))
+    monkeypatch.setattr(gate, "alive", alive)
     with subprocess.Popen(["true"]) as ended:
         pass
-    with pytest.raises(program.ReleaseError, match="main process ended"):
+    with pytest.raises(ReleaseError, match="main process ended"):
         host.probe("blue", ended.pid)
-    with pytest.raises(program.ReleaseError, match=r"did not answer within 1 s \(503: an empty body\)\. Fix"):
+    with pytest.raises(ReleaseError, match=r"did not answer within 1 s \(503: an empty body\)\. Fix"):
         host.probe("blue", os.getpid())
     workers = itertools.count()
     monkeypatch.setattr(gate, "workers_of", lambda main: {str(next(workers))})
-    with pytest.raises(program.ReleaseError, match=r"did not answer within 1 s .*; \d+ worker\(s\) died"):
+    with pytest.raises(ReleaseError, match=r"did not answer within 1 s .*; \d+ worker\(s\) died"):
         host.probe("blue", os.getpid())
 
 
@@ -158,10 +165,10 @@ def test_commands_of_a_release_run_under_the_service_s_account(host: Any, monkey
         return subprocess.CompletedProcess(command, 1 if "fail" in command else 0, "out\n", "err\n")
 
     monkeypatch.setattr(runtimes.Venv, "run", run_in)
-    assert host.execute("r1", ["python", "-m", "nba.seed"]) == "out\nerr"
+    assert host.releases.execute("r1", ["python", "-m", "nba.seed"]) == "out\nerr"
     assert users == ["nba"]
-    with pytest.raises(program.ReleaseError, match=r"`fail` in release r1 exited with status 1:\nout\nerr"):
-        host.execute("r1", ["fail"])
+    with pytest.raises(ReleaseError, match=r"`fail` in release r1 exited with status 1:\nout\nerr"):
+        host.releases.execute("r1", ["fail"])
 
 
 def test_a_release_whose_worker_dies_soon_after_its_start_is_refused(
@@ -169,15 +176,15 @@ def test_a_release_whose_worker_dies_soon_after_its_start_is_refused(
 ) -> None:
     (tmp_path / "release.json").write_text(json.dumps({**CONFIG, "root": str(root), "settle_seconds": 5}))
     monkeypatch.setattr(slots, "CONFIG", tmp_path / "release.json")
-    host = program.Host(program.Config.load())
+    host = Host(Config.load())
     put(host, "first")
     deploy(host, "first")
     put(host, "second")
     workers = iter([set(), {"1", "2"}, {"1", "2"}, {"1", "3"}])
     monkeypatch.setattr(gate, "workers_of", lambda _: next(workers))
-    with pytest.raises(program.ReleaseError, match="a worker died soon after"):
+    with pytest.raises(ReleaseError, match="a worker died soon after"):
         deploy(host, "second")
-    assert (host.live.release, host.problems(), host.state("second")["state"]) == ("first", [], "failed")
+    assert (*live_and_problems(host), host.releases.state("second")["state"]) == ("first", [], "failed")
 
 
 def test_a_release_that_ends_as_soon_as_it_is_ready_does_not_last(
@@ -186,7 +193,7 @@ def test_a_release_that_ends_as_soon_as_it_is_ready_does_not_last(
     put(host, "first")
     deploy(host, "first")
     put(host, "second")
-    host.config = dataclasses.replace(host.config, settle_seconds=5)
+    configure(host, settle_seconds=5)
     settle = gate.Gate.settle
 
     def end_and_settle(gate: Any) -> None:
@@ -194,9 +201,9 @@ def test_a_release_that_ends_as_soon_as_it_is_ready_does_not_last(
         settle(gate)
 
     monkeypatch.setattr(gate.Gate, "settle", end_and_settle)
-    with pytest.raises(program.ReleaseError, match="a worker died soon after"):
+    with pytest.raises(ReleaseError, match="a worker died soon after"):
         deploy(host, "second")
-    assert host.live.release == "first"
+    assert host.releases.live.release == "first"
 
 
 def test_a_process_is_alive_as_long_as_it_is_there() -> None:

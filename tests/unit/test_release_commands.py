@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 
 from tests.unit.releases import (
+    Abandoned,
     Clock,
     Lead,
+    Receipts,
+    Records,
+    ReleaseError,
+    Run,
     Systemd,
     brought,
     deploy,
-    program,
     put,
     release,
     runtimes,
@@ -29,12 +33,12 @@ def test_a_release_that_cannot_be_prepared_is_recorded(
     host: Any, accounts: dict[str, int], installed: list[str], systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: list[dict[str, Any]] = []
-    monkeypatch.setattr(program.Records, "keep", lambda _, receipt: kept.append(receipt))
+    monkeypatch.setattr(Records, "keep", lambda _, receipt: kept.append(receipt))
     put(host, "old")
     deploy(host, "old")
     stream = sent("r1", digest="0" * 64, env="API_KEY=artefact\n")
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
-    with pytest.raises(program.ReleaseError, match="digest differs") as refusal:
+    with pytest.raises(ReleaseError, match="digest differs") as refusal:
         release.dispatch(host, release.parser().parse_args(["prepare", "r1", "--by", "alice"]))
     (receipt,) = kept
     assert refusal.value.answer["receipt"] == receipt, "the control node keeps it, too"
@@ -47,17 +51,17 @@ def test_the_preparation_is_a_step_of_the_first_run_after_it(  # noqa: PLR0917
     host: Any, accounts: dict[str, int], installed: list[str], systemd: Systemd, clock: Clock, monkeypatch: Any
 ) -> None:
     kept: list[dict[str, Any]] = []
-    monkeypatch.setattr(program.Records, "keep", lambda _, receipt: kept.append(receipt))
+    monkeypatch.setattr(Records, "keep", lambda _, receipt: kept.append(receipt))
     monkeypatch.setattr(runtimes.Venv, "make", lambda *_: clock.sleep(40))
     monkeypatch.setattr(runtimes.Venv, "changes", lambda *_: [])
-    host.prepare("r1", brought(host, "r1"))
+    host.preparation.prepare("r1", brought(host, "r1"))
     for kind in ("migrate", "deploy", "deploy"):
         deploy(host, "r1")
-        host.keep_records({"kind": kind, "release": "r1", "before": "", "by": "me", "began": time.time() - 5})
+        host.receipts.write({"kind": kind, "release": "r1", "before": "", "by": "me", "began": time.time() - 5})
     before, first, second = kept
     assert "prepare" not in {step["step"] for step in before["steps"]}, "it was not this run's"
     assert first["steps"][0] == {"step": "prepare", "seconds": 40}
-    assert 45 <= first["seconds"] < 50 and host.state("r1")["seconds"] == second["seconds"] < 10
+    assert 45 <= first["seconds"] < 50 and host.releases.state("r1")["seconds"] == second["seconds"] < 10
     assert "prepare" not in {step["step"] for step in second["steps"]}
 
 
@@ -68,9 +72,9 @@ def test_a_receipt_that_cannot_be_kept_hides_nothing(
     def refuse(*_: Any) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(program.Host, "keep_records", refuse)
+    monkeypatch.setattr(Receipts, "write", refuse)
     receipt: dict[str, Any] = dict(found)
-    release.keep(host, receipt)
+    host.receipts.keep(receipt)
     told = "its receipt could not be kept on the host: No space left on device"
     assert receipt == ({"notes": [told]} if words == "notes" else {"error": f"refused\n{told}"})
 
@@ -79,14 +83,14 @@ def test_a_release_that_is_sent_along_is_prepared_before_the_run_begins(
     host: Any, accounts: dict[str, int], installed: list[str], systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lead = Lead(host, monkeypatch)
-    monkeypatch.setattr(program.Records, "keep", lambda *_: None)
+    monkeypatch.setattr(Records, "keep", lambda *_: None)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=sent("bad", digest="0" * 64)))
-    with pytest.raises(program.ReleaseError, match="digest differs"):
+    with pytest.raises(ReleaseError, match="digest differs"):
         lead.run("activate", "bad", "--prepare", "--by", "alice")
-    assert (lead.said, host.releases()) == ([], [])
+    assert (lead.said, host.releases.ids()) == ([], [])
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=sent("r1")))
     assert lead.run("activate", "r1", "--prepare", "--by", "alice")["phase"] == "done"
-    assert (lead.said, host.releases()) == (["deploy of r1 by alice", "follow"], ["r1"])
+    assert (lead.said, host.releases.ids()) == (["deploy of r1 by alice", "follow"], ["r1"])
 
 
 def test_who_left_while_a_release_was_prepared_gets_no_more_than_that(
@@ -99,9 +103,9 @@ def test_who_left_while_a_release_was_prepared_gets_no_more_than_that(
     # Closed only after it has failed once more to write what it holds.
     with contextlib.suppress(BrokenPipeError), os.fdopen(write, "w") as gone:
         monkeypatch.setattr(sys, "stdout", gone)
-        with pytest.raises(program.ReleaseError, match="prepared and no more"):
+        with pytest.raises(ReleaseError, match="prepared and no more"):
             lead.run("activate", "r1", "--prepare", "--by", "alice")
-    assert (lead.said, host.releases()) == ([], ["r1"])
+    assert (lead.said, host.releases.ids()) == ([], ["r1"])
 
 
 def test_a_run_of_somebody_else_is_not_taken_back(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +138,7 @@ def test_what_could_not_be_taken_back_is_said(
     if had_ended:
         assert lead.run(*command)["live"] == "old", "its own refusal was told when it ended"
         return
-    with pytest.raises(program.ReleaseError, match="the schema is at 0001") as caught:
+    with pytest.raises(ReleaseError, match="the schema is at 0001") as caught:
         lead.run(*command)
     assert caught.value.answer["live"] == "old"
 
@@ -149,7 +153,7 @@ def test_a_host_that_had_switched_in_an_earlier_run_goes_back(
     assert lead.run("go-back", "old", "--refused", "ours", "--by", "alice")["live"] == "ours", "the run is played"
     assert lead.said == ["rollback of old by alice", "follow"]
     lead.followed.update(error="it does not start")
-    with pytest.raises(program.ReleaseError, match="it does not start") as caught:
+    with pytest.raises(ReleaseError, match="it does not start") as caught:
         lead.run("go-back", "old", "--refused", "ours", "--by", "alice")
     assert caught.value.answer["live"] == "ours"
 
@@ -160,7 +164,7 @@ def test_what_went_down_after_its_switch_is_asked_to_come_to_its_end(
 ) -> None:
     put(host, "r1")
     deploy(host, "r1")
-    host.update_state("r1", state="prepared")
+    host.releases.update_state("r1", state="prepared")
     lead = Lead(host, monkeypatch)
     assert "unfinished" not in lead.run("activate", "r1", "--by", "alice", "--until", until)
     assert lead.said == said
@@ -189,12 +193,12 @@ def test_an_end_that_fails_refuses_nothing_that_is_live(  # noqa: PLR0917
     lead = Lead(host, monkeypatch, request="deploy of r1 by alice")
     lead.followed.update(error="it is not ready")
     looks = iter([True, at_work])
-    monkeypatch.setattr(program.Run, "active", lambda _: next(looks))
+    monkeypatch.setattr(Run, "active", lambda _: next(looks))
     command = ("activate", release, "--by", "alice", "--until", until)
     if is_told:
         assert lead.run(*command)["unfinished"] == "it is not ready"
         return
-    with pytest.raises(program.ReleaseError, match="it is not ready"):
+    with pytest.raises(ReleaseError, match="it is not ready"):
         lead.run(*command)
 
 
@@ -204,19 +208,23 @@ def test_what_was_torn_after_its_switch_is_brought_to_its_end(
     for name in ("old", "new"):
         put(host, name)
         deploy(host, name)
-    host.idle.enable()
-    host.update_state("new", state="prepared")
-    ends = host.incomplete_steps(host.live)
+    host.releases.idle.enable()
+    host.releases.update_state("new", state="prepared")
+    ends = host.inspection.incomplete_steps(host.releases.live)
     assert ends == [
         "nba@blue.service still runs or is enabled, though it is not live",
         "the live release new is not recorded as a good one",
         "the release old was made live last, and new is live",
     ]
-    with pytest.raises(program.Abandoned):
+    with pytest.raises(Abandoned):
         deploy(host, "new", "switched")
-    assert host.incomplete_steps(host.live) == ends, "who is told to go back ends nothing"
+    assert host.inspection.incomplete_steps(host.releases.live) == ends, "who is told to go back ends nothing"
     deploy(host, "new")
-    assert (host.live.release, host.incomplete_steps(host.live), host.good()[0]) == ("new", [], "new")
+    assert (
+        host.releases.live.release,
+        host.inspection.incomplete_steps(host.releases.live),
+        host.releases.good()[0],
+    ) == ("new", [], "new")
 
 
 def test_what_was_torn_and_is_not_ready_is_not_called_good(
@@ -224,19 +232,19 @@ def test_what_was_torn_and_is_not_ready_is_not_called_good(
 ) -> None:
     put(host, "r1")
     deploy(host, "r1")
-    host.update_state("r1", state="prepared")
+    host.releases.update_state("r1", state="prepared")
     systemd.active.clear()
     systemd.broken.add("r1")
-    with pytest.raises(program.ReleaseError, match="its main process ended"):
+    with pytest.raises(ReleaseError, match="its main process ended"):
         deploy(host, "r1")
-    assert (host.live.release, host.state("r1")["state"]) == ("r1", "prepared")
+    assert (host.releases.live.release, host.releases.state("r1")["state"]) == ("r1", "prepared")
 
 
 def test_a_run_says_what_was_live_when_it_began(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "old")
     deploy(host, "old")
-    monkeypatch.setattr(program.Records, "keep", lambda *_: None)
-    monkeypatch.setattr(program.Run, "folder", property(lambda _: host.config.root / "run"))
+    monkeypatch.setattr(Records, "keep", lambda *_: None)
+    monkeypatch.setattr(Run, "folder", property(lambda _: host.config.root / "run"))
     for name, before in (("new", "old"), ("newer", "new")):
         put(host, name)
         command = ["--in-unit", "activate", name, "--by", "me", "--token", "t1"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,19 @@ import pytest
 from tests.unit.releases import (
     APPLICATION,
     Clock,
+    ReleaseError,
+    Releases,
+    Slot,
     Systemd,
+    configure,
     deploy,
     gate,
-    program,
+    live_and_problems,
     put,
+    replace_link,
     runtimes,
     said,
+    stand_in,
 )
 
 
@@ -26,8 +32,8 @@ def test_releases_alternate_between_the_slots(host: Any, systemd: Systemd) -> No
     for number, slot in enumerate(["blue", "green", "blue"]):
         put(host, f"r{number}")
         deploy(host, f"r{number}")
-        assert (host.live.name, host.live.release, host.problems()) == (slot, f"r{number}", [])
-        assert host.idle.service not in systemd.active
+        assert (host.releases.live.name, *live_and_problems(host)) == (slot, f"r{number}", [])
+        assert host.releases.idle.service not in systemd.active
 
 
 def test_a_release_that_cannot_start_changes_nothing(host: Any, systemd: Systemd) -> None:
@@ -35,10 +41,10 @@ def test_a_release_that_cannot_start_changes_nothing(host: Any, systemd: Systemd
     deploy(host, "good")
     put(host, "bad")
     systemd.broken.add("bad")
-    with pytest.raises(program.ReleaseError, match="what was live before still is") as refusal:
+    with pytest.raises(ReleaseError, match="what was live before still is") as refusal:
         deploy(host, "bad")
     assert "No module named" in str(refusal.value)
-    assert (host.live.release, host.problems(), host.state("bad")["state"]) == ("good", [], "failed")
+    assert (*live_and_problems(host), host.releases.state("bad")["state"]) == ("good", [], "failed")
 
 
 def test_a_release_that_never_gets_ready_is_refused(
@@ -46,29 +52,26 @@ def test_a_release_that_never_gets_ready_is_refused(
 ) -> None:
     put(host, "r1")
     systemd.log = "GET /health/ready 503\n"
-    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (503, '{"reason": "database"}'))
+    monkeypatch.setattr(Slot, "ask", lambda *_, **__: (503, '{"reason": "database"}'))
     clock = iter(range(100))
-    monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
-    with pytest.raises(
-        program.ReleaseError, match=r"not ready after 1 s: GET /health/ready .*answered 503: .*database"
-    ):
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock) / 4)
+    with pytest.raises(ReleaseError, match=r"not ready after 1 s: GET /health/ready .*answered 503: .*database"):
         deploy(host, "r1")
     assert systemd.active == systemd.enabled == set()
-    assert host.live is None
+    assert host.releases.live is None
 
 
 @pytest.fixture
 def links(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[str]]]:
     """Keep which slots got the public requests, and what would come back at boot when they did."""
     kept: list[tuple[str, set[str]]] = []
-    replace_link = program.replace_link
 
     def replace(link: Path, target: Path) -> None:
         if link == host.config.root / "live":
             kept.append((target.name, set(systemd.enabled)))
         replace_link(link, target)
 
-    monkeypatch.setattr(program, "replace_link", replace)
+    stand_in(monkeypatch, replace_link, replace)
     return kept
 
 
@@ -86,33 +89,33 @@ def test_a_release_that_never_gets_ready_never_gets_a_public_request(
     deploy(host, "good")
     links.clear()
     put(host, "bad")
-    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (503, ""))
-    with pytest.raises(program.ReleaseError, match="not ready after 1 s"):
+    monkeypatch.setattr(Slot, "ask", lambda *_, **__: (503, ""))
+    with pytest.raises(ReleaseError, match="not ready after 1 s"):
         deploy(host, "bad")
-    assert (links, host.live.release) == ([], "good")
+    assert (links, host.releases.live.release) == ([], "good")
 
 
 def test_another_release_that_answers_is_refused(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "r1")
-    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (200, '{"release": "r0"}'))
+    monkeypatch.setattr(Slot, "ask", lambda *_, **__: (200, '{"release": "r0"}'))
     clock = iter(range(100))
-    monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
-    with pytest.raises(program.ReleaseError, match=r"/\.waffle/version names the release r0"):
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock) / 4)
+    with pytest.raises(ReleaseError, match=r"/\.waffle/version names the release r0"):
         deploy(host, "r1")
 
 
 def test_every_worker_has_to_answer(host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     put(host, "r1")
     monkeypatch.setattr(gate, "workers_of", lambda _: {"11", "12"})
-    monkeypatch.setattr(program.Slot, "ask", lambda *_, **__: (200, '{"release": "r1", "worker": 11}'))
+    monkeypatch.setattr(Slot, "ask", lambda *_, **__: (200, '{"release": "r1", "worker": 11}'))
     clock = iter(range(100))
-    monkeypatch.setattr(program.time, "monotonic", lambda: next(clock) / 4)
-    with pytest.raises(program.ReleaseError, match=r"not ready after 1 s: 1 worker\(s\) never answered"):
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock) / 4)
+    with pytest.raises(ReleaseError, match=r"not ready after 1 s: 1 worker\(s\) never answered"):
         deploy(host, "r1")
 
 
 def test_a_release_that_is_not_here_is_named(host: Any, systemd: Systemd) -> None:
-    with pytest.raises(program.ReleaseError, match="r9 is not on this host; `nba-release list`"):
+    with pytest.raises(ReleaseError, match="r9 is not on this host; `nba-release list`"):
         deploy(host, "r9")
 
 
@@ -123,14 +126,14 @@ def test_a_bad_public_answer_switches_back(host: Any, systemd: Systemd, monkeypa
     seen: list[str] = []
 
     def watch(_gate: Any, release: str, seconds: float) -> None:
-        seen.append(host.live.release)
-        raise program.ReleaseError("answered 502")
+        seen.append(host.releases.live.release)
+        raise ReleaseError("answered 502")
 
     monkeypatch.setattr(gate.Gate, "watch", watch)
-    with pytest.raises(program.ReleaseError, match="switched back to old: answered 502"):
+    with pytest.raises(ReleaseError, match="switched back to old: answered 502"):
         deploy(host, "new")
     assert seen == ["new"]
-    assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
+    assert (*live_and_problems(host), host.releases.state("new")["state"]) == ("old", [], "failed")
 
 
 @pytest.fixture
@@ -140,7 +143,7 @@ def public(host: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[tup
     deploy(host, "old")
     put(host, "new")
     waits = {"watch_seconds": 5, "drain_seconds": 20}
-    host.config = dataclasses.replace(host.config, public_url="http://nba.example.com", **waits)
+    configure(host, public_url="http://nba.example.com", **waits)
     answers = [said("new")]
 
     def ask(_: Any, path: str, *rest: Any) -> tuple[int, str]:
@@ -165,11 +168,11 @@ def test_a_health_path_that_fails_on_the_public_address_switches_back(
     monkeypatch.setattr(gate, "ask", ask)
     if refused:
         words = "to old: GET http://nba.example.com/health/ready: answered 500: oops"
-        with pytest.raises(program.ReleaseError, match=words):
+        with pytest.raises(ReleaseError, match=words):
             deploy(host, "new")
     else:
         deploy(host, "new")
-    assert host.live.release == ("old" if refused else "new")
+    assert host.releases.live.release == ("old" if refused else "new")
 
 
 def test_every_worker_has_to_answer_on_the_public_address(
@@ -179,21 +182,21 @@ def test_every_worker_has_to_answer_on_the_public_address(
     monkeypatch.setattr(gate.Gate, "await_ready", lambda *_: None)
     public[:] = [said("new", worker=11)]
     silent = r"to old: 1 worker\(s\) of nba@green\.service never answered on http://nba\.example\.com"
-    with pytest.raises(program.ReleaseError, match=silent):
+    with pytest.raises(ReleaseError, match=silent):
         deploy(host, "new")
     # Longer than it is watched, and not yet too long.
     public[:] = [said("new", worker=11)] * 55 + [said("new", worker=12)]
     deploy(host, "new")
-    assert host.live.release == "new"
+    assert host.releases.live.release == "new"
 
 
 def test_a_public_answer_that_turns_bad_while_it_is_watched_switches_back(
     host: Any, public: list[tuple[int, str]]
 ) -> None:
     public[:] = [said("new")] * 45 + [(502, "Bad Gateway")]
-    with pytest.raises(program.ReleaseError, match=r"to old: .* answered 502 \(Bad Gateway\), not release new"):
+    with pytest.raises(ReleaseError, match=r"to old: .* answered 502 \(Bad Gateway\), not release new"):
         deploy(host, "new")
-    assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
+    assert (*live_and_problems(host), host.releases.state("new")["state"]) == ("old", [], "failed")
 
 
 def test_a_fault_of_the_host_while_it_is_watched_switches_back(
@@ -204,10 +207,10 @@ def test_a_fault_of_the_host_while_it_is_watched_switches_back(
 
     monkeypatch.setattr(gate.Gate, "watch", refuse)
     for state, left in (("prepared", "failed"), ("good", "good")):
-        host.update_state("new", state=state, turn=0)
-        with pytest.raises(program.ReleaseError, match="switched back to old: Too many open files"):
+        host.releases.update_state("new", state=state, turn=0)
+        with pytest.raises(ReleaseError, match="switched back to old: Too many open files"):
             deploy(host, "new")
-        assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], left)
+        assert (*live_and_problems(host), host.releases.state("new")["state"]) == ("old", [], left)
 
 
 def test_a_release_that_dies_while_it_is_watched_switches_back(
@@ -219,15 +222,15 @@ def test_a_release_that_dies_while_it_is_watched_switches_back(
 
     monkeypatch.setattr(gate, "ask", answer_and_die)
     for state in ("prepared", "good"):
-        host.update_state("new", state=state, turn=0)
-        with pytest.raises(program.ReleaseError, match=r"to old: nba@green\.service died after the switch"):
+        host.releases.update_state("new", state=state, turn=0)
+        with pytest.raises(ReleaseError, match=r"to old: nba@green\.service died after the switch"):
             deploy(host, "new")
-        assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "failed")
+        assert (*live_and_problems(host), host.releases.state("new")["state"]) == ("old", [], "failed")
 
 
 @pytest.mark.parametrize(
     ("what", "whose", "words"),
-    [(program.Slot, "main", "Too many open files"), (program.Host, "state", r"http.* answered 502")],
+    [(Slot, "main", "Too many open files"), (Releases, "state", r"http.* answered 502")],
 )
 def test_what_cannot_be_asked_who_is_to_blame_is_undone_all_the_same(  # noqa: PLR0917
     host: Any, public: list[tuple[int, str]], monkeypatch: pytest.MonkeyPatch, what: Any, whose: str, words: str
@@ -236,17 +239,17 @@ def test_what_cannot_be_asked_who_is_to_blame_is_undone_all_the_same(  # noqa: P
 
     def refuse_once_switched(*arguments: Any) -> Any:
         nonlocal was_switched
-        was_switched = was_switched or host.live.name == "green"
+        was_switched = was_switched or host.releases.live.name == "green"
         if was_switched:
             raise OSError("Too many open files")
         return ask(*arguments)
 
     public[:] = [(502, "Bad Gateway")]
     monkeypatch.setattr(what, whose, refuse_once_switched)
-    host.update_state("new", state="good", turn=0)
-    with pytest.raises(program.ReleaseError, match=f"switched back to old: {words}"):
+    host.releases.update_state("new", state="good", turn=0)
+    with pytest.raises(ReleaseError, match=f"switched back to old: {words}"):
         deploy(host, "new")
-    assert (host.live.release, host.problems(), host.state("new")["state"]) == ("old", [], "good")
+    assert (*live_and_problems(host), host.releases.state("new")["state"]) == ("old", [], "good")
 
 
 def test_requests_go_back_before_a_release_is_asked_whether_it_is_to_blame(
@@ -255,16 +258,16 @@ def test_requests_go_back_before_a_release_is_asked_whether_it_is_to_blame(
     lives: list[str] = []
 
     def hang(slot: Any) -> str:
-        lives.append(host.live.release)
+        lives.append(host.releases.live.release)
         return ""
 
     monkeypatch.setattr(gate.Gate, "await_ready", lambda *_: None)
-    monkeypatch.setattr(program.Slot, "answering", hang)
+    monkeypatch.setattr(Slot, "answering", hang)
     public[:] = [(502, "Bad Gateway")]
-    host.update_state("new", state="good", turn=0)
-    with pytest.raises(program.ReleaseError, match="switched back to old"):
+    host.releases.update_state("new", state="good", turn=0)
+    with pytest.raises(ReleaseError, match="switched back to old"):
         deploy(host, "new")
-    assert (lives, host.state("new")["state"]) == (["old"], "failed")
+    assert (lives, host.releases.state("new")["state"]) == (["old"], "failed")
 
 
 @pytest.mark.parametrize(("answers", "left"), [("new", "blue"), ("old", "green")])
@@ -273,12 +276,12 @@ def test_a_slot_that_is_left_has_the_time_to_answer_what_it_was_asked(  # noqa: 
 ) -> None:
     public[:] = [said(answers)]
     stopped: list[tuple[str, float]] = []
-    monkeypatch.setattr(program.Slot, "stop", lambda slot: stopped.append((slot.name, round(clock.now, 3))))
-    with contextlib.suppress(program.ReleaseError):
+    monkeypatch.setattr(Slot, "stop", lambda slot: stopped.append((slot.name, round(clock.now, 3))))
+    with contextlib.suppress(ReleaseError):
         deploy(host, "new")
     # Since the switch: the seconds of the watch are among them.
     assert stopped == [(left, 20)]
-    assert host.live.release == answers
+    assert host.releases.live.release == answers
 
 
 def test_a_log_that_cannot_be_read_keeps_nothing_from_being_undone(
@@ -290,15 +293,15 @@ def test_a_log_that_cannot_be_read_keeps_nothing_from_being_undone(
 
     def fail(words: str) -> Any:
         def refuse(*_: Any) -> None:
-            raise program.ReleaseError(words)
+            raise ReleaseError(words)
 
         return refuse
 
     monkeypatch.setattr(gate.Gate, "watch", fail("answered 502"))
-    monkeypatch.setattr(program.Slot, "journal", fail("no journal"))
-    with pytest.raises(program.ReleaseError, match=r"to old: answered 502\nits log cannot be read: no journal"):
+    monkeypatch.setattr(Slot, "journal", fail("no journal"))
+    with pytest.raises(ReleaseError, match=r"to old: answered 502\nits log cannot be read: no journal"):
         deploy(host, "new")
-    assert (host.live.release, host.problems()) == ("old", [])
+    assert live_and_problems(host) == ("old", [])
 
 
 @pytest.mark.parametrize("state", ["prepared", "failed", "good"])
@@ -308,6 +311,6 @@ def test_what_a_release_runs_in_is_made_again_where_it_is_gone(
     put(host, "r1", state=state)
     made: list[str] = []
     monkeypatch.setattr(runtimes.Venv, "changes", lambda *_: ["it is gone"] if not made else [])
-    monkeypatch.setattr(program.Host, "renew_runtime", lambda _, name: made.append(name))
+    monkeypatch.setattr(runtimes.Venv, "renew", lambda _, folder, others: made.append(folder.name))
     deploy(host, "r1")
-    assert (host.live.release, made) == ("r1", ["r1"])
+    assert (host.releases.live.release, made) == ("r1", ["r1"])

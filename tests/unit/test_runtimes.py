@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,27 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT, yaml_at
-from tests.unit.releases import APPLICATION, Progress, Systemd, brought, deploy, program, put, runtimes, slots
+from tests.unit.releases import (
+    APPLICATION,
+    CONFIG,
+    Bundle,
+    Config,
+    Host,
+    Preparation,
+    Progress,
+    ReleaseError,
+    Schema,
+    Systemd,
+    brought,
+    deploy,
+    put,
+    replace_link,
+    runtimes,
+    schema,
+    serve,
+    slots,
+    stand_in,
+)
 
 ARTEFACT = "a" * 64
 FACTS = {
@@ -49,7 +68,7 @@ class Podman:
                 out = f"{self.version}\n"
             case "build", _:
                 if self.fails:
-                    raise program.ReleaseError(self.fails)
+                    raise ReleaseError(self.fails)
                 folder = Path(words[-1])
                 self.context = {
                     str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()
@@ -94,7 +113,7 @@ def contained(host: Any, name: str, image: bool = True, state: str = "prepared",
         (folder / secret).write_text("secret\n")
     (folder / "release.json").write_text(json.dumps({**FACTS, "application": APPLICATION, "release": name, **facts}))
     if image:
-        host.runtime(folder).make(folder)
+        host.releases.runtime(folder).make(folder)
     return folder
 
 
@@ -112,7 +131,7 @@ def test_an_image_is_built_once_for_an_artefact_and_a_base(host: Any, podman: Po
 
 def test_a_podman_that_could_not_start_it_builds_nothing(host: Any, podman: Podman) -> None:
     podman.version = "3.4.4"
-    with pytest.raises(program.ReleaseError, match=r"podman 3\.4\.4 cannot run releases; 4\.0 and later can"):
+    with pytest.raises(ReleaseError, match=r"podman 3\.4\.4 cannot run releases; 4\.0 and later can"):
         contained(host, "r1")
     assert podman.builds() == 0
 
@@ -128,7 +147,7 @@ def test_no_secret_comes_near_an_image(host: Any, podman: Podman) -> None:
     folder = contained(host, "r1", image=False)
     (folder / "nba").mkdir()
     (folder / "nba/.env").write_text("the application's own\n")
-    host.runtime(folder).make(folder)
+    host.releases.runtime(folder).make(folder)
     assert podman.context == {"Containerfile": "FROM scratch\n", "nba/.env": "the application's own\n"}
 
 
@@ -137,7 +156,7 @@ def test_the_index_of_packages_and_its_credentials_are_in_files(
 ) -> None:
     url, netrc = "https://index.example.org/simple", tmp_path / "netrc"
     monkeypatch.setattr(runtimes, "NETRC", netrc)
-    elsewhere = program.Host(program.Config(**{**host.config.__dict__, "index_url": url}))
+    elsewhere = Host(Config(**{**host.config.__dict__, "index_url": url}))
     contained(elsewhere, "r1")
     assert podman.pip == f"[global]\nindex-url = {url}\n" and "netrc" not in str(podman.told)
     netrc.write_text("machine index.example.org login user password hunter2")
@@ -159,8 +178,8 @@ def test_an_image_that_cannot_be_built_says_why(
 ) -> None:
     folder = contained(host, "r1", image=False)
     damage(folder, podman, monkeypatch)
-    with pytest.raises(program.ReleaseError, match=words):
-        host.runtime(folder).make(folder)
+    with pytest.raises(ReleaseError, match=words):
+        host.releases.runtime(folder).make(folder)
 
 
 # --- the container ---
@@ -168,7 +187,7 @@ def test_an_image_that_cannot_be_built_says_why(
 
 def test_a_container_may_do_nothing_but_its_work(host: Any, podman: Podman) -> None:
     folder = contained(host, "r1")
-    host.execute("r1", ["python", "-m", "nba.seed"])
+    host.releases.execute("r1", ["python", "-m", "nba.seed"])
     words = podman.told[-1]
     assert words[0] == "run" and words[-3:] == ["python", "-m", "nba.seed"]
     export = str(ROOT / "roles/app/files/environment.py")
@@ -184,9 +203,9 @@ def test_migrations_have_the_settings_of_their_account(
     host: Any, podman: Podman, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = contained(host, "r1")
-    monkeypatch.setattr(sys.modules["schema"], "option_files", lambda root: [])
+    monkeypatch.setattr(schema, "option_files", lambda root: [])
     with pytest.raises(KeyError):  # podman's answer is empty
-        program.Schema(host, "r1").migrate(backup=False)
+        Schema(host.releases, "r1").migrate(False, host.log)
     assert podman.options("--user") == ["902:902"] and podman.options("--group-add") == ["901"]
     volumes = podman.options("--volume")
     assert f"{folder}/.env.migrate:/app/.env.migrate:ro" in volumes
@@ -196,21 +215,23 @@ def test_migrations_have_the_settings_of_their_account(
 
 def test_podman_takes_the_place_of_the_program(host: Any, podman: Podman, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, started = contained(host, "r1"), list[list[str]]()
-    program.replace_link(host.slot("blue").folder / "release", folder)
+    replace_link(host.releases.slot("blue").folder / "release", folder)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(runtimes.os, "execvp", lambda name, words: started.append(words))
     host.serve("blue")
     (words,) = started
     assert tuple(words[: len(runtimes.PODMAN)]) == runtimes.PODMAN
     assert {"--name=nba-blue", "--replace", "--detach", "--sdnotify=conmon", "--log-driver=passthrough"} <= set(words)
-    assert {f"--workers={host.workers()}", "--release=r1"} <= set(words) and words[-1] == "nba.main:app"
+    assert {f"--workers={serve.workers(CONFIG['workers_max'])}", "--release=r1"} <= set(words) and words[
+        -1
+    ] == "nba.main:app"
     assert f"--volume={ROOT}/roles/app/files/server:{ROOT}/roles/app/files/server:ro" in words
     assert "--user=903:901" in words, "the slot's own account"
 
 
 def test_a_virtual_environment_is_never_root_s(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(put(host, "r1"))
-    with pytest.raises(program.ReleaseError, match=r"nba@blue\.service would run as root"):
+    with pytest.raises(ReleaseError, match=r"nba@blue\.service would run as root"):
         host.serve("blue")
 
 
@@ -243,13 +264,21 @@ def test_a_rollback_crosses_from_a_container_to_a_virtual_environment(
     deploy(host, "r1")
     contained(host, "r2")
     deploy(host, "r2")
-    assert (host.live.release, host.live.drop_in.is_symlink(), host.problems()) == ("r2", True, [])
-    assert host.live.drop_in.readlink().name == "container.conf"
+    assert (host.releases.live.release, host.releases.live.drop_in.is_symlink(), host.inspection.problems()) == (
+        "r2",
+        True,
+        [],
+    )
+    assert host.releases.live.drop_in.readlink().name == "container.conf"
     deploy(host, "r1")
-    assert (host.live.release, host.live.drop_in.is_symlink(), host.problems()) == ("r1", False, [])
-    assert not host.idle.drop_in.parent.exists(), "the idle slot has nothing of what it was"
+    assert (host.releases.live.release, host.releases.live.drop_in.is_symlink(), host.inspection.problems()) == (
+        "r1",
+        False,
+        [],
+    )
+    assert not host.releases.idle.drop_in.parent.exists(), "the idle slot has nothing of what it was"
     deploy(host, "r2")
-    assert host.live.drop_in.is_symlink() and host.problems() == []
+    assert host.releases.live.drop_in.is_symlink() and host.inspection.problems() == []
 
 
 def test_systemd_reads_its_units_before_the_start(
@@ -257,14 +286,12 @@ def test_systemd_reads_its_units_before_the_start(
 ) -> None:
     contained(host, "r1")
     told: list[str] = []
-    run = systemd.run
 
     def listening(*command: object, **options: Any) -> subprocess.CompletedProcess[str]:
         told.append(str(command[1]))
-        return run(*command, **options)
+        return systemd.run(*command, **options)
 
-    for module in (program, slots):
-        monkeypatch.setattr(module, "run", listening)
+    stand_in(monkeypatch, slots.run, listening)
     deploy(host, "r1")
     assert told.index("daemon-reload") < told.index("start")
 
@@ -274,18 +301,18 @@ def test_an_image_that_is_gone_is_told_and_built_again(host: Any, systemd: Syste
     deploy(host, "r1")
     (image,) = podman.images
     podman.images.clear()
-    assert host.problems() == [f"the image of r1: {image} is gone"]
-    host.repair(Progress())
-    assert host.problems() == [] and podman.images == {image}
+    assert host.inspection.problems() == [f"the image of r1: {image} is gone"]
+    host.repair.live_slot(Progress())
+    assert host.inspection.problems() == [] and podman.images == {image}
 
 
 def test_a_unit_that_is_not_the_release_s_is_told_and_repaired(host: Any, systemd: Systemd, podman: Podman) -> None:
     contained(host, "r1")
     deploy(host, "r1")
-    host.live.drop_in.unlink()
-    assert host.problems() == ["nba@blue.service is not made for the image of r1"]
-    host.repair(Progress())
-    assert host.problems() == []
+    host.releases.live.drop_in.unlink()
+    assert host.inspection.problems() == ["nba@blue.service is not made for the image of r1"]
+    host.repair.live_slot(Progress())
+    assert host.inspection.problems() == []
 
 
 def test_an_image_is_built_again_for_a_rollback(host: Any, systemd: Systemd, podman: Podman) -> None:
@@ -295,15 +322,15 @@ def test_an_image_is_built_again_for_a_rollback(host: Any, systemd: Systemd, pod
     deploy(host, "r2")
     podman.images.clear()
     deploy(host, "r1")
-    assert len(podman.images) == 1 and host.live.release == "r1"
+    assert len(podman.images) == 1 and host.releases.live.release == "r1"
 
 
 def test_images_go_with_the_last_release_that_has_them(host: Any, systemd: Systemd, podman: Podman) -> None:
     for number in range(4):
         contained(host, f"r{number}", state="good", at=number, artefact=f"{number}" * 64)
     contained(host, "again", state="good", at=9, artefact="3" * 64)
-    host.clean_up()  # keeps two
-    assert sorted(host.releases()) == ["again", "r3"]
+    host.releases.clean_up()  # keeps two
+    assert sorted(host.releases.ids()) == ["again", "r3"]
     assert podman.images == {f"localhost/nba:{'3' * 16}-own"}
     assert [path.name for path in (host.config.root / "images").iterdir()] == [f"{'3' * 16}-own"]
 
@@ -311,7 +338,7 @@ def test_images_go_with_the_last_release_that_has_them(host: Any, systemd: Syste
 def test_an_image_of_a_release_that_has_a_virtual_environment_now_goes(host: Any, podman: Podman) -> None:
     folder = contained(host, "r1", state="good", at=1)
     (folder / "release.json").write_text(json.dumps({**FACTS, "runtime": "venv"}))
-    host.clean_up()
+    host.releases.clean_up()
     assert podman.images == set()
 
 
@@ -320,10 +347,10 @@ def test_a_preview_leaves_no_image(
 ) -> None:
     bundle = brought(host, "r1")
     facts = json.dumps({**bundle.facts, "runtime": "container"})
-    bundle = program.Bundle(bundle.archive, bundle.size, {**bundle.files, "release.json": facts})
-    monkeypatch.setattr(program.Host, "dry_run", lambda host, release, workers: {"images": set(podman.images)})
+    bundle = Bundle(bundle.archive, bundle.size, {**bundle.files, "release.json": facts})
+    monkeypatch.setattr(Preparation, "dry_run", lambda host, release, workers: {"images": set(podman.images)})
     monkeypatch.setattr(runtimes.Path, "is_file", lambda path: path.exists() or path.name == "Containerfile")
-    (image,) = host.preview("r1", bundle, 1)["images"]
+    (image,) = host.preparation.preview("r1", bundle, 1)["images"]
     assert image.startswith("localhost/nba:") and podman.images == set()
 
 

@@ -8,7 +8,25 @@ from typing import Any
 
 import pytest
 
-from tests.unit.releases import Lead, Progress, Systemd, deploy, program, put, release
+from tests.unit.releases import (
+    DeployRequest,
+    Lead,
+    Progress,
+    Records,
+    ReleaseError,
+    Run,
+    Schema,
+    SchemaChange,
+    Slot,
+    Systemd,
+    activate,
+    deploy,
+    live_and_problems,
+    put,
+    release,
+    replace_link,
+    stand_in,
+)
 
 SWITCHED = ("switched", "confirmed")
 
@@ -28,7 +46,16 @@ class KilledAt(Progress):
 
 def killed(host: Any, name: str, phase: str, change: Any = None) -> None:
     with pytest.raises(Killed):
-        host.activate(program.DeployRequest("deploy", name, "me"), KilledAt(phase), change or program.SchemaChange())
+        activate(host, DeployRequest("deploy", name, "me"), KilledAt(phase), change or SchemaChange())
+
+
+def reverted(host: Any, at_boot: bool = False) -> str:
+    """Revert the switch that is recorded, and return its release; nothing if there is none."""
+    switch = host.releases.unconfirmed.read()
+    if not switch:
+        return ""
+    host.deployment.revert(switch, at_boot)
+    return str(switch.release)
 
 
 @pytest.mark.parametrize("at_boot", [False, True])
@@ -37,21 +64,21 @@ def test_a_killed_run_goes_back_to_the_release_of_before(host: Any, systemd: Sys
     deploy(host, "old")
     put(host, "new")
     killed(host, "new", "switched")
-    assert host.live.release == "new"
+    assert host.releases.live.release == "new"
     named = "the switch to new was not confirmed, and could not be undone: journalctl -u nba-release -u nba-revert"
-    assert named in host.problems()
-    assert host.revert(at_boot) == "new"
-    assert (host.live.release, host.problems()) == ("old", [])
-    assert host.revert(at_boot) == ""
+    assert named in host.inspection.problems()
+    assert reverted(host, at_boot) == "new"
+    assert live_and_problems(host) == ("old", [])
+    assert reverted(host, at_boot) == ""
     deploy(host, "new")
-    assert (host.live.release, host.problems()) == ("new", [])
+    assert live_and_problems(host) == ("new", [])
 
 
 def test_a_first_release_that_was_not_confirmed_leaves_nothing_live(host: Any, systemd: Systemd) -> None:
     put(host, "first")
     killed(host, "first", "switched")
-    assert host.revert() == "first"
-    assert (host.live, systemd.active, systemd.enabled) == (None, set(), set())
+    assert reverted(host) == "first"
+    assert (host.releases.live, systemd.active, systemd.enabled) == (None, set(), set())
 
 
 def test_a_confirmed_release_stays(host: Any, systemd: Systemd) -> None:
@@ -59,7 +86,7 @@ def test_a_confirmed_release_stays(host: Any, systemd: Systemd) -> None:
     deploy(host, "old")
     put(host, "new")
     killed(host, "new", "confirmed")
-    assert (host.revert(), host.live.release) == ("", "new")
+    assert (reverted(host), host.releases.live.release) == ("", "new")
 
 
 @pytest.mark.parametrize("phase", ["downgraded", "switched"])
@@ -70,14 +97,14 @@ def test_the_schema_comes_forward_again_with_the_release(
         put(host, name)
         deploy(host, name)
     seen = list[Any]()
-    monkeypatch.setattr(program.Schema, "downgrade", lambda *_: {})
+    monkeypatch.setattr(Schema, "downgrade", lambda *_: {})
     monkeypatch.setattr(
-        program.Schema, "change", lambda schema, command, backup: seen.append((schema.release, command, backup))
+        Schema, "change", lambda schema, command, backup: seen.append((schema.release, command, backup))
     )
-    killed(host, "old", phase, program.SchemaChange(downgrade="0001"))
-    assert host.revert() == "old"
+    killed(host, "old", phase, SchemaChange(downgrade="0001"))
+    assert reverted(host) == "old"
     assert seen == [("new", ["upgrade"], False)]
-    assert (host.live.release, host.problems()) == ("new", [])
+    assert live_and_problems(host) == ("new", [])
 
 
 def test_what_could_not_be_reverted_is_reverted_by_the_next_run(
@@ -87,19 +114,19 @@ def test_what_could_not_be_reverted_is_reverted_by_the_next_run(
     deploy(host, "old")
     put(host, "new")
     killed(host, "new", "switched")
-    monkeypatch.setattr(program.Run, "folder", property(lambda _: host.config.root / "run"))
+    monkeypatch.setattr(Run, "folder", property(lambda _: host.config.root / "run"))
     kept = list[Any]()
-    monkeypatch.setattr(program.Records, "keep", lambda _, receipt: kept.append((receipt["kind"], receipt["outcome"])))
+    monkeypatch.setattr(Records, "keep", lambda _, receipt: kept.append((receipt["kind"], receipt["outcome"])))
     with monkeypatch.context() as patch:
-        patch.setattr(program.Slot, "stop", lambda _: (_ for _ in ()).throw(program.ReleaseError("does not stop")))
-        with pytest.raises(program.ReleaseError, match="does not stop"):
+        patch.setattr(Slot, "stop", lambda _: (_ for _ in ()).throw(ReleaseError("does not stop")))
+        with pytest.raises(ReleaseError, match="does not stop"):
             release.revert(host, at_boot=True)
     lead = Lead(host, monkeypatch)
     lead.run("activate", "new", "--by", "me")
     assert lead.said == ["deploy of new by me", "follow"], "a live release that is not confirmed needs a run"
     command = ["--in-unit", "activate", "new", "--by", "me", "--token", "t1"]
     assert release.in_unit(host, release.parser().parse_args(command)) == 0
-    assert (host.live.release, host.problems()) == ("new", [])
+    assert live_and_problems(host) == ("new", [])
     assert kept == [("revert", "failed"), ("revert", "taken back"), ("deploy", "good")]
 
 
@@ -110,7 +137,7 @@ def test_a_switch_is_confirmed_by_whoever_began_it(
     put(host, "old")
     deploy(host, "old")
     lead = Lead(host, monkeypatch, token="t1", release="new", by="alice", phase=phase)
-    monkeypatch.setattr(program.Run, "go_on", lambda _, until: lead.say(until, None))
+    monkeypatch.setattr(Run, "go_on", lambda _, until: lead.say(until, None))
     assert lead.run("confirm", "new", "--by", "alice", "--check")["phase"] == phase
     assert lead.said == []
     lead.run("confirm", "new", "--by", "alice")
@@ -146,7 +173,7 @@ def test_a_release_that_was_reverted_is_not_confirmed(  # noqa: PLR0917
     deploy(host, "old")
     lead = Lead(host, monkeypatch, **progress)
     lead.at_work = active
-    with pytest.raises(program.ReleaseError, match=words):
+    with pytest.raises(ReleaseError, match=words):
         lead.run("confirm", "new", "--by", "alice")
 
 
@@ -156,13 +183,13 @@ def test_the_record_is_on_disk_before_the_link_changes(
     put(host, "old")
     deploy(host, "old")
     put(host, "new")
-    seen, replace = list[Any](), program.replace_link
+    seen = list[Any]()
 
     def replaced(link: Path, target: Path) -> None:
         if link.name == "live":
             seen.append(json.loads((host.config.root / "state/unconfirmed.json").read_text()))
-        replace(link, target)
+        replace_link(link, target)
 
-    monkeypatch.setattr(program, "replace_link", replaced)
+    stand_in(monkeypatch, replace_link, replaced)
     deploy(host, "new")
     assert seen == [{"release": "new", "slot": "green", "previous": "blue", "schema_of": ""}]

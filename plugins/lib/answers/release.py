@@ -136,7 +136,7 @@ class Sample(Answer):
 
 
 class Receipt(Answer):
-    """What a run did (roles/app/files/host.py, `keep_records`)."""
+    """What a run did (roles/app/files/receipts.py)."""
 
     kind: IdOrNothing | None = None
     outcome: Line | None = None

@@ -25,10 +25,8 @@ import argparse
 import json
 import os
 import select
-import socket
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,9 +38,11 @@ from activation import PHASES, Abandoned, DeployRequest, Progress
 from basics import ReleaseError
 from bundle import Bundle
 from command_line import parser
-from host import Busy, Host, SchemaChange
+from host import Host
 from records import release_redactor, settings_redactor
+from releases import Busy
 from schema import NOTHING_PLANNED, Schema, plan_lines
+from schema_changes import SchemaChange
 from slots import Config
 
 # What ends in one message instead of a traceback: a full disk or a damaged archive are no faults of this program.
@@ -91,46 +91,19 @@ def finished(progress: dict[str, Any]) -> dict[str, Any]:
     return outcome(progress)
 
 
-def begun(host: Host, request: DeployRequest, override: str = "") -> dict[str, Any]:
-    """Return the beginning of a receipt."""
-    before = host.live
-    return {
-        "kind": request.kind,
-        "release": request.release,
-        "by": request.by,
-        "host": socket.gethostname(),
-        "began": round(time.time(), 3),
-        "before": before.release if before else "",
-        "schema_before": host.revision(before.release) if before else None,
-        "promotion_override": override,
-    }
-
-
-def keep(host: Host, receipt: dict[str, Any], brought: dict[str, Any] | None = None) -> None:
-    """Keep the records of a run on this host; where that fails, the receipt says so, and a good release stays."""
-    try:
-        host.keep_records(receipt, brought)
-    except OSError as error:
-        words = f"its receipt could not be kept on the host: {error}"
-        if "error" in receipt:
-            receipt["error"] = f"{receipt['error']}\n{words}"
-        else:
-            receipt["notes"] = [*receipt.get("notes", []), words]
-
-
 def prepare(host: Host, options: argparse.Namespace) -> None:
     """Make a release from what Ansible brought; a failure is recorded like that of a run."""
     bundle = Bundle.of(sys.stdin.buffer, host.config.root)
     request = DeployRequest("deploy", options.release, options.by)
-    receipt = begun(host, request)
+    receipt = host.receipts.begin(request)
     try:
-        host.prepare(options.release, bundle, str(request), options.wait)
+        host.preparation.prepare(options.release, bundle, str(request), options.wait)
     except Busy:
         raise
     except UNUSABLE as error:
         words = settings_redactor(bundle.files).redact(str(error))
         receipt.update(outcome="failed", error=words)
-        keep(host, receipt, bundle.facts)
+        host.receipts.keep(receipt, bundle.facts)
         raise RunFailed({"release": options.release, "receipt": receipt, "error": receipt["error"]}) from None
 
 
@@ -138,7 +111,7 @@ def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Return what a release would do; its secrets are masked where it fails."""
     bundle = Bundle.of(sys.stdin.buffer, host.config.root)
     try:
-        return host.preview(options.release, bundle, options.workers)
+        return host.preparation.preview(options.release, bundle, options.workers)
     except UNUSABLE as error:
         raise ReleaseError(settings_redactor(bundle.files).redact(str(error))) from None
 
@@ -150,14 +123,14 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
     if options.command in ("activate", "repair"):
         revert(host, at_boot=False)
     progress = Progress(host.activation.folder, options.token, request, options.until, options.confirm_within)
-    receipt = begun(host, request, options.override)
+    receipt = host.receipts.begin(request, options.override)
     progress.say(before=receipt["before"])
     change = SchemaChange(options.migrate, options.downgrade, not options.no_backup, options.workers)
     actions: dict[str, Callable[[], None]] = {
-        "activate": lambda: host.activate(request, progress, change),
-        "repair": lambda: host.repair(progress, options.renew),
-        "migrate": lambda: host.bring_schema(options.release, change.backup),
-        "restore": lambda: host.restore(options.release),
+        "activate": lambda: host.deployment.activate(request, progress, change),
+        "repair": lambda: host.repair.live_slot(progress, options.renew),
+        "migrate": lambda: host.schema.migrate(options.release, change.backup),
+        "restore": lambda: host.schema.restore(options.release),
     }
     try:
         actions[options.command]()
@@ -165,33 +138,33 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
     except UNUSABLE as error:
         receipt["outcome"] = "taken back" if isinstance(error, Abandoned) else "failed"
         # A repair and a restore name no release: what they speak of is what was live.
-        named = host.folder(options.release)
-        folder = named if named.is_dir() else host.folder(receipt["before"])
+        named = host.releases.folder(options.release)
+        folder = named if named.is_dir() else host.releases.folder(receipt["before"])
         receipt["error"] = release_redactor(folder).redact(str(error))
         print(receipt["error"], file=sys.stderr)
-    keep(host, receipt)
+    host.receipts.keep(receipt)
     progress.end(receipt=receipt, phase=PHASES[-1], error=receipt.get("error", ""))
     return int("error" in receipt)
 
 
 def revert(host: Host, at_boot: bool) -> None:
     """Undo a switch that was not confirmed, and keep the records of that; do nothing if there is none."""
-    switch = host.unconfirmed.read()
+    switch = host.releases.unconfirmed.read()
     if switch is None:
         return
-    receipt = begun(host, DeployRequest("revert", switch.release, "the host"))
+    receipt = host.receipts.begin(DeployRequest("revert", switch.release, "the host"))
     receipt["error"] = f"the switch to {switch.release} was not confirmed: " + (
         "the host went down" if at_boot else "its run was killed"
     )
     try:
-        host.revert(at_boot)
+        host.deployment.revert(switch, at_boot)
         receipt["outcome"] = "taken back"
     except UNUSABLE as error:
         receipt["outcome"] = "failed"
-        receipt["error"] += "\n" + release_redactor(host.folder(switch.release)).redact(str(error))
+        receipt["error"] += "\n" + release_redactor(host.releases.folder(switch.release)).redact(str(error))
         raise
     finally:
-        keep(host, receipt)
+        host.receipts.keep(receipt)
 
 
 def confirm(host: Host, options: argparse.Namespace) -> dict[str, Any]:
@@ -207,7 +180,7 @@ def confirm(host: Host, options: argparse.Namespace) -> dict[str, Any]:
             return outcome(known)
         host.activation.go_on("confirmed")
         return finished(host.activation.follow(known["token"], "confirmed"))
-    if not active and host.live_release == options.release and not host.unconfirmed.read():
+    if not active and host.releases.live_release == options.release and not host.releases.unconfirmed.read():
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
     reason = str(known.get("error") or "") if own else ""
     raise ReleaseError(f"{options.release} is no longer live here: {reason or 'the host went down after the switch'}")
@@ -221,20 +194,20 @@ def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     known, ended = host.activation.progress(), dict[str, Any]()
     if host.activation.active():
         if (known.get("release"), known.get("by")) != (options.refused, options.by):
-            return {"changed": False, "running": host.activation.holder(), "live": host.live_release}
+            return {"changed": False, "running": host.activation.holder(), "live": host.releases.live_release}
         host.activation.abandon("a host of this environment refused the release")
         ended = host.activation.follow(known["token"])
     try:
         answer = outcome(ended)
-        if options.release and host.live_release == options.refused:
+        if options.release and host.releases.live_release == options.refused:
             answer = begin(host, options, "activate")
         # What it could not undo is not said anywhere else; what had failed before was told by then.
         if ended.get("receipt", {}).get("outcome") == "failed" and not known.get("ended"):
             raise RunFailed(ended)
     except RunFailed as error:
-        error.answer["live"] = host.live_release
+        error.answer["live"] = host.releases.live_release
         raise
-    return {**answer, "live": host.live_release}
+    return {**answer, "live": host.releases.live_release}
 
 
 def awaited() -> bool:
@@ -256,21 +229,21 @@ def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
 
     Where it is live and its run did not come to its end, the answer says so as ``unfinished``: that refuses nothing.
     """
-    live, to_the_end = host.live, options.until == PHASES[-1]
+    live, to_the_end = host.releases.live, options.until == PHASES[-1]
     # A host that went down after its switch, and is asked once more when it is up again, has an end to make.
     if (
         live
         and live.release == options.release
         and not host.activation.active()
-        and not host.unconfirmed.read()
-        and not (to_the_end and host.incomplete_steps(live))
+        and not host.releases.unconfirmed.read()
+        and not (to_the_end and host.inspection.incomplete_steps(live))
     ):
         host.activation.acknowledge()
         return {"changed": False, "release": options.release, "phase": PHASES[-1]}
     try:
         return begin(host, options, "activate")
     except ReleaseError as error:
-        if not to_the_end or host.live_release != options.release or host.activation.active():
+        if not to_the_end or host.releases.live_release != options.release or host.activation.active():
             raise
         told = error.answer if isinstance(error, RunFailed) else {"changed": True}
         return {**told, "unfinished": str(error)}
@@ -287,15 +260,15 @@ def prepare_and_activate(host: Host, options: argparse.Namespace) -> dict[str, A
 
 def roll_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     """Choose the release to go back to, and make it live, for a host that need not agree with others."""
-    options.before = host.live_release
-    chosen = host.rollback_target(options.release, options.schema)
+    options.before = host.releases.live_release
+    chosen = host.rollback.target(options.release, options.schema)
     options.release, options.downgrade = chosen["release"], chosen["downgrade"]
     return activate(host, options)
 
 
 def plan(host: Host, release: str, text: bool) -> Any:
     """Return what a release would do to the schema: for JSON, or in lines for people."""
-    found = host.schema_plan(release)
+    found = host.schema.plan(release)
     if text and found is None:
         return f"release {release} has no migrations (no alembic.ini) and no app_schema_command: nothing is to be done"
     found = found or NOTHING_PLANNED
@@ -316,22 +289,22 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "repair": lambda: begin(host, options, "repair"),
         "confirm": lambda: confirm(host, options),
         "revert": lambda: revert(host, options.at_boot),
-        "status": host.status,
-        "list": lambda: "\n".join(host.listing()),
+        "status": host.inspection.status,
+        "list": lambda: "\n".join(host.inspection.listing()),
         "log": lambda: "\n".join(json.dumps(entry) for entry in host.records.entries()),
-        "proven": lambda: host.records.proof(options.digest, [(name, host.state(name)) for name in host.releases()]),
+        "proven": lambda: host.records.proof(options.digest, host.releases.states().items()),
         "rollback-target": lambda: {
-            "live": host.live_release,
+            "live": host.releases.live_release,
             "unacknowledged": bool(host.activation.unacknowledged("rollback")),
-            **host.rollback_target(options.release, options.schema),
+            **host.rollback.target(options.release, options.schema),
         },
         "prepare": lambda: prepare(host, options),
         "migrate": lambda: begin(host, options, "migrate"),
         "restore": lambda: begin(host, options, "restore"),
         "preview": lambda: preview(host, options),
         "plan": lambda: plan(host, options.release, options.text),
-        "stamp": lambda: Schema(host, options.release).run("stamp", options.revision),
-        "exec": lambda: host.execute(options.release, options.argv),
+        "stamp": lambda: Schema(host.releases, options.release).run("stamp", options.revision),
+        "exec": lambda: host.releases.execute(options.release, options.argv),
         "serve": lambda: host.serve(options.slot),
         "probe": lambda: host.probe(options.slot, options.pid),
     }

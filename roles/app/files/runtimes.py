@@ -39,7 +39,7 @@ EXPORT = Path(__file__).resolve().with_name("environment.py")
 
 @dataclass(frozen=True)
 class Runtime(abc.ABC):
-    """What host.py asks of either; ``folder`` is a release's own, its code and settings."""
+    """What releases.py and preparation.py ask of either; ``folder`` is a release's own, its code and settings."""
 
     config: Config
     integrity: Integrity

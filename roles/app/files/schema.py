@@ -13,13 +13,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from basics import OPTION_FILE, ReleaseError, option_files, parsed, run
 from database import BackupError, Database
-
-if TYPE_CHECKING:
-    from host import Host
+from releases import Releases
+from run_log import RunLog
 
 # Alembic's word for a database before the first revision.
 BASE = "base"
@@ -32,7 +31,7 @@ NOTHING_PLANNED: dict[str, Any] = {"current": None, "head": None, "pending": [],
 class Schema:
     """The database's schema on its way to that of a release: planned, backed up, changed."""
 
-    host: Host
+    releases: Releases
     release: str
 
     def run(self, *arguments: str) -> dict[str, Any]:
@@ -43,13 +42,13 @@ class Schema:
             AccessDenied: the database refused the account.
             ReleaseError: anything else.
         """
-        folder, program = self.host.folder(self.release), Path(__file__).resolve().with_name("migrations.py")
+        folder, program = self.releases.folder(self.release), Path(__file__).resolve().with_name("migrations.py")
         if not folder.is_dir():
-            known = f"`{self.host.config.name}-release list` names those that are"
+            known = f"`{self.releases.config.name}-release list` names those that are"
             raise ReleaseError(f"{self.release} is not on this host; {known}")
         # Isolated: nothing beside migrations.py is importable by the application's env.py.
         command = ["python", "-I", str(program), *arguments]
-        done = self.host.runtime(folder).run(folder, self.host.config.migration_user, command, program)
+        done = self.releases.runtime(folder).run(folder, self.releases.config.migration_user, command, program)
         result = parsed(done.stdout)
         if done.returncode != 0:
             text = "\n".join(done.stderr.strip().splitlines()[-60:])
@@ -66,33 +65,31 @@ class Schema:
         problems = [f"{one['revision']}: {why}" for one in plan["pending"] for why in one.get("problems", [])]
         return {**plan, "interrupted": None, "stops": [self.ways_out(report)] if report else problems}
 
-    def migrate(self, backup: bool) -> dict[str, Any]:
-        """Migrate the database to the release's revision, after a backup; return what was planned and done."""
-        with alone(self.host.config.root):
-            return self.migrate_alone(backup)
+    def migrate(self, backup: bool, log: RunLog) -> dict[str, Any]:
+        """Migrate the database to the release's revision, after a backup; return what was planned and done.
 
-    def migrate_alone(self, backup: bool) -> dict[str, Any]:
-        """Do what `migrate` does, with the lock held."""
-        plan = self.plan()
-        if not plan["pending"] and not plan["stops"]:
-            return {"backup": None, "from": plan["current"], "to": plan["current"], "applied": []}
-        # Before anything is done, in the log and in the receipt: so it is known also of a run that fails.
-        planned = plan_lines(self.release, plan)
-        print("\n".join(planned), flush=True)
-        self.host.migration = {"plan": planned}
-        if plan["stops"]:
-            raise ReleaseError("the migration was not begun:\n" + "\n".join(plan["stops"]))
-        return {**self.host.migration, **self.change(["upgrade"], backup)}
+        The log has the plan before anything is done, so that it is known also of a migration that fails.
+        """
+        with alone(self.releases.config.root):
+            plan = self.plan()
+            if not plan["pending"] and not plan["stops"]:
+                return {"backup": None, "from": plan["current"], "to": plan["current"], "applied": []}
+            planned = plan_lines(self.release, plan)
+            print("\n".join(planned), flush=True)
+            log.migration = {"plan": planned}
+            if plan["stops"]:
+                raise ReleaseError("the migration was not begun:\n" + "\n".join(plan["stops"]))
+            return {"plan": planned, **self.change(["upgrade"], backup)}
 
     def downgrade(self, revision: str, backup: bool) -> dict[str, Any]:
         """Take the database back to an earlier revision of this release, after a backup; return what was done."""
-        with alone(self.host.config.root):
+        with alone(self.releases.config.root):
             self.refuse_interrupted()
             return self.change(["downgrade", revision], backup)
 
     def change(self, command: list[str], backup: bool, made: str | None = None) -> dict[str, Any]:
         """Run migrations after a backup, or one ``made`` before; report what is left if they do not end well."""
-        made = self.back_up() if backup else made
+        made = back_up(self.releases.folder(self.release)) if backup else made
         note = {"backup": made, "release": self.release, "host": socket.gethostname(), "at": time.time()}
         try:
             return {"backup": made, **self.run(*command, "--note", json.dumps(note))}
@@ -105,10 +102,6 @@ class Schema:
                 report = self.interruption()
             raise ReleaseError(f"{error}\n{self.ways_out(report)}") if report else error from None
 
-    def back_up(self) -> str | None:
-        """Make a backup of the database; return its name, None where there is nothing in it or no access was given."""
-        return back_up(self.host.folder(self.release))
-
     def revision(self) -> str:
         """Return the revision that the database is at, `base` for one without any.
 
@@ -117,7 +110,7 @@ class Schema:
         Raises:
             ReleaseError: it cannot be asked.
         """
-        return recorded(self.host.config.root) or str(self.run("current")["revision"])
+        return recorded(self.releases.config.root) or str(self.run("current")["revision"])
 
     def head(self) -> str:
         """Return the revision that the release's own code wants, `base` for none."""
@@ -128,7 +121,7 @@ class Schema:
 
         Starting Alembic takes a second, so it is asked only if there is a mark, or no other way to look for one.
         """
-        files = option_files(self.host.config.root)
+        files = option_files(self.releases.config.root)
         if files and not has_mark(files):
             return None
         report: dict[str, Any] | None = self.run("interrupted")["interrupted"]
@@ -141,7 +134,7 @@ class Schema:
 
     def ways_out(self, report: dict[str, Any]) -> str:
         """Return the report on a revision that failed or was interrupted, with what to do about it."""
-        name, revision, before = self.host.config.name, report["revision"], report["from"] or "base"
+        name, revision, before = self.releases.config.name, report["revision"], report["from"] or "base"
         if not report["interrupted"]:
             return (
                 f"{report['text']}\nWhat was live before still is. Nothing of revision {revision} was applied. "
@@ -153,7 +146,7 @@ class Schema:
             "What was live before still is. No deploy, migration or rollback begins before one of these:\n"
             f"  back:    ansible-playbook playbooks/restore.yml -l ENV -e backup={backup}\n"
             "  forward: apply what is missing, as root on this host, and stamp the revision:\n"
-            f"           mysql --defaults-file={self.host.folder(self.release)}/{OPTION_FILE}\n"
+            f"           mysql --defaults-file={self.releases.folder(self.release)}/{OPTION_FILE}\n"
             f"           {name}-release stamp {self.release} {report['to'] or 'base'}\n"
             f"  again:   undo what was applied, or change {report['file']} so that it skips what is there; then\n"
             f"           {name}-release stamp {self.release} {before}\n"

@@ -12,15 +12,13 @@ import pwd
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from application import Application
 from basics import OPTION_FILE, ReleaseError, digest_of
 from database import Database, complaint
+from releases import Releases
 from schema import NOTHING_PLANNED, alone, back_up
-
-if TYPE_CHECKING:
-    from host import Host
 
 LINES_SHOWN = 25
 
@@ -29,13 +27,13 @@ LINES_SHOWN = 25
 class Tables:
     """The schema command of a release."""
 
-    host: Host
+    releases: Releases
     release: str
 
     @property
     def folder(self) -> Path:
         """Return the release's folder."""
-        return self.host.folder(self.release)
+        return self.releases.folder(self.release)
 
     @property
     def command(self) -> list[str]:
@@ -56,13 +54,13 @@ class Tables:
         files = [path for path in (self.folder / word for word in self.command) if path.is_file()]
         parts = [*self.command, *(digest_of(path) for path in files)]
         if not files:
-            parts.append(str(self.host.facts(self.release).get("artefact")))
+            parts.append(str(self.releases.facts(self.release).get("artefact")))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def changed(self) -> bool:
         """Return True if the live release has another command, or other files of it, or if none is live."""
-        live = self.host.live_release
-        return not live or Tables(self.host, live).digest() != self.digest()
+        live = self.releases.live_release
+        return not live or Tables(self.releases, live).digest() != self.digest()
 
     def plan(self) -> dict[str, Any]:
         """Return what would be done to the database, as schema.py returns it for Alembic."""
@@ -76,7 +74,7 @@ class Tables:
         Raises:
             ReleaseError: it failed.
         """
-        with alone(self.host.config.root):
+        with alone(self.releases.config.root):
             made = back_up(self.folder) if backup and self.changed() else None
             done = self.run()
         if done.returncode == 0:
@@ -97,9 +95,9 @@ class Tables:
 
     def run(self) -> subprocess.CompletedProcess[str]:
         """Run the command as the migration account."""
-        user = self.host.config.migration_user
+        user = self.releases.config.migration_user
         if not self.is_sql:
-            return self.host.runtime(self.folder).run(self.folder, user, self.command)
+            return self.releases.runtime(self.folder).run(self.folder, user, self.command)
         file, options = (self.folder / self.command[0]).resolve(), self.folder / OPTION_FILE
         if not file.is_relative_to(self.folder.resolve()) or not file.is_file():
             raise ReleaseError(
