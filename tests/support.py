@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from discovery.hosts import possible
-from discovery.inference import infer
-from discovery.resolved import Stated, resolve
-from discovery.source import Source
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.hosts import possible
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.inference import infer
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.resolved import Stated, resolve
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
 from jinja2 import Environment
 
 ROOT = Path(__file__).resolve().parent.parent

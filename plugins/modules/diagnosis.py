@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.doctor import database, machine, service, web
-from ansible.module_utils.doctor.findings import Area, arranged
+from ansible_collections.waffle.iron.plugins.module_utils.doctor import database, machine, service, web
+from ansible_collections.waffle.iron.plugins.module_utils.doctor.findings import Area, arranged
 
 DOCUMENTATION = r"""
 module: diagnosis
@@ -32,7 +32,7 @@ options:
 
 EXAMPLES = r"""
 - name: Examine the host
-  diagnosis:
+  waffle.iron.diagnosis:
     project: nba
     target: -l dev
     supported: {debian: ["12", "13"]}

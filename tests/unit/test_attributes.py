@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import attributes
+from ansible_collections.waffle.iron.plugins.module_utils import attributes
 
 FLAGS = {name: bit for bit, name in attributes.FROZEN.items()}
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service=ep

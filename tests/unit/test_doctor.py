@@ -19,9 +19,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from ansible.module_utils import database_settings
-from ansible.module_utils.doctor import database, machine, service, web
-from ansible.module_utils.doctor.findings import Area, Done, Finding, arranged, call
+from ansible_collections.waffle.iron.plugins.module_utils import database_settings
+from ansible_collections.waffle.iron.plugins.module_utils.doctor import database, machine, service, web
+from ansible_collections.waffle.iron.plugins.module_utils.doctor.findings import Area, Done, Finding, arranged, call
 
 from tests.support import AWKWARD, module_at
 

@@ -6,8 +6,8 @@ import ast
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from discovery.entry import fastapi_names
-from discovery.source import Source, name_of, text_of
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.entry import fastapi_names
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source, name_of, text_of
 
 METHODS = {"get", "head", "api_route"}
 # Whether it is able to serve, the closest word first.

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from answers.text import printable
-
-from parity.compare import DIGEST, Member, Row
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import printable
+from ansible_collections.waffle.iron.plugins.plugin_utils.parity.compare import DIGEST, Member, Row
 
 KINDS = ("undeclared", "accepted", "declared", "equal")
 TITLES = {

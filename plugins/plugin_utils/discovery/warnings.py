@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator
 
-from discovery.entry import at_start
-from discovery.settings import Setting
-from discovery.source import Source, name_of, served, text_of
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.entry import at_start
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.settings import Setting
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source, name_of, served, text_of
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 PASSWORDS = {"password", "passwd"}

@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
-from answers.fields import Answer
-from answers.text import cleaned, printable
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import Answer
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import cleaned, printable
 
 # Ten times the state of a host with 5000 packages; a program's answer has some kilobytes.
 LIMIT = 16 << 20

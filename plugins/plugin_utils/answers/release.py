@@ -7,9 +7,20 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import (
+    Answer,
+    Count,
+    Hex,
+    Id,
+    IdOrNothing,
+    Line,
+    Name,
+    Number,
+    Path,
+    Seconds,
+    Text,
+)
 from msgspec import field
-
-from answers.fields import Answer, Count, Hex, Id, IdOrNothing, Line, Name, Number, Path, Seconds, Text
 
 Phase = Literal["migrated", "ready", "downgraded", "switched", "confirmed", "done"]
 

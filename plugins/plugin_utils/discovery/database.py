@@ -6,11 +6,10 @@ import io
 import re
 from collections.abc import Iterable, Mapping
 
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.locks import Lock
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.settings import EXAMPLES, Setting
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
 from dotenv import dotenv_values
-
-from discovery.locks import Lock
-from discovery.settings import EXAMPLES, Setting
-from discovery.source import Source
 
 PREFIXES = ("DATABASE_", "DB_", "MYSQL_", "MARIADB_")
 # What a part is called after the prefix, the usual word first.

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.hosts import IMAGES, Host
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.locks import KINDS, Lock, Package, read
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
-
-from discovery.hosts import IMAGES, Host
-from discovery.locks import KINDS, Lock, Package, read
-from discovery.source import Source
 
 PLACE = "group_vars/all/vars.yml"
 # Those that the pinned uv can install, and that the server has wheels for.

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from discovery.database import KNOWN, drivers, names_of, scheme_of
-from discovery.entry import Entry, module_files
-from discovery.inference import Application
-from discovery.locks import KINDS, Lock
-from discovery.packages import PLACE
-from discovery.source import Source
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.database import KNOWN, drivers, names_of, scheme_of
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.entry import Entry, module_files
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.inference import Application
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.locks import KINDS, Lock
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.packages import PLACE
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
 
 PATH = re.compile(r"/|(/[A-Za-z0-9._~-]+)+")
 MODULE = re.compile(r"\w+(\.\w+)*:\w+(\(\))?")

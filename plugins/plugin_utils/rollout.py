@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from answers.text import printable
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import printable
 
 # Ansible's variables of one host, and of all hosts.
 Results = Mapping[str, Any]

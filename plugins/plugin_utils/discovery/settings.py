@@ -7,9 +7,8 @@ import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source, name_of, served, text_of
 from dotenv import dotenv_values
-
-from discovery.source import Source, name_of, served, text_of
 
 EXAMPLES = (".env.example", ".env.sample", ".env.template", ".env.dist")
 READERS = {"os.getenv", "getenv", "os.environ.get", "environ.get"}

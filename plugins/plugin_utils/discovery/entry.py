@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from discovery.source import Source, is_main_guard, name_of
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source, is_main_guard, name_of
 
 # The order of `fastapi run` (fastapi_cli/discover.py), and after it where else people have it.
 FASTAPI_CLI = ("main.py", "app.py", "api.py", "app/main.py", "app/app.py", "app/api.py")

@@ -6,14 +6,14 @@ import configparser
 import posixpath
 from dataclasses import dataclass
 
-from discovery.entry import Entry, Found, find, named, search, tops
-from discovery.hosts import Host
-from discovery.locks import Lock, present, read
-from discovery.packages import package_warnings, python_of
-from discovery.routes import Route, health, routes
-from discovery.settings import Setting, settings_in
-from discovery.source import Source
-from discovery.warnings import warnings
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.entry import Entry, Found, find, named, search, tops
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.hosts import Host
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.locks import Lock, present, read
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.packages import package_warnings, python_of
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.routes import Route, health, routes
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.settings import Setting, settings_in
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.warnings import warnings
 
 PAGE = "frontend/index.html"
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import (
+    Answer,
+    Count,
+    IdOrNothing,
+    Line,
+    Number,
+    Seconds,
+    Text,
+)
 from msgspec import Meta, field
-
-from answers.fields import Answer, Count, IdOrNothing, Line, Number, Seconds, Text
 
 # A section of a state becomes the id of an element of HTML.
 Section = Annotated[str, Meta(pattern=r"\A[a-z][a-z_]*\Z", max_length=64)]

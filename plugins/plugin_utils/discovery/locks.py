@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
 from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
 from packaging.utils import canonicalize_name
-
-from discovery.source import Source
 
 KINDS = {"uv.lock": "uv", "poetry.lock": "Poetry", "pylock.toml": "pip", "requirements.txt": "pip"}
 REQUIREMENT = re.compile(

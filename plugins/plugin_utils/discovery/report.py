@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from discovery.database import drivers
-from discovery.hosts import Host
-from discovery.inference import Application
-from discovery.packages import PLACE
-from discovery.resolved import Resolved, Stated
-from discovery.source import Source
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.database import drivers
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.hosts import Host
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.inference import Application
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.packages import PLACE
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.resolved import Resolved, Stated
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
 
 SCHEMA = "settings.schema.json"
 SERVER = Path(__file__).resolve().parents[3] / "roles/app/files/server/requirements.txt"
