@@ -63,13 +63,11 @@ def examine(options: dict[str, Any]) -> dict[str, Any]:
         config = json.loads(Path(library).read_text())
         slot, release = service.live_release(Path(config["root"]))
         with ThreadPoolExecutor() as pool:
-            parts = (
-                pool.submit(database.examine, options["database"], options["accounts"], target, release, program),
-                pool.submit(service.examine, config, program, target),
-                pool.submit(web.examine, config, slot, release, target),
-            )
-            data, application, (edge, configuration) = (part.result() for part in parts)
-        machinery += [data, application, edge, web.examine_certificates(configuration, target)]
+            data = pool.submit(database.examine, options["database"], options["accounts"], target, release, program)
+            application = pool.submit(service.examine, config, program, target)
+            sites = pool.submit(web.examine, config, slot, release, target)
+        edge, configuration = sites.result()
+        machinery += [data.result(), application.result(), edge, web.examine_certificates(configuration, target)]
     for area in machinery:
         facts.update({key: value for key, value in area.facts.items() if value is not None})
     return {

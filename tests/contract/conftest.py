@@ -17,7 +17,7 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 from tests.support import ENVIRONMENTS, ROOT
 
 PARTS = (
-    "ansible.cfg", "collections", "meta", "site.yml", "playbooks", "roles", "plugins", "group_vars", "scripts",
+    "ansible.cfg", "collections", "site.yml", "playbooks", "roles", "plugins", "group_vars", "scripts",
     "vault.example.yml",
 )  # fmt: skip
 AUTHOR = ("-c", "user.name=A", "-c", "user.email=a@example.com")

@@ -77,7 +77,7 @@ def checkout(tmp_path: Path) -> Path:
     own = [
         "plugins/action/artefact.py",
         *(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/plugin_utils/discovery/*.py")),
-        "collections/ansible_collections/waffle/iron",
+        "collections/ansible_collections/waffle/iron/plugins",
     ]
     for name in ("scripts/image", "scripts/checkout.py", *own, "group_vars/all/vars.yml"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,7 @@ def test_a_tree_is_looked_through(tmp_path: Path, path: Path, name: str) -> None
 
 def test_what_a_filesystem_or_a_security_module_sets_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = ["security.selinux", "security.ima", "btrfs.compression", "trusted.overlay.origin", "user.overlay.impure"]
-    monkeypatch.setattr(attributes.os, "listxattr", lambda _, follow_symlinks: own)
+    monkeypatch.setattr(os, "listxattr", lambda _, follow_symlinks: own)
     assert attributes.attributes_of(str(path)) == []
 
 
