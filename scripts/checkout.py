@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
-import sys
 from pathlib import Path
-from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,15 +22,3 @@ def reset_signals() -> None:
 def environments() -> list[str]:
     """Return the names of the environments: each has a folder of values in group_vars."""
     return sorted(path.parent.name for path in ROOT.glob("group_vars/*/vars.yml") if path.parent.name != "all")
-
-
-def plugin(path: str) -> ModuleType:
-    """Import a plugin by its path; Ansible loads them by their files, so they are in no package."""
-    name = Path(path).stem
-    specification = importlib.util.spec_from_file_location(name, ROOT / path)
-    if specification is None or specification.loader is None:
-        raise ImportError(path)
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[name] = module
-    specification.loader.exec_module(module)
-    return module

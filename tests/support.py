@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,10 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
-from discovery.hosts import possible
-from discovery.inference import infer
-from discovery.resolved import Stated, resolve
-from discovery.source import Source
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.hosts import possible
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.inference import infer
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.resolved import Stated, resolve
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
 from jinja2 import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +103,19 @@ def application_of(folder: Path) -> dict[str, Any]:
     )
     (host,) = possible("debian-13", "x86_64", "")
     return resolve(infer(source, host), source, Stated()).as_json()
+
+
+def install_collection(checkout: Path, folder: Path) -> Path:
+    """Build the collection in a checkout and install it into a repository, without a network; return the archive."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    (folder / "ansible.cfg").write_text("[defaults]\ncollections_path = collections\n")
+    galaxy = [str(Path(sys.executable).parent / "ansible-galaxy"), "collection"]
+    command = [*galaxy, "build", str(checkout), "--output-path", str(folder)]
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    (archive,) = folder.glob("waffle-iron-*.tar.gz")
+    command = [*galaxy, "install", str(archive), "--collections-path", "collections", "--no-deps", "--offline"]
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return archive
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,17 @@ import yaml
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-
-# Ansible loads an action by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from discovery.hosts import Host, is_known, possible
-from discovery.inference import Application, infer
-from discovery.packages import lock_findings, package_findings, python_findings
-from discovery.report import Report
-from discovery.resolved import Stated, findings, resolve
-from discovery.source import Source
-from setting_values import plain, wiring
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.hosts import Host, is_known, possible
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.inference import Application, infer
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.packages import (
+    lock_findings,
+    package_findings,
+    python_findings,
+)
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.report import Report
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.resolved import Stated, findings, resolve
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
+from ansible_collections.waffle.iron.plugins.plugin_utils.setting_values import plain, wiring
 
 DEFAULTS = Path(__file__).resolve().parents[2] / "roles/app/defaults/main.yml"
 # The variables of the role app that say what an application is. What no environment sets has the role's default.
@@ -43,8 +42,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         from_source: packages that hosts may build.
         report: whether to print one block, and to fail for what hosts could not install as well.
 
-    Returns ``application`` (plugins/lib/discovery/resolved.py), with the digest of the artefact that it is of. Fails
-    with every finding at once.
+    Returns ``application`` (plugins/plugin_utils/discovery/resolved.py), with the digest of the artefact that it is of.
+    Fails with every finding at once.
     """
 
     TRANSFERS_FILES = False

@@ -13,7 +13,6 @@ import os
 import posixpath
 import re
 import subprocess
-import sys
 import tarfile
 import tempfile
 import tomllib
@@ -26,12 +25,8 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-
-# Ansible loads an action by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from discovery.files import LIMIT_MEGABYTES, LINK, checked, listed
-from discovery.locks import KINDS
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.files import LIMIT_MEGABYTES, LINK, checked, listed
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.locks import KINDS
 
 EXECUTABLE = "100755"
 STEERING = {

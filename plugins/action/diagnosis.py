@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,13 +13,9 @@ from typing import Any
 
 from ansible import constants, context
 from ansible.errors import AnsibleError
-
-# Ansible loads an action by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.host import Diagnosis
-from answers.reading import HostAction, known, of_module
-from answers.text import cleaned
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.host import Diagnosis
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import HostAction, known, of_module
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import cleaned
 
 SECONDS_TO_CONNECT = 5
 SECONDS_IN_ALL = 20
@@ -258,7 +253,7 @@ class ActionModule(HostAction):
     ) -> list[dict[str, str]]:
         """Run the module and take its result into ``found``; return a finding if it could not run."""
         try:
-            done = self._execute_module("diagnosis", arguments, task_vars=variables)
+            done = self._execute_module("waffle.iron.diagnosis", arguments, task_vars=variables)
             if not done.get("failed"):
                 found.update(known(of_module(done, Diagnosis, "the diagnosis")))
                 return []

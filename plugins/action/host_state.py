@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
-# Ansible loads an action by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.host import HostState, Stated
-from answers.reading import HostAction, converted, of_module
-from answers.text import printable
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.host import HostState, Stated
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import HostAction, converted, of_module
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import printable
 
 
 class ActionModule(HostAction):
@@ -23,7 +18,7 @@ class ActionModule(HostAction):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the state as a task result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        done = self._execute_module("host_state", self._task.args, task_vars=task_vars)
+        done = self._execute_module("waffle.iron.host_state", self._task.args, task_vars=task_vars)
         if done.get("failed"):
             return {**result, "failed": True, "msg": printable(str(done.get("module_stderr") or done.get("msg", "")))}
         state = of_module(done, Stated, "host_state").state

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
-import ansible.module_utils
 from ansible import constants
+from ansible_collections.waffle.iron.plugins.module_utils import attributes
+from ansible_collections.waffle.iron.plugins.modules import managed_files
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.host import ManagedFiles
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import HostAction, answer_in, known, words_of
 
-# Ansible loads an action by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.host import ManagedFiles
-from answers.reading import HostAction, answer_in, known, words_of
-
-MODULE = Path(__file__).resolve().parents[1] / "modules/managed_files.py"
-# What the module imports, here as well, where its options are read.
-LIBRARY = MODULE.parents[1] / "module_utils/attributes.py"
-ansible.module_utils.__path__.append(str(LIBRARY.parent))
+# What runs on the host: the module, and the one file that it imports.
+MODULE, LIBRARY = Path(managed_files.__file__), Path(attributes.__file__)
 # It reads one line of JSON, as not every connection ends its input: the sources of both, what is wanted, and whether
 # that is only a preview.
 PROGRAM = """
@@ -29,7 +22,7 @@ import json, sys, types
 library, source, given, check_mode = json.loads(sys.stdin.readline())
 attributes = types.ModuleType("attributes")
 exec(library, attributes.__dict__)
-sys.modules["ansible.module_utils.attributes"] = attributes
+sys.modules["ansible_collections.waffle.iron.plugins.module_utils.attributes"] = attributes
 names = {"__name__": "managed_files"}
 exec(source, names)
 print(json.dumps(names["bring"](given, check_mode)))
@@ -51,7 +44,7 @@ class ActionModule(HostAction):
         result: dict[str, Any] = super().run(tmp, task_vars)
         if isinstance(entries := self._task.args.get("entries"), list):
             self._task.args["entries"] = [self._read(entry) for entry in entries]
-        _, given = self.validate_argument_spec(runpy.run_path(str(MODULE))["ARGUMENTS"])
+        _, given = self.validate_argument_spec(managed_files.ARGUMENTS)
         sources = [LIBRARY.read_text(), MODULE.read_text()]
         data = json.dumps([*sources, given, bool(self._task.check_mode)]).encode() + b"\n"
         done = self._low_level_execute_command(shlex.join([self._python(task_vars), "-I", "-c", PROGRAM]), in_data=data)

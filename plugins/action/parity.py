@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -15,16 +14,18 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.inventory.helpers import get_group_vars
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import combine_vars
-
-# Ansible loads an action by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.files import write_inside
-from answers.host import HostState
-from answers.reading import converted, known
-from parity.compare import Member, compare, labels, rules_for, secret_digest
-from parity.report import Report
-from setting_values import as_text, exported, plain, wiring
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.files import write_inside
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.host import HostState
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import converted, known
+from ansible_collections.waffle.iron.plugins.plugin_utils.parity.compare import (
+    Member,
+    compare,
+    labels,
+    rules_for,
+    secret_digest,
+)
+from ansible_collections.waffle.iron.plugins.plugin_utils.parity.report import Report
+from ansible_collections.waffle.iron.plugins.plugin_utils.setting_values import as_text, exported, plain, wiring
 
 # What the inventory says of a host that is no value of its environment.
 OF_THE_HOST = re.compile(r"(ansible|inventory)_\w+|group_names|confirmed_inventory|host_image")

@@ -18,12 +18,8 @@ from typing import Any
 
 from ansible import context
 from ansible.plugins.action import ActionBase
-
-# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.files import write_inside
-from answers.text import fence_for, in_markdown, one_line
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.files import write_inside
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import fence_for, in_markdown, one_line
 
 # What a module acts on; of the others the task's name says it.
 KINDS = {

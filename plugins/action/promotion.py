@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
-from pathlib import Path
 from typing import Any
 
 from ansible import constants, context
@@ -16,13 +14,9 @@ from ansible.playbook.play_context import PlayContext
 from ansible.plugins.connection import ConnectionBase
 from ansible.plugins.loader import become_loader, connection_loader
 from ansible.utils.vars import combine_vars, load_extra_vars
-
-# Ansible loads an action by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.reading import HostAction, answer_in, known, words_of
-from answers.release import Proof, Status
-from answers.text import printable
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import HostAction, answer_in, known, words_of
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.release import Proof, Status
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import printable
 
 REASON_LENGTH = 8
 PASSWORD = re.compile(r"ansible_\w*pass(word)?")

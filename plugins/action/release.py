@@ -9,22 +9,23 @@ import os
 import re
 import shlex
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
-
-# Ansible loads an action by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers import release as models
-from answers.fields import Answer
-from answers.files import write_inside
-from answers.reading import HostAction, answer_in, json_in, known, words_of
-from answers.text import printable
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers import release as models
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import Answer
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.files import write_inside
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import (
+    HostAction,
+    answer_in,
+    json_in,
+    known,
+    words_of,
+)
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import printable
 
 READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
 RECORDED = frozenset(("prepare", "activate", "confirm", "rollback", "go-back", "repair", "migrate", "restore"))
@@ -68,9 +69,9 @@ class ActionModule(HostAction):
     A host that cannot be reached while it is changed fails (``host_unreachable``) instead of leaving the play, so that
     the tasks that revert a deploy ask it again.
 
-    Returns the fields of the program's answer (plugins/lib/answers/release.py), or ``stdout`` where it printed text,
-    which is shown where it is for people; a failure has the program's words as ``msg`` and ``refused``. A wrong answer
-    is a refusal, too.
+    Returns the fields of the program's answer (plugins/plugin_utils/answers/release.py), or ``stdout`` where it printed
+    text, which is shown where it is for people; a failure has the program's words as ``msg`` and ``refused``. A wrong
+    answer is a refusal, too.
     """
 
     TRANSFERS_FILES = False

@@ -6,7 +6,6 @@ import difflib
 import importlib
 import json
 import re
-import sys
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,11 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-
-# Ansible loads an action by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from setting_values import as_text, exported, wiring
+from ansible_collections.waffle.iron.plugins.plugin_utils.setting_values import as_text, exported, wiring
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import http.client
 import re
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-
-# Ansible loads an action by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.text import one_line
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import one_line
 
 SECONDS = 15.0
 MOST_BYTES = 4 << 20

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,8 @@ from ansible import constants, context
 from ansible.errors import AnsibleError
 from ansible.playbook.handler import Handler
 from ansible.plugins.callback import CallbackBase
-
-# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.text import one_line, printable
-from redactor import Redactor
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import one_line, printable
+from ansible_collections.waffle.iron.plugins.plugin_utils.redactor import Redactor
 
 DOCUMENTATION = r"""
 name: changes

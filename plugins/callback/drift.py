@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,7 @@ from typing import Any
 from ansible import constants
 from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
-
-# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.files import write_inside
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.files import write_inside
 
 DOCUMENTATION = r"""
 name: drift

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import re
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,7 @@ from ansible import context
 from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
 from ansible.plugins.loader import filter_loader, test_loader
-
-# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.text import printable
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import printable
 
 DOCUMENTATION = r"""
 name: guard
@@ -59,6 +54,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             # Here, once: otherwise the process of each task of this play loads all of them anew.
             for plugins in (filter_loader, test_loader):
                 list(plugins.all())
+            # Those of collections are not among these. To find one, Ansible loads every file of its collection.
+            filter_loader.get("waffle.iron.dotenv")
             self._check_options()
             root = Path(play.get_loader().get_basedir())
             root = root.parent if root.name == "playbooks" else root

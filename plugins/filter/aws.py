@@ -5,17 +5,11 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-
-# Ansible loads a filter by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from aws_errors import explained
+from ansible_collections.waffle.iron.plugins.plugin_utils.aws_errors import explained
 
 # A row of the price table: | `name` | 7.59 | ... |
 PRICE = re.compile(r"^\|\s*`([^`]+)`\s*\|\s*([0-9.]+)\s*\|", re.MULTILINE)

@@ -1,16 +1,11 @@
-"""Filters: what became of a deploy or rollback over all hosts of an environment (plugins/lib/rollout.py)."""
+"""Filters: what became of a deploy or rollback over all hosts of an environment (plugins/plugin_utils/rollout.py)."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-# Ansible loads a filter by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-import rollout
+from ansible_collections.waffle.iron.plugins.plugin_utils import rollout
 
 
 class FilterModule:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from answers.text import one_line
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import one_line
 
 HEAD = ("HOST", "ENV", "RELEASE", "SINCE (UTC)", "COMMIT", "SCHEMA", "HEALTH", "REQUESTS", "5XX", "DISK", "CERT")
 SUBJECT_LENGTH = 40

@@ -8,18 +8,12 @@ import itertools
 import json
 import re
 import shlex
-import sys
 import unicodedata
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-
-# Ansible loads a filter by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from setting_values import as_text, exported
+from ansible_collections.waffle.iron.plugins.plugin_utils.setting_values import as_text, exported
 
 # Control characters, line and paragraph separators, and halves of characters that UTF-8 cannot hold.
 UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}

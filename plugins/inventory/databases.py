@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,7 @@ import yaml
 from ansible import context
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
-
-# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from aws_errors import explained
+from ansible_collections.waffle.iron.plugins.plugin_utils.aws_errors import explained
 
 DOCUMENTATION = r"""
 name: databases
@@ -31,7 +26,7 @@ options:
   plugin:
     description: Name of this plugin.
     required: true
-    choices: [databases]
+    choices: [waffle.iron.databases]
 """
 
 
@@ -84,7 +79,7 @@ def difference(source: dict[str, Any], regions: set[str], project: str) -> str:
 class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
     """Reads regions and names from the group_vars beside the inventory, and nothing secret."""
 
-    NAME = "databases"
+    NAME = "waffle.iron.databases"
 
     def verify_file(self, path: str) -> bool:
         """Return True if the file is an inventory of this plugin."""

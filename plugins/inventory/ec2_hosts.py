@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.plugins.loader import inventory_loader
-
-# Ansible loads a plugin by its file, so this folder is no package that could be imported from.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
-
-from aws_errors import explained
+from ansible_collections.waffle.iron.plugins.plugin_utils.aws_errors import explained
 
 DOCUMENTATION = r"""
 name: ec2_hosts
@@ -31,7 +25,7 @@ KNOWN_FILE = re.compile(r"aws_ec2\.ya?ml$")
 class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
     """Stands before amazon.aws.aws_ec2."""
 
-    NAME = "ec2_hosts"
+    NAME = "waffle.iron.ec2_hosts"
 
     def verify_file(self, path: str) -> bool:
         """Return True if a file is an inventory of amazon.aws.aws_ec2."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.doctor import database, machine, service, web
-from ansible.module_utils.doctor.findings import Area, arranged
+from ansible_collections.waffle.iron.plugins.module_utils.doctor import database, machine, service, web
+from ansible_collections.waffle.iron.plugins.module_utils.doctor.findings import Area, arranged
 
 DOCUMENTATION = r"""
 module: diagnosis
@@ -32,7 +32,7 @@ options:
 
 EXAMPLES = r"""
 - name: Examine the host
-  diagnosis:
+  waffle.iron.diagnosis:
     project: nba
     target: -l dev
     supported: {debian: ["12", "13"]}
@@ -63,13 +63,11 @@ def examine(options: dict[str, Any]) -> dict[str, Any]:
         config = json.loads(Path(library).read_text())
         slot, release = service.live_release(Path(config["root"]))
         with ThreadPoolExecutor() as pool:
-            parts = (
-                pool.submit(database.examine, options["database"], options["accounts"], target, release, program),
-                pool.submit(service.examine, config, program, target),
-                pool.submit(web.examine, config, slot, release, target),
-            )
-            data, application, (edge, configuration) = (part.result() for part in parts)
-        machinery += [data, application, edge, web.examine_certificates(configuration, target)]
+            data = pool.submit(database.examine, options["database"], options["accounts"], target, release, program)
+            application = pool.submit(service.examine, config, program, target)
+            sites = pool.submit(web.examine, config, slot, release, target)
+        edge, configuration = sites.result()
+        machinery += [data.result(), application.result(), edge, web.examine_certificates(configuration, target)]
     for area in machinery:
         facts.update({key: value for key, value in area.facts.items() if value is not None})
     return {

@@ -21,11 +21,11 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ansible.module_utils.attributes import attributes_of, in_tree
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.database_settings import application_of, way_to_database
-from ansible.module_utils.host_state.handshakes import certificate_of, handshakes
-from ansible.module_utils.host_state.parsing import (
+from ansible_collections.waffle.iron.plugins.module_utils.attributes import attributes_of, in_tree
+from ansible_collections.waffle.iron.plugins.module_utils.database_settings import application_of, way_to_database
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.handshakes import certificate_of, handshakes
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.parsing import (
     Facts,
     accounts_in,
     as_text,
@@ -47,7 +47,7 @@ from ansible.module_utils.host_state.parsing import (
     without_hash,
     without_own_path,
 )
-from ansible.module_utils.host_state.reading import (
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.reading import (
     Unreadable,
     group,
     installed,
@@ -57,8 +57,14 @@ from ansible.module_utils.host_state.reading import (
     run,
     text_of,
 )
-from ansible.module_utils.host_state.redactor import SENSITIVE, Redactor
-from ansible.module_utils.host_state.scope import CONTENT_ELSEWHERE, SCHEMA_QUERIES, SERVER_VARIABLES, kept, left_out
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.redactor import SENSITIVE, Redactor
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.scope import (
+    CONTENT_ELSEWHERE,
+    SCHEMA_QUERIES,
+    SERVER_VARIABLES,
+    kept,
+    left_out,
+)
 
 DOCUMENTATION = r"""
 module: host_state
@@ -85,7 +91,7 @@ options:
 
 EXAMPLES = r"""
 - name: Read the state
-  host_state:
+  waffle.iron.host_state:
     name: nba
     key: "{{ a_random_key }}"
   register: state

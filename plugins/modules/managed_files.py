@@ -19,7 +19,13 @@ import tempfile
 import time
 from typing import Any
 
-from ansible.module_utils.attributes import attributes_of, clear, clear_tree, in_tree, thaw
+from ansible_collections.waffle.iron.plugins.module_utils.attributes import (
+    attributes_of,
+    clear,
+    clear_tree,
+    in_tree,
+    thaw,
+)
 
 DOCUMENTATION = r"""
 module: managed_files
@@ -28,7 +34,7 @@ description:
   - One call on a host costs 0.35 to 0.4 seconds, whatever it does. C(copy) and C(template) make two or three calls
     for each file, so an unchanged run is priced by the number of files. This module takes all files of a concern, and
     comes to the host as a plain program, which costs a quarter of a module's call.
-  - Content comes rendered, as a rule from C(lookup('rendered', ...)).
+  - Content comes rendered, as a rule from C(lookup('waffle.iron.rendered', ...)).
   - A file is written aside and renamed, so it is whole or not there. When C(validate) fails, everything that this call
     changed is put back.
   - Whatever stands in the way (a directory where a file belongs, a foreign entry in a purged directory) is moved
@@ -81,12 +87,12 @@ options:
 
 EXAMPLES = r"""
 - name: Configure the journal
-  managed_files:
+  waffle.iron.managed_files:
     entries:
       - path: /etc/systemd/journald.conf.d
         state: directory
       - path: /etc/systemd/journald.conf.d/50-size.conf
-        content: "{{ lookup('rendered', 'journald.conf.j2') }}"
+        content: "{{ lookup('waffle.iron.rendered', 'journald.conf.j2') }}"
 """
 
 RETURN = r"""

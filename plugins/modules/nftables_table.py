@@ -27,12 +27,12 @@ options:
 
 EXAMPLES = r"""
 - name: Load the firewall
-  nftables_table:
+  waffle.iron.nftables_table:
     table: inet waffle_iron
     content: "{{ lookup('ansible.builtin.template', 'nftables.conf.j2') }}"
 
 - name: Delete the firewall of a preview
-  nftables_table:
+  waffle.iron.nftables_table:
     table: inet nba-pr-12
     state: absent
 """

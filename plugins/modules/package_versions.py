@@ -24,7 +24,7 @@ options:
 
 EXAMPLES = r"""
 - name: Restore downgraded packages
-  package_versions:
+  waffle.iron.package_versions:
     record: /var/lib/waffle-iron/packages.json
 """
 

@@ -16,7 +16,10 @@ from ansible.parsing.vault import VaultLib, VaultSecret
 
 from tests.support import ENVIRONMENTS, ROOT
 
-PARTS = ("ansible.cfg", "site.yml", "playbooks", "roles", "plugins", "group_vars", "scripts", "vault.example.yml")
+PARTS = (
+    "ansible.cfg", "collections", "site.yml", "playbooks", "roles", "plugins", "group_vars", "scripts",
+    "vault.example.yml",
+)  # fmt: skip
 AUTHOR = ("-c", "user.name=A", "-c", "user.email=a@example.com")
 INVENTORY = """
 all:
@@ -93,6 +96,15 @@ class Project:
     def called(self) -> bool:
         """Return True if anything tried to reach a host."""
         return (self.root / "called").exists()
+
+
+def collection_with(folder: Path, actions: dict[str, str]) -> str:
+    """Make a copy of the collection's plugins with other actions; return the folder for ANSIBLE_COLLECTIONS_PATH."""
+    plugins = folder / "collections/ansible_collections/waffle/iron/plugins"
+    shutil.copytree(ROOT / "plugins", plugins, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text in actions.items():
+        (plugins / f"action/{name}.py").write_text(text)
+    return str(folder / "collections")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from tests.support import ROOT, about_the_sample, vault_secrets
 CHECK = ("ansible-playbook", "playbooks/preflight.yml", "-i", "inventory/test")
 
 
-SHOWN = """{{ {'settings': app_database | database_settings(application), 'own': app_settings,
+SHOWN = """{{ {'settings': app_database | waffle.iron.database_settings(application), 'own': app_settings,
     'command': app_settings_command, 'module': application.module, 'nginx': [nginx_path, nginx_document_root],
     'health': health_path, 'database': database_name} | to_json }}"""
 

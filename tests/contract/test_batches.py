@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.conftest import Project
+from tests.contract.conftest import Project, collection_with
 from tests.support import ROOT
 
 HOSTS = ["one", "two", "three", "four"]
@@ -52,11 +52,8 @@ def test_batches_switch_in_the_order_of_the_inventory(tmp_path: Path, size: int)
     hosts = {name: slow if name == HOSTS[0] else {} for name in HOSTS}
     (tmp_path / "hosts.json").write_text(json.dumps({"all": {"hosts": hosts, "vars": variables}}))
     (tmp_path / "play.yml").write_text(PLAY)
-    (tmp_path / "action_plugins").mkdir()
-    for action in ("release", "promotion"):
-        (tmp_path / f"action_plugins/{action}.py").write_text(PROGRAM)
-    filters = str(ROOT / "plugins/filter")
-    done = Project(tmp_path).run("ansible-playbook", "-i", "hosts.json", "play.yml", ANSIBLE_FILTER_PLUGINS=filters)
+    ours = collection_with(tmp_path, {"release": PROGRAM, "promotion": PROGRAM})
+    done = Project(tmp_path).run("ansible-playbook", "-i", "hosts.json", "play.yml", ANSIBLE_COLLECTIONS_PATH=ours)
     assert done.returncode == 0, done.stdout
     switched = (tmp_path / "switched").read_text().split()
     for place in range(0, len(HOSTS), size):

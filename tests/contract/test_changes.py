@@ -23,7 +23,7 @@ LOOK = """
   gather_facts: false
   tasks:
     - name: Read the records
-      recorded:
+      waffle.iron.recorded:
       register: found
     - name: Keep them
       ansible.builtin.copy:
@@ -37,7 +37,7 @@ WORK = """
   gather_facts: false
   tasks:
     - name: Write two
-      managed_files:
+      waffle.iron.managed_files:
         entries:
           - {path: "{{ folder }}/one", content: "it is {{ vault_word }}\\n"}
           - {path: "{{ folder }}/two", content: "{{ {'it is': vault_word} | to_json }}\\n"}
@@ -47,11 +47,11 @@ WORK = """
       loop: [a, b]
       notify: Tell
     - name: Hide all
-      managed_files:
+      waffle.iron.managed_files:
         entries: [{path: "{{ folder }}/hidden", content: "some text\\n"}]
       no_log: true
     - name: Hide the text
-      managed_files:
+      waffle.iron.managed_files:
         entries: [{path: "{{ folder }}/textless", content: "some text\\n"}]
       diff: false
     - name: Be asked
@@ -82,8 +82,8 @@ class Runs:
     def run(self, playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run one of the playbooks."""
         plugins = {
-            f"ANSIBLE_{name}": str(ROOT / "plugins" / folder)
-            for name, folder in (("LIBRARY", "modules"), ("ACTION_PLUGINS", "action"), ("CALLBACK_PLUGINS", "callback"))
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+            "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "plugins/callback"),
         }
         return Project(self.folder).run("ansible-playbook", "-i", "hosts.yml", playbook, *arguments, **plugins)
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.contract.conftest import Project
-from tests.support import ENVIRONMENTS, ROLES, ROOT, yaml_at
+from tests.support import ENVIRONMENTS, ROOT, yaml_at
 
 PLAYBOOKS = sorted(path.name for path in ROOT.glob("playbooks/*.yml"))
 
@@ -150,32 +150,3 @@ def test_a_vault_without_its_password_is_left_alone(project: Project) -> None:
     assert "put its vault password" in done.stdout
     assert project.vault("dev").read_bytes() == before
     assert not (project.root / ".vault/dev").exists()
-
-
-# --- roles on their own ---
-
-
-def test_roles_work_in_somebody_else_s_playbook(project: Project, tmp_path: Path) -> None:
-    """Nothing of ours but the roles: their plugins, files and defaults are found."""
-    play = tmp_path / "play"
-    play.mkdir()
-    (play / "ansible.cfg").write_text(f"[defaults]\nroles_path = {project.root}/roles\n")
-    text = "".join(f"    - {role}\n" for role in ROLES)
-    (play / "play.yml").write_text(f"- name: Theirs\n  hosts: localhost\n  roles:\n{text}")
-    elsewhere = Project(play)
-    done = elsewhere.run("ansible-playbook", "-i", "localhost,", "--syntax-check", "play.yml")
-    assert done.returncode == 0, done.stdout
-    (play / "run.yml").write_text(RUN)
-    ran = elsewhere.run("ansible-playbook", "-i", "localhost,", "run.yml")
-    assert ran.returncode == 2, ran.stdout
-    assert "missing required arguments: app_fingerprint_key" in ran.stdout
-
-
-RUN = """
-- name: Theirs
-  hosts: localhost
-  connection: local
-  gather_facts: false
-  roles:
-    - app
-"""

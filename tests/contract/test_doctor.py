@@ -152,4 +152,4 @@ def test_an_inventory_of_aws_that_cannot_be_read(
     done = project.run("env", *nothing, *closed, *variables, *DOCTOR[:-1], "inventory/aws_ec2.yml", "-l", "dev")
     assert done.returncode == 1, done.stdout
     first_warning = done.stdout.partition("Failed to parse inventory with ")[2].splitlines()[0]
-    assert first_warning.startswith(f"'ec2_hosts' plugin: {words}"), done.stdout
+    assert first_warning.startswith(f"'waffle.iron.ec2_hosts' plugin: {words}"), done.stdout

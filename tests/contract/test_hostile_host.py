@@ -17,7 +17,7 @@ PLAY = """
   gather_facts: false
   tasks:
     - name: Ask
-      release:
+      waffle.iron.release:
         program: "{{ playbook_dir }}/../release"
         command: "{{ words }}"
         receipts: "{{ playbook_dir }}/../.receipts"

@@ -76,11 +76,12 @@ def checkout(tmp_path: Path) -> Path:
     checkout = tmp_path / "checkout"
     own = [
         "plugins/action/artefact.py",
-        *(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/lib/discovery/*.py")),
+        *(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/plugin_utils/discovery/*.py")),
+        "collections/ansible_collections/waffle/iron/plugins",
     ]
     for name in ("scripts/image", "scripts/checkout.py", *own, "group_vars/all/vars.yml"):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, checkout / name)
+        shutil.copy(ROOT / name, checkout / name, follow_symlinks=False)
     (checkout / "app").mkdir()
     (checkout / "app/Containerfile").write_text("FROM scratch\n")
     (checkout / ".gitignore").write_text(".env\n")

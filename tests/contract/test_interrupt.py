@@ -49,7 +49,8 @@ def test_no_task_begins_after_a_dropped_interrupt(tmp_path: Path, interrupted: b
     run = Project(tmp_path).run(
         "ansible-playbook", "-i", "one,two,", "-c", "local", "play.yml",
         "-e", f"ansible_python_interpreter={sys.executable}",
-        ANSIBLE_CALLBACK_PLUGINS=str(ROOT / "plugins/callback"), INTERRUPTED="yes" if interrupted else "",
+        ANSIBLE_CALLBACK_PLUGINS=str(ROOT / "plugins/callback"), ANSIBLE_COLLECTIONS_PATH=str(ROOT / "collections"),
+        INTERRUPTED="yes" if interrupted else "",
     )  # fmt: skip
     done = {"one", "two"} & {path.name for path in tmp_path.iterdir()}
     assert done == (set() if interrupted else {"one", "two"}), run.stdout

@@ -192,8 +192,8 @@ SHOW = """
           reader: "{{ database_reader_password }}"
         found:
           secrets: "{{ secrets }}"
-          dotenv: "{{ secrets | dotenv }}"
-          rendered: "{{ lookup('rendered', playbook_dir ~ '/file.j2') }}"
+          dotenv: "{{ secrets | waffle.iron.dotenv }}"
+          rendered: "{{ lookup('waffle.iron.rendered', playbook_dir ~ '/file.j2') }}"
           evaluated: "{{ secrets | dict2items | map(attribute='value') | join(' ') }}"
       delegate_to: localhost
 """

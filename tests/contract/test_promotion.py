@@ -27,7 +27,7 @@ PLAY = """
   gather_facts: false
   tasks:
     - name: Ask
-      promotion:
+      waffle.iron.promotion:
         group: dev
         command: "{{ release_program }}"
         artefact: {digest: 0123abcd, commit: 89abcdef89abcdef, subject: A change}
@@ -143,8 +143,8 @@ def steps(name: str, when: str = "") -> Iterator[tuple[str, str]]:
     """Yield what a task file of the role does, with the conditions, and with those of the files that it takes in."""
     for task in tasks_in(yaml_at(f"roles/app/tasks/{name}")):
         held = f"{when} {task.get('when', '')}"
-        yield from ((kind, held) for kind in ("promotion",) if kind in task)
-        if "release" in task and RUNS_CODE.search(str(task["release"]["command"])):
+        yield from ((kind, held) for kind in ("promotion",) if f"waffle.iron.{kind}" in task)
+        if RUNS_CODE.search(str(task.get("waffle.iron.release", {}).get("command", ""))):
             yield "code", held
         for key in ("ansible.builtin.import_tasks", "ansible.builtin.include_tasks"):
             # What is named by a variable is a hook, or a file that has the attempt beside it.

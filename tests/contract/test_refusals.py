@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.conftest import Project
+from tests.contract.conftest import Project, collection_with
 from tests.support import ROOT
 
 # What hosts answer, by host, and by the first word or the phase that they are asked for.
@@ -59,7 +59,7 @@ BALANCER = """
 """
 MARK = "- name: Mark\n  ansible.builtin.debug: {{msg: '{0} on {{{{ inventory_hostname }}}}'}}\n"
 OBJECT = "- name: Object\n  ansible.builtin.fail: {msg: not today}\n  when: inventory_hostname == 'two'\n"
-LOOK = "- name: Ask\n  release:\n    command: [look]\n"
+LOOK = "- name: Ask\n  waffle.iron.release:\n    command: [look]\n"
 LOST = {"lost": "no route to host"}
 REFUSED = {"refused": "not so"}
 GONE = {"refused": "could not be reached", "host_unreachable": True}
@@ -89,9 +89,6 @@ def deploy(folder: Path, answers: Answers, balancer: str = "", **hooks: str) -> 
         tasks = folder / f"roles/balancer/tasks/{name}.yml"
         tasks.parent.mkdir(parents=True, exist_ok=True)
         tasks.write_text(balancer.replace("tasks_from", f"'{name}'"))
-    (folder / "action_plugins").mkdir()
-    for action in ("release", "promotion"):
-        (folder / f"action_plugins/{action}.py").write_text(PROGRAM)
     given = {
         "role": str(ROOT / "roles/app"), "answers": answers, "app_hooks": str(folder / "hooks"),
         "app_peer_group": "all", "ansible_python_interpreter": sys.executable, "app_name": "nba",
@@ -102,7 +99,7 @@ def deploy(folder: Path, answers: Answers, balancer: str = "", **hooks: str) -> 
     # One host after the other, so that what the first one says is known when the next one is asked.
     done = Project(folder).run(
         "ansible-playbook", "-i", "hosts.json", "play.yml", "-e", json.dumps(given),
-        ANSIBLE_FILTER_PLUGINS=str(ROOT / "plugins/filter"), ANSIBLE_FORKS="1",
+        ANSIBLE_COLLECTIONS_PATH=collection_with(folder, {"release": PROGRAM, "promotion": PROGRAM}), ANSIBLE_FORKS="1",
     )  # fmt: skip
     return done.returncode, done.stdout, set((folder / "asked").read_text().splitlines())
 

@@ -117,7 +117,7 @@ def test_a_list_is_checked_as_what_is_written(described: Project) -> None:
     done = described.run(*CHECK, "-l", "dev")
     assert done.returncode == 0, done.stdout
     shown = described.run(
-        "ansible", "dev", "-m", "debug", "-a", "msg={{ app_settings | dotenv }}", "-i", "inventory/test"
+        "ansible", "dev", "-m", "debug", "-a", "msg={{ app_settings | waffle.iron.dotenv }}", "-i", "inventory/test"
     )
     assert """CORS_ORIGINS='["https://dev.example"]'""" in shown.stdout, shown.stdout
     assert re.search(r"DOCS_ENABLED=(true|false)\b", shown.stdout)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from ansible.playbook.handler import Handler
 
-from tests.support import ENVIRONMENTS, ROLES, ROOT, yaml_at
+from tests.support import ENVIRONMENTS, ROLES, ROOT, module_at, yaml_at
 
 PLAYBOOKS = sorted(ROOT.glob("playbooks/*.yml"))
 TASK_FILES = sorted([*ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("roles/*/handlers/*.yml")])
@@ -27,7 +27,10 @@ PROGRAMS = sorted(
     path for pattern in ("roles/*/files/*.py", "plugins/*/*.py", "app/nba/*.py") for path in ROOT.glob(pattern)
 )
 BLOCKS = ("block", "rescue", "always")
-ACTIONS = {path.stem for path in [*ROOT.glob("plugins/modules/*.py"), *ROOT.glob("plugins/action/*.py")]}
+COLLECTION = "waffle.iron"
+ACTIONS = {
+    f"{COLLECTION}.{path.stem}" for path in [*ROOT.glob("plugins/modules/*.py"), *ROOT.glob("plugins/action/*.py")]
+}
 
 
 def name_of(path: Path) -> str:
@@ -197,13 +200,31 @@ def test_handlers_and_notifications_agree(role: str) -> None:
 # --- names ---
 
 
-def test_modules_are_fully_named_or_our_own() -> None:
+def test_modules_are_fully_named() -> None:
     keywords = set(Handler.fattributes)
     for path, task in all_tasks():
         modules = set(task) - keywords
         assert len(modules) == 1, f"{name_of(path)}: {sorted(modules)}"
         module = modules.pop()
-        assert module.count(".") == 2 or module in ACTIONS, f"{name_of(path)}: {module}"
+        assert module.count(".") == 2, f"{name_of(path)}: {module}"
+        assert module in ACTIONS or not module.startswith(f"{COLLECTION}."), f"{name_of(path)}: {module}"
+
+
+def test_our_filters_and_lookups_are_fully_named() -> None:
+    """Otherwise they would be found in this repository alone, and in no other one that uses the roles."""
+    assert "{namespace}.{name}".format(**yaml_at("galaxy.yml")) == COLLECTION
+    modules = [module_at(name_of(path)) for path in ROOT.glob("plugins/filter/*.py")]
+    ours = {name for module in modules for name in module.FilterModule().filters()}
+    ours |= {path.stem for path in ROOT.glob("plugins/lookup/*.py")}
+    paths = [*CODE, *ROOT.glob("playbooks/*/*.yml"), *ROOT.glob("group_vars/*/*.yml")]
+    code = "\n".join(path.read_text() for path in paths)
+    used = {
+        name
+        for use in (r"\|\s*", r"\bmap\('", r"\b(?:lookup|query)\('")
+        for name in re.findall(rf"{use}([\w.]+)", code)
+    }
+    assert used & ours == set()
+    assert {name for name in used if name.startswith(f"{COLLECTION}.")} == {f"{COLLECTION}.{name}" for name in ours}
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -295,22 +316,6 @@ def test_group_vars_set_no_variable_that_a_role_does_not_have(role: str) -> None
     assert {name for name in wired if not name.startswith(others)} <= set(options)
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_a_role_finds_its_plugins(role: str) -> None:
-    """Then it works in somebody else's playbook, too."""
-    tasks = [task for path in ROOT.glob(f"roles/{role}/tasks/*.yml") for task in tasks_in(yaml_at(path))]
-    used = {name for task in tasks for name in task if name in ACTIONS}
-    for name in used:
-        action = (ROOT / f"plugins/action/{name}.py").exists()
-        link = ROOT / "roles" / role / ("action_plugins" if action else "library")
-        assert link.readlink() == Path("../../plugins") / ("action" if action else "modules"), name
-    code = "".join(path.read_text() for path in (ROOT / "roles" / role).glob("[tv]*/*"))
-    if re.search(r"\|\s*(dotenv|option_file|release_id)\b", code):
-        assert (ROOT / "roles" / role / "filter_plugins").readlink() == Path("../../plugins/filter")
-    if "lookup('rendered'" in code:
-        assert (ROOT / "roles" / role / "lookup_plugins").readlink() == Path("../../plugins/lookup")
-
-
 def test_the_tables_of_variables_are_current() -> None:
     command = [sys.executable, str(ROOT / "scripts/role-docs"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -324,8 +329,9 @@ def test_the_sample_of_a_role_is_valid(role: str) -> None:
     (sample,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     options = options_of(role)
     roles = {entry["role"]: entry.get("vars", {}) for play in yaml.safe_load(sample) for entry in play["roles"]}
-    assert set(roles[role]) <= set(options)
-    assert {name for name, option in options.items() if option.get("required")} <= set(roles[role])
+    given = set(roles[f"{COLLECTION}.{role}"])
+    assert given <= set(options)
+    assert {name for name, option in options.items() if option.get("required")} <= given
 
 
 # --- playbooks ---

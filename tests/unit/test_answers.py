@@ -11,12 +11,32 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from answers.fields import Answer
-from answers.files import write_inside
-from answers.host import Diagnosis, HostState, ManagedFiles
-from answers.reading import LIMIT, HostAction, answer_in, converted, known
-from answers.release import Migrations, Outcome, Preview, Proof, RollbackTarget, Status
-from answers.text import as_code, cleaned, fence_for, in_markdown, one_line, printable
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import Answer
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.files import write_inside
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.host import Diagnosis, HostState, ManagedFiles
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import (
+    LIMIT,
+    HostAction,
+    answer_in,
+    converted,
+    known,
+)
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.release import (
+    Migrations,
+    Outcome,
+    Preview,
+    Proof,
+    RollbackTarget,
+    Status,
+)
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import (
+    as_code,
+    cleaned,
+    fence_for,
+    in_markdown,
+    one_line,
+    printable,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 

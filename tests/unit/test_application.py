@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from discovery.entry import find
-from discovery.hosts import possible
-from discovery.inference import Application, infer
-from discovery.report import Report
-from discovery.resolved import Stated, findings, resolve
-from discovery.routes import routes
-from discovery.settings import settings_in
-from discovery.source import Source
-from discovery.warnings import warnings
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.entry import find
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.hosts import possible
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.inference import Application, infer
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.report import Report
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.resolved import Stated, findings, resolve
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.routes import routes
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.settings import settings_in
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.warnings import warnings
 
 from tests.support import ROOT, about_the_sample, yaml_at
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from discovery.hosts import IMAGES, Host, is_known, possible
-from discovery.locks import Lock, applies, present, read, shown
-from discovery.packages import (
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.hosts import IMAGES, Host, is_known, possible
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.locks import Lock, applies, present, read, shown
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.packages import (
     accepts,
     lock_findings,
     package_findings,
@@ -15,7 +15,7 @@ from discovery.packages import (
     python_findings,
     python_of,
 )
-from discovery.source import Source
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
 
 from tests.support import ROOT
 

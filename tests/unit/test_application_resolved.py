@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from discovery.database import names_of, scheme_of
-from discovery.hosts import possible
-from discovery.inference import infer
-from discovery.locks import Lock, Package
-from discovery.resolved import PRELOADED, Resolved, Stated, findings, resolve
-from discovery.routes import Route, health
-from discovery.settings import Setting
-from discovery.source import Source
-from setting_values import exported, wiring
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.database import names_of, scheme_of
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.hosts import possible
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.inference import infer
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.locks import Lock, Package
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.resolved import (
+    PRELOADED,
+    Resolved,
+    Stated,
+    findings,
+    resolve,
+)
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.routes import Route, health
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.settings import Setting
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
+from ansible_collections.waffle.iron.plugins.plugin_utils.setting_values import exported, wiring
 
 from tests.support import AWKWARD, ROOT, about_the_sample, module_at, yaml_at
 

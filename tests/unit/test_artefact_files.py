@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from discovery.files import outside
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.files import outside
 
 from tests.support import module_at
 

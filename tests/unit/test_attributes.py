@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils import attributes
+from ansible_collections.waffle.iron.plugins.module_utils import attributes
 
 FLAGS = {name: bit for bit, name in attributes.FROZEN.items()}
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service=ep
@@ -90,7 +90,7 @@ def test_a_tree_is_looked_through(tmp_path: Path, path: Path, name: str) -> None
 
 def test_what_a_filesystem_or_a_security_module_sets_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = ["security.selinux", "security.ima", "btrfs.compression", "trusted.overlay.origin", "user.overlay.impure"]
-    monkeypatch.setattr(attributes.os, "listxattr", lambda _, follow_symlinks: own)
+    monkeypatch.setattr(os, "listxattr", lambda _, follow_symlinks: own)
     assert attributes.attributes_of(str(path)) == []
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from aws_errors import explained
+from ansible_collections.waffle.iron.plugins.plugin_utils.aws_errors import explained
 
 from tests.support import ENVIRONMENTS, ROOT, module_at, yaml_at
 

@@ -19,9 +19,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from ansible.module_utils import database_settings
-from ansible.module_utils.doctor import database, machine, service, web
-from ansible.module_utils.doctor.findings import Area, Done, Finding, arranged, call
+from ansible_collections.waffle.iron.plugins.module_utils import database_settings
+from ansible_collections.waffle.iron.plugins.module_utils.doctor import database, machine, service, web
+from ansible_collections.waffle.iron.plugins.module_utils.doctor.findings import Area, Done, Finding, arranged, call
 
 from tests.support import AWKWARD, module_at
 
@@ -102,7 +102,7 @@ def test_disks(told: dict[str, int], words: str | None) -> None:
 
 
 def test_inodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(machine.os, "statvfs", lambda path: disk(f_files=1000, f_favail=3))
+    monkeypatch.setattr(os, "statvfs", lambda path: disk(f_files=1000, f_favail=3))
     _, found = machine.disks([str(tmp_path), str(tmp_path), str(tmp_path / "nowhere")])
     assert [one.key for one in found] == ["host.inodes"]
 
@@ -343,7 +343,7 @@ def test_a_server_that_says_nothing_does_not_hold_the_doctor_up(
 
 def test_a_resolver_that_does_not_answer_does_not_hold_the_doctor_up(monkeypatch: pytest.MonkeyPatch) -> None:
     wait = threading.Event()
-    monkeypatch.setattr(database.socket, "getaddrinfo", lambda *_, **__: iter([wait.wait(60)]))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: iter([wait.wait(60)]))
     assert database.address_of("db.example.com", 3306, seconds=0.1) is None
     wait.set()
 

@@ -16,16 +16,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from ansible.module_utils import attributes
-from ansible.module_utils.host_state import handshakes, parsing, reading
-from ansible.module_utils.host_state.redactor import Redactor
+from ansible_collections.waffle.iron.plugins.module_utils import attributes
+from ansible_collections.waffle.iron.plugins.module_utils.host_state import handshakes, parsing, reading
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.redactor import Redactor
+from ansible_collections.waffle.iron.plugins.plugin_utils.parity.compare import secret_digest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
-from parity.compare import secret_digest
 
 from tests.support import AWKWARD, module_at
 from tests.unit.test_attributes import OF_FILES, give

@@ -18,8 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils import attributes
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.waffle.iron.plugins.module_utils import attributes
 
 from tests.support import ROOT, module_at
 from tests.unit.test_attributes import OF_DIRECTORIES, OF_FILES, give
@@ -383,7 +383,7 @@ def play(root: Path, task: str, *options: str) -> subprocess.CompletedProcess[st
     """Run a task on this machine."""
     playbook = root / "play.yml"
     settings = {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_VAULT_IDENTITY_LIST": "test@README.md"}
-    playbook.write_text(f"- {{hosts: all, gather_facts: false, tasks: [{{managed_files: {task}}}]}}\n")
+    playbook.write_text(f"- {{hosts: all, gather_facts: false, tasks: [{{waffle.iron.managed_files: {task}}}]}}\n")
     return subprocess.run(
         ["ansible-playbook", "-i", "localhost,", "-c", "local", *options, playbook],
         cwd=ROOT, capture_output=True, text=True, check=False, env={**os.environ, **settings},
@@ -419,7 +419,7 @@ def test_a_task_brings_a_file_of_the_control_node_as_it_is(root: Path) -> None:
         ({"entries": [{"path": "/x", "source": "a", "content": "b"}]}, "Unsupported parameters"),
         ({"entries": [{"path": "/x", "state": "fine"}]}, "value of state must be one of: file, directory, link"),
         ({"entries": [{"path": "/x"}]}, "state is file but all of the following are missing: content"),
-        ({"entries": [], "purges": []}, "Unsupported parameters for (managed_files) module: purges"),
+        ({"entries": [], "purges": []}, "Unsupported parameters for (waffle.iron.managed_files) module: purges"),
         ({"entries": [entry(Path("/proc/new"), "x")]}, "nothing was changed: "),
     ],
 )

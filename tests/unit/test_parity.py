@@ -9,10 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.waffle.iron.plugins.plugin_utils.parity.compare import (
+    Facts,
+    Member,
+    Row,
+    Rules,
+    compare,
+    labels,
+    rules_for,
+    secret_digest,
+)
+from ansible_collections.waffle.iron.plugins.plugin_utils.parity.report import KINDS, Report
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from parity.compare import Facts, Member, Row, Rules, compare, labels, rules_for, secret_digest
-from parity.report import KINDS, Report
 
 from tests.support import module_at, yaml_at
 

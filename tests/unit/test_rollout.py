@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import module_at
 
-rollout = module_at("plugins/lib/rollout.py")
+rollout = module_at("plugins/plugin_utils/rollout.py")
 HOSTS = ["one", "two"]
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.database_settings import application_of, way_to_database
-from ansible.module_utils.doctor.findings import NOT_FOUND, TIMED_OUT, Area, call
-from ansible.module_utils.environment import dotenv_values
+from ansible_collections.waffle.iron.plugins.module_utils.database_settings import application_of, way_to_database
+from ansible_collections.waffle.iron.plugins.module_utils.doctor.findings import NOT_FOUND, TIMED_OUT, Area, call
+from ansible_collections.waffle.iron.plugins.module_utils.environment import dotenv_values
 
 SECONDS = 4.0
 SECONDS_FOR_ALEMBIC = 20.0

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.doctor.findings import Area, Finding, call
+from ansible_collections.waffle.iron.plugins.module_utils.doctor.findings import Area, Finding, call
 
 LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock")
 FREE_PERCENT = 5

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.database_settings import application_of
-from ansible.module_utils.doctor.findings import Area, call, properties
+from ansible_collections.waffle.iron.plugins.module_utils.database_settings import application_of
+from ansible_collections.waffle.iron.plugins.module_utils.doctor.findings import Area, call, properties
 
 SECONDS = 6.0
 # What the server of each release answers, whatever the application is.

@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.doctor.findings import NOT_FOUND, Area, call, properties
-from ansible.module_utils.doctor.service import SECONDS, get, parsed
+from ansible_collections.waffle.iron.plugins.module_utils.doctor.findings import NOT_FOUND, Area, call, properties
+from ansible_collections.waffle.iron.plugins.module_utils.doctor.service import SECONDS, get, parsed
 
 CONFIGURATION = Path("/etc/nginx/nginx.conf")
 ACCESS_LOG = "/var/log/nginx/access.log"

@@ -10,8 +10,8 @@ import subprocess
 import time
 from typing import Any
 
-from ansible.module_utils.host_state.parsing import Facts
-from ansible.module_utils.host_state.reading import Unreadable
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.parsing import Facts
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.reading import Unreadable
 
 
 def shake(port: int, name: str, version: ssl.TLSVersion, ciphers: str = "") -> tuple[str, bytes]:

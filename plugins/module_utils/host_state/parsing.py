@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from ansible.module_utils.environment import dotenv_values
+from ansible_collections.waffle.iron.plugins.module_utils.environment import dotenv_values
 
 Facts = dict[str, str]
 LISTENS = 0x10000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 
-from ansible.module_utils.host_state.parsing import Facts
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.parsing import Facts
 
 # What is different on any two hosts, or changes by itself: the reason, and patterns of section/key.
 REASONS = {

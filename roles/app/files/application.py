@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Application:
-    """An application, as plugins/lib/discovery found it in the artefact or variables state it."""
+    """An application, as plugins/plugin_utils/discovery found it in the artefact or variables state it."""
 
     module: str
     """module:attribute of the ASGI application, or module:function()."""
