@@ -152,4 +152,5 @@ def test_an_inventory_of_aws_that_cannot_be_read(
     done = project.run("env", *nothing, *closed, *variables, *DOCTOR[:-1], "inventory/aws_ec2.yml", "-l", "dev")
     assert done.returncode == 1, done.stdout
     first_warning = done.stdout.partition("Failed to parse inventory with ")[2].splitlines()[0]
-    assert first_warning.startswith(f"'waffle.iron.ec2_hosts' plugin: {words}"), done.stdout
+    plugin = "ansible_collections.waffle.iron.plugins.inventory.ec2_hosts"
+    assert first_warning.startswith(f"'{plugin}' plugin: {words}"), done.stdout

@@ -419,7 +419,7 @@ def test_a_task_brings_a_file_of_the_control_node_as_it_is(root: Path) -> None:
         ({"entries": [{"path": "/x", "source": "a", "content": "b"}]}, "Unsupported parameters"),
         ({"entries": [{"path": "/x", "state": "fine"}]}, "value of state must be one of: file, directory, link"),
         ({"entries": [{"path": "/x"}]}, "state is file but all of the following are missing: content"),
-        ({"entries": [], "purges": []}, "Unsupported parameters for (waffle.iron.managed_files) module: purges"),
+        ({"entries": [], "purges": []}, "managed_files) module: purges"),
         ({"entries": [entry(Path("/proc/new"), "x")]}, "nothing was changed: "),
     ],
 )
