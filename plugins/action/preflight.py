@@ -13,6 +13,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
+from ansible_collections.waffle.iron.plugins.module_utils import sandbox
 
 HOLD_TASKS = ("block", "rescue", "always", "pre_tasks", "tasks", "post_tasks", "handlers", "roles")
 SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
@@ -161,6 +162,18 @@ class Environment:
                 "Leave them out, and put them into /root/.netrc on the hosts, mode 0600"
             )
 
+    def sandbox_findings(self) -> Iterator[str]:
+        """Yield a finding for each part of the sandbox that cannot be opened."""
+        known, value = self._read(self.host, "app_sandbox")
+        if not known or value == {}:
+            return
+        if self._read(self.host, "app_runtime") == (True, "container"):
+            yield (
+                "app_sandbox (where it is set): opens the unit's sandbox, and a container has podman's. Fix: remove it, "
+                "or set app_runtime: venv"
+            )
+        yield from (f"app_sandbox (where it is set): {words}" for words in sandbox.findings(value))
+
     def vault_findings(self) -> Iterator[str]:
         """Yield a finding when the vault is missing or lies there in clear."""
         path = self._root / "group_vars" / self.name / "vault.yml"
@@ -223,6 +236,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             findings += vault or list(environment.value_findings(plain))
             findings += [] if vault else environment.promotion_findings(self._groups)
             findings += [] if vault else environment.index_findings()
+            findings += [] if vault else environment.sandbox_findings()
         notes: list[str] = []
         if not findings:
             secrets = [name for name, form in contract.items() if form.endswith("secret")]

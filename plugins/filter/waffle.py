@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.waffle.iron.plugins.module_utils.sandbox import findings, opened
 from ansible_collections.waffle.iron.plugins.plugin_utils.setting_values import as_text, exported
 
 # Control characters, line and paragraph separators, and halves of characters that UTF-8 cannot hold.
@@ -118,6 +119,17 @@ def database_settings(
     return {names[part]: found[names[part]] for part in parts or names if names.get(part) in found}
 
 
+def sandbox(relaxations: Mapping[str, Any]) -> list[str]:
+    """Return the assignments of a unit that open parts of its sandbox (`app_sandbox`).
+
+    Raises:
+        AnsibleFilterError: one of them cannot be opened, or not with that value.
+    """
+    if wrong := list(findings(relaxations)):
+        raise AnsibleFilterError("; ".join(f"app_sandbox: {words}" for words in wrong))
+    return list(opened(relaxations))
+
+
 def unit_overrides(name: str, accounts: Iterable[str]) -> list[dict[str, str]]:
     """Return what would take the place of a part of an application's units, or of a job of theirs, as absent files.
 
@@ -170,5 +182,6 @@ class FilterModule:
             "fingerprints": fingerprints,
             "option_file": option_file,
             "release_id": release_id,
+            "sandbox": sandbox,
             "unit_overrides": unit_overrides,
         }

@@ -65,6 +65,7 @@ from ansible_collections.waffle.iron.plugins.module_utils.host_state.scope impor
     kept,
     left_out,
 )
+from ansible_collections.waffle.iron.plugins.module_utils.sandbox import opened
 
 DOCUMENTATION = r"""
 module: host_state
@@ -294,6 +295,8 @@ class Host:
                 # A mapping has a line for each key, since lines are compared one by one.
                 indent = 1 if isinstance(value, dict) else None
                 found[f"{file}: {key}"] = value if isinstance(value, str) else json.dumps(value, indent=indent)
+        for assignment, words in opened(json_at(f"{self.library}/sandbox.json")).items():
+            found[f"sandbox: {assignment}"] = words
         if not self.release:
             return {**found, "live release": "none"}
         facts = json_at(f"{self.release}/release.json")

@@ -402,3 +402,16 @@ def test_hooks_that_are_no_tasks(project: Project) -> None:
     # A way back must not depend on what is checked out.
     project.run("ansible-playbook", "playbooks/rollback.yml", "-i", "inventory/test", "-l", "dev")
     assert project.called
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"app_sandbox": {"ProtectSystem": False}}, "ProtectSystem cannot be opened"),
+        ({"app_sandbox": {"ProcSubset": "pid"}}, "ProcSubset does not take pid"),
+        ({"app_sandbox": {"ProcSubset": "all"}, "app_runtime": "container"}, "a container has podman's"),
+    ],
+)
+def test_a_sandbox_that_cannot_be_opened_so(project: Project, values: dict[str, object], words: str) -> None:
+    (finding,) = refused(project, "-l", "dev", "-e", json.dumps(values))
+    assert finding.startswith("app_sandbox (where it is set): ") and words in finding and "Fix: " in finding
