@@ -93,6 +93,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             database_settings={str(part): str(name) for part, name in database.items()},
             settings=self._names("app_settings"),
             migration_settings=self._names("app_migration_settings"),
+            system_packages=self._system_packages(),
         )
 
     def _names(self, holder: str) -> list[str]:
@@ -101,6 +102,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return [str(name) for name in self._templar.template(self._variables.get(holder, {})) or ()]
         except AnsibleError:
             return list(wiring(self._variables, holder))
+
+    def _system_packages(self) -> list[str] | None:
+        """Return the Debian packages that hosts get, also by the role base; None for a container."""
+        if str(self._task.args.get("runtime", "venv")) != "venv":
+            return None
+        return [str(name) for holder in ("app_packages", "base_extra_packages") for name in self._value(holder) or ()]
 
     def _value(self, name: str) -> Any:
         default = self._defaults.get(name, "")

@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.waffle.iron.plugins.module_utils.sandbox import findings, opened
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery import system_packages
 from ansible_collections.waffle.iron.plugins.plugin_utils.setting_values import as_text, exported
 
 # Control characters, line and paragraph separators, and halves of characters that UTF-8 cannot hold.
@@ -119,6 +120,17 @@ def database_settings(
     return {names[part]: found[names[part]] for part in parts or names if names.get(part) in found}
 
 
+def package_names(packages: list[str]) -> list[str]:
+    """Return names of Debian packages as they are (`app_packages`).
+
+    Raises:
+        AnsibleFilterError: one of them is no such name: apt would take it for a file, a version or an address.
+    """
+    if wrong := list(system_packages.findings(packages)):
+        raise AnsibleFilterError("; ".join(f"app_packages: {words}" for words in wrong))
+    return packages
+
+
 def sandbox(relaxations: Mapping[str, Any]) -> list[str]:
     """Return the assignments of a unit that open parts of its sandbox (`app_sandbox`).
 
@@ -181,6 +193,7 @@ class FilterModule:
             "dotenv": dotenv,
             "fingerprints": fingerprints,
             "option_file": option_file,
+            "package_names": package_names,
             "release_id": release_id,
             "sandbox": sandbox,
             "unit_overrides": unit_overrides,

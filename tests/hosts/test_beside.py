@@ -15,6 +15,8 @@ pytestmark = pytest.mark.lab
 DEPLOY = ("playbooks/deploy.yml", "-l", "dev")
 VALUES: dict[str, Any] = {
     "app_sandbox": {"ProcSubset": "all", "RestrictAddressFamilies": ["AF_NETLINK"], "SystemCallFilter": "@resources"},
+    # Small, and on no host.
+    "app_packages": ["hello"],
 }
 GIVEN = ("-e", json.dumps(VALUES))
 
@@ -50,3 +52,8 @@ def test_the_sandbox_is_open_where_the_application_needs_it(deployed: World) -> 
     assert "MemTotal" in in_slot(deployed, "cat /proc/meminfo")
     doctor = deployed.ansible("playbooks/doctor.yml", "-l", "dev1").succeeded().output
     assert "ProcSubset=all (the application reads all of /proc" in " ".join(doctor.split())
+
+
+def test_its_packages_are_installed_once(deployed: World) -> None:
+    assert "ok installed" in deployed.execute("dev1", "dpkg-query", "--show", "--showformat=${Status}", "hello")
+    assert deployed.ansible(*DEPLOY, *GIVEN).succeeded().changed() == {"dev1": 0}
