@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.waffle.iron.plugins.module_utils.sandbox import findings, opened
+from ansible_collections.waffle.iron.plugins.plugin_utils import secret_files
 from ansible_collections.waffle.iron.plugins.plugin_utils.discovery import system_packages
 from ansible_collections.waffle.iron.plugins.plugin_utils.setting_values import as_text, exported
 
@@ -120,6 +121,17 @@ def database_settings(
     return {names[part]: found[names[part]] for part in parts or names if names.get(part) in found}
 
 
+def secret_files_in_release(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the contents of secret files (`app_files`) by their paths in a release.
+
+    Raises:
+        AnsibleFilterError: one of them has a name or a content that it cannot have; the content is not in the message.
+    """
+    if wrong := list(secret_files.findings(files)):
+        raise AnsibleFilterError("; ".join(f"app_files: {name}: {words}" for name, words in wrong))
+    return secret_files.placed(files)
+
+
 def package_names(packages: list[str]) -> list[str]:
     """Return names of Debian packages as they are (`app_packages`).
 
@@ -195,6 +207,8 @@ class FilterModule:
             "option_file": option_file,
             "package_names": package_names,
             "release_id": release_id,
+            "secret_file_settings": secret_files.by_variable,
+            "secret_files": secret_files_in_release,
             "sandbox": sandbox,
             "unit_overrides": unit_overrides,
         }
