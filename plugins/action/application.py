@@ -10,6 +10,7 @@ import yaml
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from ansible_collections.waffle.iron.plugins.module_utils.environment import variable_of
 from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.hosts import Host, is_known, possible
 from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.inference import Application, infer
 from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.packages import (
@@ -91,8 +92,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             **values,
             strip_path=boolean(self._value("app_strip_path")),
             database_settings={str(part): str(name) for part, name in database.items()},
-            settings=self._names("app_settings"),
+            settings=[*self._names("app_settings"), *map(variable_of, self._names("app_files"))],
             migration_settings=self._names("app_migration_settings"),
+            system_packages=self._system_packages(),
         )
 
     def _names(self, holder: str) -> list[str]:
@@ -101,6 +103,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return [str(name) for name in self._templar.template(self._variables.get(holder, {})) or ()]
         except AnsibleError:
             return list(wiring(self._variables, holder))
+
+    def _system_packages(self) -> list[str] | None:
+        """Return the Debian packages that hosts get, also by the role base; None for a container."""
+        if str(self._task.args.get("runtime", "venv")) != "venv":
+            return None
+        return [str(name) for holder in ("app_packages", "base_extra_packages") for name in self._value(holder) or ()]
 
     def _value(self, name: str) -> Any:
         default = self._defaults.get(name, "")

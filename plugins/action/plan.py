@@ -310,7 +310,9 @@ class Text:
                 "",
             ]
         elif migrations.get("bare"):
-            lines = ["This host has no release yet, so the database was not asked. The release brings:", ""]
+            lacks = "lacks packages that the release needs (app_packages)"
+            why = lacks if any(self.basis["live"].values()) else "has no release yet"
+            lines = [f"This host {why}, so the database was not asked. The release brings:", ""]
         else:
             at = f"The database is at {migrations['current'] or 'no revision'}; {migrations['head']} is wanted."
             lines = [in_markdown(at), ""]

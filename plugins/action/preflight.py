@@ -13,6 +13,8 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.vars import load_extra_vars
+from ansible_collections.waffle.iron.plugins.module_utils import sandbox
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery import system_packages
 
 HOLD_TASKS = ("block", "rescue", "always", "pre_tasks", "tasks", "post_tasks", "handlers", "roles")
 SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
@@ -161,6 +163,30 @@ class Environment:
                 "Leave them out, and put them into /root/.netrc on the hosts, mode 0600"
             )
 
+    def sandbox_findings(self) -> Iterator[str]:
+        """Yield a finding for each part of the sandbox that cannot be opened."""
+        known, value = self._read(self.host, "app_sandbox")
+        if not known or value == {}:
+            return
+        if self._read(self.host, "app_runtime") == (True, "container"):
+            yield (
+                "app_sandbox (where it is set): opens the unit's sandbox, and a container has podman's. Fix: remove "
+                "it, or set app_runtime: venv"
+            )
+        yield from (f"app_sandbox (where it is set): {words}" for words in sandbox.findings(value))
+
+    def package_findings(self) -> Iterator[str]:
+        """Yield a finding for each Debian package of the application that cannot be one, or would not reach it."""
+        known, value = self._read(self.host, "app_packages")
+        if not known or value == []:
+            return
+        if self._read(self.host, "app_runtime") == (True, "container"):
+            yield (
+                "app_packages (where it is set): installs on the host, and a container has a system of its own. Fix: "
+                "remove it, and install them in the Containerfile"
+            )
+        yield from (f"app_packages (where it is set): {words}" for words in system_packages.findings(value))
+
     def vault_findings(self) -> Iterator[str]:
         """Yield a finding when the vault is missing or lies there in clear."""
         path = self._root / "group_vars" / self.name / "vault.yml"
@@ -223,6 +249,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             findings += vault or list(environment.value_findings(plain))
             findings += [] if vault else environment.promotion_findings(self._groups)
             findings += [] if vault else environment.index_findings()
+            findings += [] if vault else environment.sandbox_findings()
+            findings += [] if vault else environment.package_findings()
         notes: list[str] = []
         if not findings:
             secrets = [name for name, form in contract.items() if form.endswith("secret")]

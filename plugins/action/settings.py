@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.waffle.iron.plugins.module_utils.environment import variable_of
+from ansible_collections.waffle.iron.plugins.plugin_utils import secret_files
 from ansible_collections.waffle.iron.plugins.plugin_utils.setting_values import as_text, exported, wiring
 
 if TYPE_CHECKING:
@@ -184,7 +186,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         found = {**unset, **unset_too, **dict(reserved((*own, *migration)))}
         way, migration_way = self._way_to_database()
         settings, migration = {**way, **own}, {**migration_way, **migration}
+        files, wrong = self._files({*settings, *migration})
+        found |= wrong
         schema = schema_in(Path(str(self._task.args["artefact"])))
+        # Their paths are known on the host alone; an application that reads the variables itself need not declare them.
+        declared = (schema or {}).get("properties", {})
+        settings |= {name: f"/{name}" for name in secret_files.by_variable(files) if name in declared}
         for texts in (settings, {**settings, **migration}) if schema is not None else ():
             for key, words in findings(schema or {}, texts):
                 found.setdefault(key, words)
@@ -205,6 +212,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             except AnsibleError:
                 unset[key] = "refers to something that is not set"
         return texts, unset
+
+    def _files(self, settings: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the secret files by name, and a finding for each that a release cannot have."""
+        files, wrong = {}, {}
+        for name, raw in self._raw("app_files").items():
+            try:
+                files[name] = self._templar.template(raw)
+            except AnsibleError:
+                wrong[f"app_files {name}"] = "refers to something that is not set"
+        for name, words in secret_files.findings(files, settings):
+            wrong.setdefault(f"app_files {name}", words)
+        for name in files:
+            for variable, words in reserved([variable_of(name)]):
+                wrong.setdefault(f"app_files {name}", f"its variable {variable} {words}")
+        return files, wrong
 
     def _raw(self, name: str) -> dict[str, Any]:
         """Return the settings in a variable, not yet templated."""

@@ -13,6 +13,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.waffle.iron.plugins.module_utils.sandbox import findings, opened
+from ansible_collections.waffle.iron.plugins.plugin_utils import secret_files
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery import system_packages
 from ansible_collections.waffle.iron.plugins.plugin_utils.setting_values import as_text, exported
 
 # Control characters, line and paragraph separators, and halves of characters that UTF-8 cannot hold.
@@ -118,6 +121,39 @@ def database_settings(
     return {names[part]: found[names[part]] for part in parts or names if names.get(part) in found}
 
 
+def secret_files_in_release(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the contents of secret files (`app_files`) by their paths in a release.
+
+    Raises:
+        AnsibleFilterError: one of them has a name or a content that it cannot have; the content is not in the message.
+    """
+    if wrong := list(secret_files.findings(files)):
+        raise AnsibleFilterError("; ".join(f"app_files: {name}: {words}" for name, words in wrong))
+    return secret_files.placed(files)
+
+
+def package_names(packages: list[str]) -> list[str]:
+    """Return names of Debian packages as they are (`app_packages`).
+
+    Raises:
+        AnsibleFilterError: one of them is no such name: apt would take it for a file, a version or an address.
+    """
+    if wrong := list(system_packages.findings(packages)):
+        raise AnsibleFilterError("; ".join(f"app_packages: {words}" for words in wrong))
+    return packages
+
+
+def sandbox(relaxations: Mapping[str, Any]) -> list[str]:
+    """Return the assignments of a unit that open parts of its sandbox (`app_sandbox`).
+
+    Raises:
+        AnsibleFilterError: one of them cannot be opened, or not with that value.
+    """
+    if wrong := list(findings(relaxations)):
+        raise AnsibleFilterError("; ".join(f"app_sandbox: {words}" for words in wrong))
+    return list(opened(relaxations))
+
+
 def unit_overrides(name: str, accounts: Iterable[str]) -> list[dict[str, str]]:
     """Return what would take the place of a part of an application's units, or of a job of theirs, as absent files.
 
@@ -169,6 +205,10 @@ class FilterModule:
             "dotenv": dotenv,
             "fingerprints": fingerprints,
             "option_file": option_file,
+            "package_names": package_names,
             "release_id": release_id,
+            "secret_file_settings": secret_files.by_variable,
+            "secret_files": secret_files_in_release,
+            "sandbox": sandbox,
             "unit_overrides": unit_overrides,
         }

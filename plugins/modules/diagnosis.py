@@ -68,6 +68,7 @@ def examine(options: dict[str, Any]) -> dict[str, Any]:
             sites = pool.submit(web.examine, config, slot, release, target)
         edge, configuration = sites.result()
         machinery += [data.result(), application.result(), edge, web.examine_certificates(configuration, target)]
+        machinery.append(service.sandbox(Path(library).parent))
     for area in machinery:
         facts.update({key: value for key, value in area.facts.items() if value is not None})
     return {

@@ -24,6 +24,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.waffle.iron.plugins.module_utils.attributes import attributes_of, in_tree
 from ansible_collections.waffle.iron.plugins.module_utils.database_settings import application_of, way_to_database
+from ansible_collections.waffle.iron.plugins.module_utils.environment import FILES
 from ansible_collections.waffle.iron.plugins.module_utils.host_state.handshakes import certificate_of, handshakes
 from ansible_collections.waffle.iron.plugins.module_utils.host_state.parsing import (
     Facts,
@@ -65,6 +66,7 @@ from ansible_collections.waffle.iron.plugins.module_utils.host_state.scope impor
     kept,
     left_out,
 )
+from ansible_collections.waffle.iron.plugins.module_utils.sandbox import opened
 
 DOCUMENTATION = r"""
 module: host_state
@@ -135,6 +137,9 @@ class Host:
             file: way_to_database(self.stated.get("database", {}), self.settings[file])
             for file in (".env", ".env.migrate")
         }
+        self.secret_files = secret_files_in(f"{self.release}/{FILES}") if self.release else {}
+        for content in self.secret_files.values():
+            redactor.add(content, *map(str.strip, content.splitlines()))
         redactor.add(*(way["password"] for way in self.ways.values() if "password" in way))
         for settings in self.settings.values():
             redactor.add(*(value for key, value in settings.items() if re.fullmatch(SENSITIVE, key, re.IGNORECASE)))
@@ -294,6 +299,8 @@ class Host:
                 # A mapping has a line for each key, since lines are compared one by one.
                 indent = 1 if isinstance(value, dict) else None
                 found[f"{file}: {key}"] = value if isinstance(value, str) else json.dumps(value, indent=indent)
+        for assignment, words in opened(json_at(f"{self.library}/sandbox.json")).items():
+            found[f"sandbox: {assignment}"] = words
         if not self.release:
             return {**found, "live release": "none"}
         facts = json_at(f"{self.release}/release.json")
@@ -309,6 +316,8 @@ class Host:
         for file, settings in self.settings.items():
             for key, value in settings.items():
                 found[f"{file}: {key}"] = self.redactor.secret(f"{key}={value}")
+        for name, content in self.secret_files.items():
+            found[f"{FILES}: {name}"] = self.redactor.secret(f"{name}={content}")
         return found
 
     def asked(self, path: str) -> dict[str, Any]:
@@ -704,6 +713,16 @@ def distributions_in(packages: str) -> dict[str, tuple[str, str]]:
             if "Name" in fields:
                 title = re.sub(r"[-_.]+", "-", fields["Name"]).lower()
                 found[title] = (fields.get("Version", "unknown"), name)
+    return found
+
+
+def secret_files_in(folder: str) -> dict[str, str]:
+    """Return the content of each file in a folder, with the ends of its lines as they are."""
+    found = {}
+    for name in names_in(folder):
+        if os.path.isfile(f"{folder}/{name}"):
+            with open(f"{folder}/{name}", encoding="utf-8", errors="replace", newline="") as stream:
+                found[name] = stream.read()
     return found
 
 

@@ -402,3 +402,24 @@ def test_hooks_that_are_no_tasks(project: Project) -> None:
     # A way back must not depend on what is checked out.
     project.run("ansible-playbook", "playbooks/rollback.yml", "-i", "inventory/test", "-l", "dev")
     assert project.called
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"app_sandbox": {"ProtectSystem": False}}, "ProtectSystem cannot be opened"),
+        ({"app_sandbox": {"ProcSubset": "pid"}}, "ProcSubset does not take pid"),
+        ({"app_sandbox": {"ProcSubset": "all"}, "app_runtime": "container"}, "a container has podman's"),
+        ({"app_packages": ["libmagic1=1:5.44-3"]}, "'libmagic1=1:5.44-3' is no name of a Debian package"),
+        ({"app_packages": ["libmagic1"], "app_runtime": "container"}, "a container has a system of its own"),
+    ],
+)
+def test_what_an_application_cannot_have_beside_it(project: Project, values: dict[str, object], words: str) -> None:
+    (finding,) = refused(project, "-l", "dev", "-e", json.dumps(values))
+    assert finding.startswith(f"{next(iter(values))} (where it is set): ") and words in finding and "Fix: " in finding
+
+
+def test_what_an_application_may_have_beside_it(project: Project) -> None:
+    values = {"app_sandbox": {"ProcSubset": "all"}, "app_packages": ["libmagic1"]}
+    assert "finding(s)" not in project.playbook("-l", "dev", "-e", json.dumps(values)).stdout
+    assert project.called

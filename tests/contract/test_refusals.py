@@ -93,7 +93,7 @@ def deploy(folder: Path, answers: Answers, balancer: str = "", **hooks: str) -> 
         "role": str(ROOT / "roles/app"), "answers": answers, "app_hooks": str(folder / "hooks"),
         "app_peer_group": "all", "ansible_python_interpreter": sys.executable, "app_name": "nba",
         "__app_status": {"live": "r1", "workers": 2}, "__app_release": "r2",
-        "__app_artefact": {"path": "", "subject": ""}, "__app_files": {}, "app_leader": False,
+        "__app_artefact": {"path": "", "subject": ""}, "__app_sent_files": {}, "app_leader": False,
         "app_receipts": "", "app_balancer": "balancer" if balancer else "",
     }  # fmt: skip
     # One host after the other, so that what the first one says is known when the next one is asked.

@@ -141,3 +141,25 @@ def test_going_back_is_not_held_up_by_settings_that_it_does_not_use(described: P
     edit(described, "group_vars/dev/vars.yml", r"^database_pool_size: .*", "database_pool_size: 500")
     done = described.run("ansible-playbook", "playbooks/rollback.yml", "-i", "inventory/test", "-l", "dev")
     assert described.called, done.stdout
+
+
+def test_secret_files_are_checked_with_the_settings(described: Project) -> None:
+    secret = "-----BEGIN PRIVATE KEY-----"
+    schema = described.root / "app/settings.schema.json"
+    declared = {**SCHEMA, "required": [*SCHEMA["required"], "OCI_PEM_FILE"]}
+    declared["properties"] = {**SCHEMA["properties"], "OCI_PEM_FILE": {"type": "string", "pattern": "^/"}}
+    schema.write_text(json.dumps(declared))
+    assert described.run("git", *AUTHOR, "commit", "--quiet", "--all", "--message", "Read a key").returncode == 0
+    done = described.run(*CHECK, "-l", "dev")
+    assert "OCI_PEM_FILE: is missing" in done.stdout
+    good = {"oci.pem": secret, "other": secret}
+    done = described.run(*CHECK, "-l", "dev", "-e", json.dumps({"app_files": good}))
+    assert done.returncode == 0, done.stdout
+    wiring = described.root / "group_vars/all/vars.yml"
+    files = {"a/b": secret, "log-level": 5, "ld_preload": secret, "python.pem": "{{ vault_nothing }}"}
+    wiring.write_text(wiring.read_text() + f"app_files: {json.dumps(files)}\n")
+    done = described.run(*CHECK, "-l", "dev", "-e", json.dumps({"app_settings": {"LOG_LEVEL_FILE": "a"}}))
+    found = [line for line in findings(done) if "app_files" in line]
+    assert [line.partition(":")[0] for line in found] == [f"app_files {name}" for name in sorted(files)]
+    assert "is no name" in found[0] and "steers processes" in found[1] and "not set" in found[3]
+    assert "BEGIN" not in done.stdout and not described.called

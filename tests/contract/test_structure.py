@@ -300,7 +300,9 @@ def test_secrets_are_marked(role: str) -> None:
 
     for name, option in walk(options_of(role)):
         secret = (
-            re.search(r"(password|_key|migration_settings|backup_connection|^app_(migration_)?database)$", name)
+            re.search(
+                r"(password|_key|migration_settings|backup_connection|^app_(migration_)?database|^app_files)$", name
+            )
             is not None
         )
         assert (option.get("no_log") is True) == secret, name

@@ -133,6 +133,12 @@ def artefact(folder: Path) -> Path:
     return path
 
 
+def test_a_release_that_needs_packages_first_is_not_asked(tmp_path: Path) -> None:
+    lacking = environment(preview={}, artefact={**ARTEFACT, "path": str(artefact(tmp_path))})
+    full, _ = words(lacking.plan([]))
+    assert "lacks packages that the release needs (app_packages)" in full and "no release yet" not in full
+
+
 def test_a_bare_host(tmp_path: Path) -> None:
     bare = {"live": "", "problems": []}
     first = environment(

@@ -12,6 +12,7 @@ from typing import Any
 
 from ansible_collections.waffle.iron.plugins.module_utils.database_settings import application_of
 from ansible_collections.waffle.iron.plugins.module_utils.doctor.findings import Area, call, properties
+from ansible_collections.waffle.iron.plugins.module_utils.sandbox import opened
 
 SECONDS = 6.0
 # What the server of each release answers, whatever the application is.
@@ -169,3 +170,16 @@ def examine(config: Mapping[str, Any], program: str, target: str) -> Area:
             area.add("state", problem, f"ansible-playbook site.yml {target}", urgent=False)
     area.checked = [f"release {release.name} in {slot}", "its service, socket and health"]
     return area
+
+
+def sandbox(library: Path) -> Area:
+    """Return what of the unit's sandbox is open: no fault, for somebody decided it (`app_sandbox`).
+
+    Args:
+        library: where the role installs what the programs are told.
+    """
+    try:
+        known = parsed((library / "sandbox.json").read_text())
+    except FileNotFoundError:
+        known = {}
+    return Area("sandbox", checked=[f"{assignment} ({words})" for assignment, words in opened(known).items()])

@@ -53,6 +53,7 @@ CONTENT_ELSEWHERE = (
     ("/etc/sub?id", "follows from the accounts"),
     ("*/.env", "compared key by key, in the section application"),
     ("*/.env.migrate", "compared key by key, in the section application"),
+    ("*/.files/*", "compared as digests, in the section application"),
     ("*/.mysql.cnf", "compared key by key, in the section application"),
     ("*/<release>/release.json", "compared key by key, in the section application"),
     ("/opt/poetry-*/.complete", "when each of its files was made"),

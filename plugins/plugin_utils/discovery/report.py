@@ -15,6 +15,7 @@ from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.inference im
 from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.packages import PLACE
 from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.resolved import Resolved, Stated
 from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.source import Source
+from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.system_packages import warnings
 
 SCHEMA = "settings.schema.json"
 SERVER = Path(__file__).resolve().parents[3] / "roles/app/files/server/requirements.txt"
@@ -115,6 +116,8 @@ class Report:
             )
         if foreign := next((name for name in FOREIGN if app.lock and app.lock.package(name)), ""):
             yield f"{foreign} is for PostgreSQL, and Waffle Iron brings MySQL: that database is yours to make"
+        if self.stated.system_packages is not None:
+            yield from warnings(app.lock, self.stated.system_packages)
         project = self.source.toml("pyproject.toml").get("project", {})
         if "version" in project.get("dynamic", ()) and any(
             "importlib.metadata" in self.source.texts[path] for path in app.files

@@ -47,6 +47,8 @@ class Stated:
     settings: list[str] = field(default_factory=list)
     """The names in `app_settings`."""
     migration_settings: list[str] = field(default_factory=list)
+    system_packages: list[str] | None = None
+    """The Debian packages that hosts get; None if the application runs in a system of its own."""
 
 
 @dataclass(frozen=True)

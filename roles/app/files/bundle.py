@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from basics import ReleaseError, digest_of
+from environment import FILES
 
 FACTS = "release.json"
 SPARE_BYTES = 64 << 20
@@ -34,16 +35,24 @@ def stays_inside(path: PurePosixPath, links: set[str]) -> bool:
 def has_place(member: tarfile.TarInfo, links: set[str]) -> bool:
     """Return True if a member of an artefact is a file or a link that stays inside the release."""
     place = PurePosixPath(member.name)
-    if ".." in place.parts or not stays_inside(place, links):
+    if ".." in place.parts or place.parts[:1] == (FILES,) or not stays_inside(place, links):
         return False
     return member.isfile() or (member.issym() and stays_inside(place.parent / member.linkname, links))
 
 
 def write_secret(path: Path, text: str, group: str) -> None:
-    """Write a new file that root and one group can read, and that at no moment anybody else could."""
+    """Write a new file that root and one group can read, and that at no moment anybody else could.
+
+    Its folder is made in the same way if it is missing.
+    """
+    number = grp.getgrnam(group).gr_gid
+    if not path.parent.exists():
+        path.parent.mkdir(mode=0o700)
+        os.chown(path.parent, 0, number)
+        path.parent.chmod(0o750)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
         stream.write(text)
-    os.chown(path, 0, grp.getgrnam(group).gr_gid)
+    os.chown(path, 0, number)
     path.chmod(0o640)
 
 
@@ -86,6 +95,11 @@ class Bundle:
         """Return what the control node says of the release: artefact (digest), lock, commit, subject, settings."""
         found: dict[str, Any] = json.loads(self.files[FACTS])
         return found
+
+    @property
+    def secret_files(self) -> list[str]:
+        """Return the paths of the application's secret files in the release."""
+        return [name for name in self.files if name.startswith(f"{FILES}/")]
 
     def unpack(self, folder: Path, groups: Mapping[str, str]) -> None:
         """Make ``folder`` from the archive, after comparing its digest, and add the files.

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 SETTINGS, MIGRATION_SETTINGS = ".env", ".env.migrate"
+# The folder of a release's secret files.
+FILES = ".files"
 # By these systemd hands over the socket, and hears that the server is ready. No setting takes their place.
 KEPT = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "PATH")
 STAND_INS = {"${:-$}": "$", r"${:-\}": "\\", r"\'": "'"}
@@ -40,14 +42,31 @@ def settings_of(folder: Path, migration: bool = False) -> dict[str, str]:
     return values
 
 
-def environment_of(folder: Path, base: Mapping[str, str], migration: bool = False) -> dict[str, str]:
-    """Return the variables of a process of the release in ``folder``: its settings, beside those of ``base``.
+def variable_of(name: str) -> str:
+    """Return the variable that names a secret file to the application: `OCI_PEM_FILE` for `oci.pem`."""
+    return re.sub(r"[^A-Z0-9]", "_", name.upper()) + "_FILE"
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Return the paths of the secret files of the release in ``folder``, by their variables.
 
     Raises:
-        OSError: the settings cannot be read.
+        OSError: they cannot be listed.
+    """
+    paths = sorted((folder / FILES).iterdir()) if (folder / FILES).is_dir() else []
+    return {variable_of(path.name): str(path) for path in paths}
+
+
+def environment_of(folder: Path, base: Mapping[str, str], migration: bool = False) -> dict[str, str]:
+    """Return the variables of a process of the release in ``folder``: its settings and the paths of its secret files.
+
+    Those of ``base`` stay beside them.
+
+    Raises:
+        OSError: the settings or the files cannot be read.
     """
     kept = {name: base[name] for name in KEPT if name in base}
-    return {**base, "PYTHONUNBUFFERED": "1", **settings_of(folder, migration), **kept}
+    return {**base, "PYTHONUNBUFFERED": "1", **files_of(folder), **settings_of(folder, migration), **kept}
 
 
 def main() -> str:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from attributes import attributes_of, clear_tree
-from basics import run, write_whole
+from basics import OPTION_FILE, run, write_whole
+from environment import FILES, MIGRATION_SETTINGS, SETTINGS
 from slots import Slot, server
 
 # In a folder that releases share, from its check on.
@@ -79,6 +80,16 @@ def in_words(changes: list[str]) -> str:
     """Return the first of many changes."""
     more = f" and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
     return ", ".join(changes[:NAMED]) + more
+
+
+def secrets_of(release: Path, service: int, migration: int) -> dict[Path, int]:
+    """Return what of a release only one group may read, each with that group."""
+    own = release / FILES
+    paths = [release / SETTINGS, own, *(own.iterdir() if own.is_dir() else ())]
+    groups = dict.fromkeys(paths, service) | dict.fromkeys(
+        (release / MIGRATION_SETTINGS, release / OPTION_FILE), migration
+    )
+    return {path: group for path, group in groups.items() if path.exists()}
 
 
 def exchange(new: Path, old: Path) -> None:
@@ -151,15 +162,14 @@ class Integrity:
         """Return what is wrong with the groups that may read a release's secrets."""
         found = []
         try:
-            members = sorted(set(grp.getgrnam(self.user).gr_mem) - {self.migration_user})
-            groups = {".env": grp.getgrnam(self.user).gr_gid, ".env.migrate": grp.getgrnam(self.migration_user).gr_gid}
+            service, migration = grp.getgrnam(self.user), grp.getgrnam(self.migration_user)
         except KeyError:
             return []  # the role creates the accounts, and says so
-        if members:
+        if members := sorted(set(service.gr_mem) - {self.migration_user}):
             found.append(f"the group {self.user} has members that may read its secrets: {', '.join(members)}")
-        for name, group in groups.items():
-            if (release / name).is_file() and (release / name).stat().st_gid != group:
-                found.append(f"{release / name} belongs to another group")
+        for path, group in secrets_of(release, service.gr_gid, migration.gr_gid).items():
+            if path.stat().st_gid != group:
+                found.append(f"{path} belongs to another group")
         return found
 
     def repair_accounts(self, releases: list[Path]) -> None:
@@ -171,13 +181,9 @@ class Integrity:
         for member in set(service.gr_mem) - {self.migration_user}:
             run("gpasswd", "--delete", member, self.user)
         for release in releases:
-            for name, group in (
-                (".env", service.gr_gid),
-                (".env.migrate", migration.gr_gid),
-                (".mysql.cnf", migration.gr_gid),
-            ):
-                if (release / name).is_file() and (release / name).stat().st_gid != group:
-                    os.chown(release / name, 0, group)
+            for path, group in secrets_of(release, service.gr_gid, migration.gr_gid).items():
+                if path.stat().st_gid != group:
+                    os.chown(path, 0, group)
 
     def process_problems(self, slot: Slot, shown: dict[str, str]) -> list[str]:
         """Return why the main process of a slot is not what its files say: it is older, or runs as another account."""

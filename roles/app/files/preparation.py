@@ -76,7 +76,8 @@ class Preparation:
         partial = self.releases.folder(f".{release}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            bundle.unpack(partial, {".env": service, ".env.migrate": migrator, OPTION_FILE: migrator})
+            groups = {".env": service, ".env.migrate": migrator, OPTION_FILE: migrator}
+            bundle.unpack(partial, groups | dict.fromkeys(bundle.secret_files, service))
             self.releases.runtime(partial).make(partial)
             self.check_settings(partial)
             yield partial

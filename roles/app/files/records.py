@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from basics import write_whole
-from environment import MIGRATION_SETTINGS, SETTINGS, dotenv_values
+from environment import FILES, MIGRATION_SETTINGS, SETTINGS, dotenv_values
 from redactor import Redactor
 
 RECEIPTS_KEPT = 200
@@ -29,7 +29,7 @@ PASSWORD_IN_URL = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
 
 
 def settings_redactor(files: Mapping[str, str]) -> Redactor:
-    """Return a redactor of the secrets in settings, which are texts by the names of their files."""
+    """Return a redactor of the secrets in settings and secret files, which are texts by the names of their files."""
     redactor = Redactor()
     for name in SETTINGS_FILES:
         for key, value in dotenv_values(files.get(name, "")):
@@ -38,13 +38,18 @@ def settings_redactor(files: Mapping[str, str]) -> Redactor:
                 for password in PASSWORD_IN_URL.findall(value):
                     redactor.add(password)
                     redactor.add(unquote(password))
+    for name, content in files.items():
+        if name.startswith(f"{FILES}/"):
+            # A program shows a line of it, as a rule.
+            for text in {content, *map(str.strip, content.splitlines())}:
+                redactor.add(text)
     return redactor
 
 
 def release_redactor(folder: Path) -> Redactor:
-    """Return a redactor of the secrets in the settings of the release in ``folder``."""
-    files = (folder / name for name in SETTINGS_FILES)
-    return settings_redactor({path.name: path.read_text() for path in files if path.is_file()})
+    """Return a redactor of the secrets in the settings and secret files of the release in ``folder``."""
+    paths = [*(folder / name for name in SETTINGS_FILES), *(folder / FILES).glob("*")]
+    return settings_redactor({str(path.relative_to(folder)): path.read_text() for path in paths if path.is_file()})
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from application import Application
 from basics import OPTION_FILE, ReleaseError, digest_of, read_json, run
 from builder import NETRC, Builder
-from environment import environment_of
+from environment import FILES, environment_of
 from installers import SERVER, Installer, installer_for
 from integrity import LINKS, Integrity
 from project import write_metadata
@@ -128,7 +128,7 @@ class Venv(Runtime):
             (folder / ".server").symlink_to(self.server_for(folder))
             write_metadata(folder)
         # Isolated, Python reads the release's code and runs none of it, nor of its packages.
-        skipped = "/(" + "|".join(map(re.escape, LINKS)) + ")/"
+        skipped = "/(" + "|".join(map(re.escape, (*LINKS, FILES))) + ")/"
         run(self.interpreter(folder), "-I", "-m", "compileall", "-q", "-x", skipped, folder)
 
     def interpreter(self, folder: Path) -> str:
@@ -265,7 +265,7 @@ OLDEST_PODMAN = 4
 # Where an image has the application: the WORKDIR of its Containerfile.
 INSIDE = "/app"
 # What a release adds to the code that is in the image.
-OF_THE_RELEASE = ("release.json", ".env")
+OF_THE_RELEASE = ("release.json", ".env", FILES)
 OF_THE_MIGRATION_ACCOUNT = (".env.migrate",)
 # What is beside the artefact's files, and never given to a build: whoever has an image can read all that is in it.
 BESIDE = (*OF_THE_RELEASE, *OF_THE_MIGRATION_ACCOUNT, OPTION_FILE)
@@ -400,7 +400,7 @@ class Image(Runtime):
             f"--user={account.pw_uid}:{account.pw_gid}",
             *(f"--group-add={group}" for group in sorted(groups)),
             f"--workdir={INSIDE}",
-            *(f"--volume={folder / name}:{INSIDE}/{name}:ro" for name in files if (folder / name).is_file()),
+            *(f"--volume={folder / name}:{INSIDE}/{name}:ro" for name in files if (folder / name).exists()),
             *((f"--volume={brought.resolve()}:{INSIDE}/.server:ro",) if brought.exists() else ()),
             f"--volume={EXPORT}:{EXPORT}:ro",
             *options,
