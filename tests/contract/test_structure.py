@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,20 @@ def test_one_program_reads_the_quoting_of_settings() -> None:
     assert {name_of(path.resolve()) for path in paths if "{:-" in path.read_text()} == {
         "plugins/filter/waffle.py", "roles/app/files/environment.py", "roles/app/files/redactor.py",
     }  # fmt: skip
+
+
+def test_the_programs_of_a_host_need_the_standard_library_alone(tmp_path: Path) -> None:
+    installed = [
+        entry["source"] for entry in yaml_at("roles/app/vars/main.yml")["__app_installed"] if "source" in entry
+    ]
+    programs = [name for name in installed if name.endswith(".py") and "/" not in name]
+    for name in programs:
+        shutil.copy(ROOT / "roles/app/files" / name, tmp_path)
+    # What migrations.py needs beside it is in the environment of a release.
+    modules = ", ".join(name.removesuffix(".py") for name in programs if name != "migrations.py")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import {modules}; assert 'messages' not in sys.modules"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_accounts_come_before_the_units_and_rules_that_name_them() -> None:

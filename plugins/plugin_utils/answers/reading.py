@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import Answer
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.host import Answer
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import cleaned, printable
 
 # Ten times the state of a host with 5000 packages; a program's answer has some kilobytes.
@@ -71,7 +72,7 @@ def of_module[T](result: dict[str, Any], model: type[T], what: str) -> T:
     return converted(json.dumps(result, default=str), model, what)
 
 
-def known(answer: Answer) -> dict[str, Any]:
+def known(answer: Answer | Mapping[str, object]) -> dict[str, Any]:
     """Return the fields that an answer has, for a task's result; its texts are printable."""
     found: dict[str, Any] = cleaned(msgspec.to_builtins(answer))
     return found

@@ -1,4 +1,4 @@
-"""Removes secrets from text that a person reads. The plugins of the control node import it, too (plugins/plugin_utils)."""
+"""Removes secrets from text that a person reads. Plugins of the control node import it, too (plugins/plugin_utils)."""
 
 from __future__ import annotations
 

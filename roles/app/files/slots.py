@@ -7,10 +7,13 @@ import json
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from application import Application
 from basics import parsed, replace_link, run
+
+if TYPE_CHECKING:
+    from messages import Version
 
 SLOTS = ("blue", "green")
 # What the server of a release answers itself, before the application (server/waffle_asgi.py).
@@ -190,10 +193,11 @@ class Slot:
         """Send one GET through the slot's socket."""
         return ask(UnixConnection(str(self.folder / "socket"), timeout), path, host, scheme)
 
-    def version(self) -> dict[str, Any]:
+    def version(self) -> Version:
         """Return what the server on the socket says of its release; nothing if none answers."""
         status, body = self.ask(VERSION_PATH if self.application else OLDER_VERSION_PATH)
-        return parsed(body) if status == 200 else {}
+        version: Version = parsed(body) if status == 200 else {}
+        return version
 
     def answering(self) -> str:
         """Return the id of the release that answers on the socket, or an empty text."""
