@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from application import Application
 from basics import parsed, replace_link, run
+from unix_http import UnixConnection
 
 if TYPE_CHECKING:
     from messages import Version
@@ -67,20 +67,6 @@ class Config:
     def unit(self, kind: str, slot: str) -> str:
         """Return the name of a slot's ``service`` or ``socket``."""
         return f"{self.name}@{slot}.{kind}"
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket's path."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 def ask(
