@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
@@ -27,9 +27,11 @@ from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import
 )
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import printable
 
-READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
-RECORDED = frozenset(("prepare", "activate", "confirm", "rollback", "go-back", "repair", "migrate", "restore"))
-ANSWERS: dict[str, type[Mapping[str, Any]]] = {
+READ_ONLY: frozenset[messages.Command] = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
+RECORDED: frozenset[messages.Command] = frozenset(
+    ("prepare", "activate", "confirm", "rollback", "go-back", "repair", "migrate", "restore")
+)
+ANSWERS: dict[messages.Command, type[Mapping[str, Any]]] = {
     "status": messages.Status,
     "rollback-target": messages.RollbackTarget,
     "preview": messages.Preview,
@@ -131,7 +133,7 @@ class ActionModule(HostAction):
 
     def _answer(self, command: list[str], done: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of an answer; nothing if there is none and none is due."""
-        printed, model = str(done["stdout"]), ANSWERS.get(command[0])
+        printed, model = str(done["stdout"]), ANSWERS.get(cast("messages.Command", command[0]))
         if model is None or "--text" in command:
             return {"stdout": printable(printed)} if printed else {}
         due = done["rc"] == 0 and command[0] not in RECORDED

@@ -27,6 +27,14 @@ Number = Annotated[int, Meta(ge=-(1 << 53), le=1 << 53)]
 Seconds = Annotated[float, Meta(ge=-1e12, le=1e12)]
 Phase = Literal["migrated", "ready", "downgraded", "switched", "confirmed", "done"]
 
+# --- commands of the release program ---
+
+Command = Literal[
+    "activate", "rollback", "go-back", "repair", "migrate", "restore",
+    "confirm", "prepare", "status", "list", "log", "proven", "preview", "plan", "rollback-target",
+    "stamp", "exec", "revert", "serve", "probe",
+]  # fmt: skip
+
 # --- releases ---
 
 

@@ -46,7 +46,7 @@ from schema_changes import SchemaChange
 from slots import Config
 
 if TYPE_CHECKING:
-    from messages import Outcome, Preview, RunProgress
+    from messages import Command, Outcome, Preview, RunProgress
 
 # What ends in one message instead of a traceback: a full disk or a damaged archive are no faults of this program.
 UNUSABLE = (ReleaseError, OSError, tarfile.TarError)
@@ -286,7 +286,7 @@ def plan(host: Host, release: str, text: bool) -> Any:
 
 def dispatch(host: Host, options: argparse.Namespace) -> Any:
     """Run one command; return what it says: text, an object for JSON, or nothing."""
-    commands: dict[str, Callable[[], Any]] = {
+    commands: dict[Command, Callable[[], Any]] = {
         "activate": lambda: prepare_and_activate(host, options),
         "rollback": lambda: roll_back(host, options),
         "go-back": lambda: go_back(host, options),
@@ -312,7 +312,8 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "serve": lambda: host.serve(options.slot),
         "probe": lambda: host.probe(options.slot, options.pid),
     }
-    return commands[options.command]()
+    command: Command = options.command
+    return commands[command]()
 
 
 def main() -> int:
