@@ -14,8 +14,8 @@ from ansible.playbook.play_context import PlayContext
 from ansible.plugins.connection import ConnectionBase
 from ansible.plugins.loader import become_loader, connection_loader
 from ansible.utils.vars import combine_vars, load_extra_vars
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.messages import Proof, Status
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import HostAction, answer_in, known, words_of
-from ansible_collections.waffle.iron.plugins.plugin_utils.answers.release import Proof, Status
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import printable
 
 REASON_LENGTH = 8

@@ -10,13 +10,13 @@ import re
 import shlex
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.module_utils.parsing.convert_bool import boolean
-from ansible_collections.waffle.iron.plugins.plugin_utils.answers import release as models
-from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import Answer
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers import messages
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.files import write_inside
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import (
     HostAction,
@@ -27,14 +27,16 @@ from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import
 )
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import printable
 
-READ_ONLY = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
-RECORDED = frozenset(("prepare", "activate", "confirm", "rollback", "go-back", "repair", "migrate", "restore"))
-ANSWERS: dict[str, type[Answer]] = {
-    "status": models.Status,
-    "rollback-target": models.RollbackTarget,
-    "preview": models.Preview,
-    "plan": models.Migrations,
-    **dict.fromkeys(RECORDED, models.Outcome),
+READ_ONLY: frozenset[messages.Command] = frozenset(("status", "list", "log", "proven", "rollback-target", "preview"))
+RECORDED: frozenset[messages.Command] = frozenset(
+    ("prepare", "activate", "confirm", "rollback", "go-back", "repair", "migrate", "restore")
+)
+ANSWERS: dict[messages.Command, type[Mapping[str, Any]]] = {
+    "status": messages.Status,
+    "rollback-target": messages.RollbackTarget,
+    "preview": messages.Preview,
+    "plan": messages.Migrations,
+    **dict.fromkeys(RECORDED, messages.Outcome),
 }
 REQUESTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NO_SUCH_PROGRAM = 127
@@ -69,9 +71,9 @@ class ActionModule(HostAction):
     A host that cannot be reached while it is changed fails (``host_unreachable``) instead of leaving the play, so that
     the tasks that revert a deploy ask it again.
 
-    Returns the fields of the program's answer (plugins/plugin_utils/answers/release.py), or ``stdout`` where it printed
-    text, which is shown where it is for people; a failure has the program's words as ``msg`` and ``refused``. A wrong
-    answer is a refusal, too.
+    Returns the fields of the program's answer (plugins/plugin_utils/answers/messages.py), or ``stdout`` where it
+    printed text, which is shown where it is for people; a failure has the program's words as ``msg`` and ``refused``. A
+    wrong answer is a refusal, too.
     """
 
     TRANSFERS_FILES = False
@@ -131,7 +133,7 @@ class ActionModule(HostAction):
 
     def _answer(self, command: list[str], done: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of an answer; nothing if there is none and none is due."""
-        printed, model = str(done["stdout"]), ANSWERS.get(command[0])
+        printed, model = str(done["stdout"]), ANSWERS.get(cast("messages.Command", command[0]))
         if model is None or "--text" in command:
             return {"stdout": printable(printed)} if printed else {}
         due = done["rc"] == 0 and command[0] not in RECORDED

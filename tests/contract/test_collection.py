@@ -97,7 +97,8 @@ def test_it_holds_every_file_of_roles_and_plugins(installed: Installed) -> None:
     for name in listed:
         assert (installed.files / name).read_bytes() == (ROOT / name).read_bytes(), name
     links = [path for path in installed.files.rglob("*") if path.is_symlink()]
-    assert {path.name for path in links} == {"attributes.py", "environment.py", "redactor.py"}
+    shared = {"attributes.py", "environment.py", "messages.py", "redactor.py", "unix_http.py"}
+    assert {path.name for path in links} == shared
     assert all(path.resolve().is_relative_to(installed.files.resolve()) for path in links)
 
 

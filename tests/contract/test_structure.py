@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from ansible.playbook.handler import Handler
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers import messages
 
 from tests.support import ENVIRONMENTS, ROLES, ROOT, module_at, yaml_at
 
@@ -129,6 +131,39 @@ def test_one_program_reads_the_quoting_of_settings() -> None:
     assert {name_of(path.resolve()) for path in paths if "{:-" in path.read_text()} == {
         "plugins/filter/waffle.py", "roles/app/files/environment.py", "roles/app/files/redactor.py",
     }  # fmt: skip
+
+
+def test_the_programs_of_a_host_need_the_standard_library_alone(tmp_path: Path) -> None:
+    installed = [
+        entry["source"] for entry in yaml_at("roles/app/vars/main.yml")["__app_installed"] if "source" in entry
+    ]
+    programs = [name for name in installed if name.endswith(".py") and "/" not in name]
+    for name in programs:
+        shutil.copy(ROOT / "roles/app/files" / name, tmp_path)
+    # What migrations.py needs beside it is in the environment of a release.
+    modules = ", ".join(name.removesuffix(".py") for name in programs if name != "migrations.py")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import {modules}; assert 'messages' not in sys.modules"
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_is_one_list_of_the_commands_of_the_release_program() -> None:
+    """Mypy holds the program and the action to it; the parser and the tasks are held to it here."""
+    known = set(get_args(messages.Command))
+    parser = module_at("roles/app/files/command_line.py").parser()
+    assert set(parser._subparsers._group_actions[0].choices) == known
+    variables = yaml_at("roles/app/vars/main.yml")
+    asked = set()
+    for path, task in all_tasks():
+        if "waffle.iron.release" in task:
+            stated = task["waffle.iron.release"]["command"]
+            # A list, the beginning of one in an expression, or the name of a variable that is one of these.
+            while found := re.match(r"\{\{ \(?(__app_\w+)", str(stated)):
+                stated = variables[found[1]]
+            word = stated[0] if isinstance(stated, list) else re.findall(r"^\{\{ \(*\['([\w-]+)'", stated)[0]
+            assert word in known, (name_of(path), word)
+            asked.add(word)
+    assert {"status", "go-back", "prepare", "activate"} <= asked
 
 
 def test_accounts_come_before_the_units_and_rules_that_name_them() -> None:

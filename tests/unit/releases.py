@@ -36,6 +36,7 @@ Preparation = sys.modules["preparation"].Preparation
 Receipts, Records = sys.modules["receipts"].Receipts, records.Records
 ReleaseError, replace_link = basics.ReleaseError, basics.replace_link
 Schema, SchemaChange, SchemaChanges = schema.Schema, changes.SchemaChange, changes.SchemaChanges
+NOTHING_PLANNED = schema.NOTHING_PLANNED
 Tables = sys.modules["tables"].Tables
 
 

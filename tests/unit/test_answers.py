@@ -11,23 +11,22 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import Answer
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.files import write_inside
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.host import Diagnosis, HostState, ManagedFiles
-from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import (
-    LIMIT,
-    HostAction,
-    answer_in,
-    converted,
-    known,
-)
-from ansible_collections.waffle.iron.plugins.plugin_utils.answers.release import (
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.messages import (
     Migrations,
     Outcome,
     Preview,
     Proof,
     RollbackTarget,
     Status,
+)
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.reading import (
+    LIMIT,
+    HostAction,
+    answer_in,
+    converted,
+    known,
 )
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import (
     as_code,
@@ -49,7 +48,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-GOOD: dict[str, tuple[type[Answer], dict[str, Any]]] = {
+GOOD: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "status": (Status, {"live": "r1", "slot": "blue", "workers": 2, "releases": [{"id": "r1", "commit": "0f"}]}),
     "target": (RollbackTarget, {"live": "r2", "release": "r1", "downgrade": "0001", "unacknowledged": False}),
     "outcome": (Outcome, {"release": "r1", "before": "r0", "live": "r1", "receipt": {"release": "r1", "before": "r0"}}),
@@ -111,7 +110,7 @@ def test_no_field_that_may_become_a_name_takes_anything_else(kind: str, way: lis
 @pytest.mark.parametrize("model", MODELS)
 @given(answer=st.dictionaries(st.text(max_size=8), JSON, max_size=4))
 def test_any_answer_is_taken_or_refused_in_one_way(model: type[Any], answer: dict[str, Any]) -> None:
-    fields = list(model.__struct_fields__)
+    fields = list(model.__annotations__)
     for found in (answer, dict(zip(fields, answer.values(), strict=False))):
         try:
             taken = converted(json.dumps(found), model, "it")

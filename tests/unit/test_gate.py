@@ -223,7 +223,8 @@ def test_every_module_of_the_program_is_installed() -> None:
     installed = {str(entry.get("source")) for entry in yaml_at("roles/app/vars/main.yml")["__app_installed"]}
     folder = ROOT / "roles/app/files"
     ours = {str(path.relative_to(folder)) for path in folder.rglob("*.py") if "__pycache__" not in path.parts}
-    assert ours <= installed
+    # Annotations alone need that one.
+    assert ours - installed == {"messages.py"}
 
 
 @pytest.mark.parametrize("answers", ["success", "any"])

@@ -19,6 +19,7 @@ import pytest
 
 from tests.unit.releases import (
     CHECK_SETTINGS,
+    NOTHING_PLANNED,
     Bundle,
     Busy,
     Clock,
@@ -278,7 +279,7 @@ def test_a_preview_leaves_nothing(
         assert (host.releases.folder(schema.release) / "poetry.lock").is_file()
         (root / "venvs/made").mkdir(exist_ok=True)
         asked.append(schema.release)
-        return {"pending": []}
+        return {**NOTHING_PLANNED}
 
     monkeypatch.setattr(Schema, "run", run)
     (root / "venvs/kept").mkdir()
@@ -316,7 +317,7 @@ def test_a_preview_asks_with_the_present_password_where_the_run_brings_a_new_one
         asked.append((host.releases.folder(schema.release) / ".env.migrate").read_text())
         if asked[-1] != "B=present\n":
             raise denied("Access denied")
-        return {"pending": []}
+        return {**NOTHING_PLANNED}
 
     monkeypatch.setattr(Schema, "run", run)
     with pytest.raises(ReleaseError, match="Access denied"):
@@ -332,7 +333,7 @@ def test_a_preview_tells_of_connections_that_do_not_fit(host: Any, monkeypatch: 
     folder = put(host, "r1")
     (folder / ".env").write_text("POOL_SIZE=10\nPOOL_OVERFLOW=2\nPOOL_RECYCLE=280\n")
     (folder / ".mysql.cnf").touch()
-    monkeypatch.setattr(Schema, "run", lambda schema, *arguments: {"pending": []})
+    monkeypatch.setattr(Schema, "run", lambda schema, *arguments: {**NOTHING_PLANNED})
     server = Server(50, 28800, 10)
     monkeypatch.setattr(Server, "ask", lambda option_file, reserve: server)
     assert (

@@ -36,9 +36,8 @@ class Programs:
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[str] = []
-        self.pending = [
-            {"revision": "0002", "message": "Add", "compatible": False, "statements": ["A"], "warnings": []}
-        ]
+        revision: dict[str, Any] = {"revision": "0002", "message": "Add", "compatible": False}
+        self.pending = [{**revision, "statements": ["A"], "warnings": [], "problems": []}]
         self.failure: dict[str, Any] | None = None
         self.interrupted: dict[str, Any] | None = None
         self.notes: list[dict[str, Any]] = []

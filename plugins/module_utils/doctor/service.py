@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from ansible_collections.waffle.iron.plugins.module_utils.database_settings import application_of
 from ansible_collections.waffle.iron.plugins.module_utils.doctor.findings import Area, call, properties
 from ansible_collections.waffle.iron.plugins.module_utils.sandbox import opened
+from ansible_collections.waffle.iron.plugins.module_utils.unix_http import UnixConnection
 
 SECONDS = 6.0
 # What the server of each release answers, whatever the application is.
@@ -20,20 +20,6 @@ VERSION = "/.waffle/version"
 SLOTS = ("blue", "green")
 # What makes a process end or not start, wherever it comes from.
 RESOURCES = ("host.disk", "host.inodes", "host.memory")
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket's path."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 def get(
@@ -113,7 +99,7 @@ def answers(area: Area, config: Mapping[str, Any], slot: str, release: Path, tar
     path, application = f"{config['root']}/slots/{slot}/socket", application_of(release)
     repair = f"ansible-playbook site.yml {target}"
     log = f"on the host: journalctl -n 50 -t {config['name']}-{slot}"
-    status, body = get(UnixConnection(path), VERSION)
+    status, body = get(UnixConnection(path, SECONDS), VERSION)
     answering = str(parsed(body).get("release", ""))
     if status == 0:
         command = f"{log}; then: {repair}"
@@ -129,7 +115,9 @@ def answers(area: Area, config: Mapping[str, Any], slot: str, release: Path, tar
     ready = str(application.get("ready_path", "/"))
     # As nginx asks it: an application may refuse other names, or send plain HTTP elsewhere.
     name = "localhost" if config["public_host"] == "_" else str(config["public_host"])
-    status, body = get(UnixConnection(path), ready, name, {"X-Forwarded-Proto": str(application.get("scheme", "http"))})
+    status, body = get(
+        UnixConnection(path, SECONDS), ready, name, {"X-Forwarded-Proto": str(application.get("scheme", "http"))}
+    )
     is_well = 0 < status < 500 if application.get("ready_answers") == "any" else 200 <= status < 300
     reason = str(parsed(body).get("reason") or body[:200])
     area.facts["health"] = "ready" if is_well else reason or f"HTTP {status or 'nothing'}"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import (
-    Answer,
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.messages import (
     Count,
     IdOrNothing,
     Line,
@@ -13,11 +12,15 @@ from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import 
     Seconds,
     Text,
 )
-from msgspec import Meta, field
+from msgspec import Meta, Struct, field
 
 # A section of a state becomes the id of an element of HTML.
 Section = Annotated[str, Meta(pattern=r"\A[a-z][a-z_]*\Z", max_length=64)]
 Key = Annotated[str, Meta(pattern=r"\A[a-z]+\.[a-z_0-9]+\Z", max_length=64)]
+
+
+class Answer(Struct, omit_defaults=True):
+    """What a module answers: a field that is missing is missing in the task's result, too."""
 
 
 class Diff(Answer):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.waffle.iron.plugins.plugin_utils.answers.fields import Answer
+from ansible_collections.waffle.iron.plugins.plugin_utils.answers.host import Answer
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import cleaned, printable
 
 # Ten times the state of a host with 5000 packages; a program's answer has some kilobytes.
 LIMIT = 16 << 20
 WORDS = 20_000
+# Null for a database without a schema, and for an application without migrations.
+NULLABLE = {"current", "head", "migrations"}
 FIX = (
     "Fix: `ansible-playbook site.yml` for that host installs the programs of this checkout; a host that answers so "
     "after it is damaged or compromised: do not trust it"
@@ -71,10 +74,20 @@ def of_module[T](result: dict[str, Any], model: type[T], what: str) -> T:
     return converted(json.dumps(result, default=str), model, what)
 
 
-def known(answer: Answer) -> dict[str, Any]:
-    """Return the fields that an answer has, for a task's result; its texts are printable."""
-    found: dict[str, Any] = cleaned(msgspec.to_builtins(answer))
+def known(answer: Answer | Mapping[str, object]) -> dict[str, Any]:
+    """Return the fields that an answer has, for a task's result; its texts are printable.
+
+    An optional field that is null is missing there, so that a template's `default` takes its place.
+    """
+    found: dict[str, Any] = without_nulls(cleaned(msgspec.to_builtins(answer)))
     return found
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a JSON value without the keys of objects that are null, but those that an answer must have."""
+    if isinstance(value, dict):
+        return {key: without_nulls(part) for key, part in value.items() if part is not None or key in NULLABLE}
+    return [without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def words_of(done: dict[str, Any]) -> str:

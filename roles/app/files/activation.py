@@ -18,14 +18,19 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from basics import ReleaseError, read_json, run, write_whole
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from messages import Phase, RunProgress
 
 # Each name tells what is true at its end: the database has the schema; the release runs beside the old one and lasts;
 # in a rollback that takes the schema back, it is; the release gets the public requests, and the host reverts that by
 # itself; it does so no longer, and the old one still runs; the old one is stopped.
-PHASES = ("migrated", "ready", "downgraded", "switched", "confirmed", "done")
+PHASES: tuple[Phase, ...] = ("migrated", "ready", "downgraded", "switched", "confirmed", "done")
 ABANDON = "abandon"
 POLL_SECONDS = 0.05
 # systemd is asked less often than a file is read: the cores are needed for what is being started.
@@ -74,9 +79,10 @@ class Run:
         """Return the unit's name, which is the lock."""
         return f"{self.name}-release.service"
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> RunProgress:
         """Return what the last run wrote."""
-        return read_json(self.folder / "progress.json")
+        found: RunProgress = read_json(self.folder / "progress.json")
+        return found
 
     def unacknowledged(self, kind: str) -> str:
         """Return the release of a run of a kind that is at work, or whose good end was not acknowledged."""
@@ -154,7 +160,7 @@ class Run:
         """Abandon the run: it undoes what it did and ends; the release of before is live afterwards."""
         write_whole(self.folder / "target", f"{ABANDON} {reason}")
 
-    def follow(self, token: str, until: str = "done") -> dict[str, Any]:
+    def follow(self, token: str, until: str = "done") -> RunProgress:
         """Wait until a run has come as far as ``until`` or has ended; return its progress.
 
         Raises:
@@ -198,7 +204,7 @@ class Progress:
     request: DeployRequest
     until: str
     confirm_seconds: float
-    known: dict[str, Any] = field(default_factory=dict)
+    known: RunProgress = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin: from now on the folder speaks of this run."""
@@ -214,12 +220,12 @@ class Progress:
         }
         self.say()
 
-    def say(self, **facts: Any) -> None:
+    def say(self, **facts: Unpack[RunProgress]) -> None:
         """Add facts to the progress."""
         self.known.update(facts)
         write_whole(self.folder / "progress.json", json.dumps(self.known))
 
-    def checkpoint(self, phase: str, patient: bool = False) -> None:
+    def checkpoint(self, phase: Phase, patient: bool = False) -> None:
         """Record that a phase is over, and wait until the run may go on.
 
         Where nobody lets it within ``confirm_seconds``, whoever began it is gone: a ``patient`` run goes on by itself.
@@ -239,6 +245,7 @@ class Progress:
                 )
             time.sleep(POLL_SECONDS)
 
-    def end(self, **facts: Any) -> None:
+    def end(self, **facts: Unpack[RunProgress]) -> None:
         """Leave the result for whoever waits."""
-        self.say(ended=time.time(), **facts)
+        facts["ended"] = time.time()
+        self.say(**facts)

@@ -75,13 +75,12 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Any:
     """Return the JSON object in a file; nothing where there is no such file."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    return found
 
 
 def replace_link(link: Path, target: str | Path) -> None:
@@ -125,8 +124,8 @@ def option_files(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
-def parsed(body: str) -> dict[str, Any]:
-    """Return the JSON object that ``/version`` answers; nothing where the body is none."""
+def parsed(body: str) -> Any:
+    """Return the JSON object in a text; an empty one where the text is none."""
     try:
         found = json.loads(body)
     except ValueError:

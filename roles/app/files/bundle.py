@@ -13,10 +13,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 
 from basics import ReleaseError, digest_of
 from environment import FILES
+
+if TYPE_CHECKING:
+    from messages import ReleaseFacts
 
 FACTS = "release.json"
 SPARE_BYTES = 64 << 20
@@ -91,9 +94,9 @@ class Bundle:
         return cls(archive, words["bytes"], words["files"])
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> ReleaseFacts:
         """Return what the control node says of the release: artefact (digest), lock, commit, subject, settings."""
-        found: dict[str, Any] = json.loads(self.files[FACTS])
+        found: ReleaseFacts = json.loads(self.files[FACTS])
         return found
 
     @property

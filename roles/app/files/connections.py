@@ -7,12 +7,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from basics import ReleaseError
 from database import BackupError, Database
 from environment import settings_of
+
+if TYPE_CHECKING:
+    from messages import Connections
 
 # While a release is switched to, the old one still runs beside it.
 SLOTS = 2
@@ -65,7 +68,7 @@ class Server:
         return cls(int(connections), int(seconds), reserve)
 
 
-def fit(pool: Pool, server: Server, workers: int) -> dict[str, Any]:
+def fit(pool: Pool, server: Server, workers: int) -> Connections:
     """Return the sum of the connections and what the server has for them.
 
     Args:

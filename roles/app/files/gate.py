@@ -6,13 +6,16 @@ import http.client
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from application import Application
 from basics import ReleaseError, parsed
 from reasons import asked, final_reason, first_line, healthy, lasting_reason
 from serve import older
 from slots import LIVE_PATH, VERSION_PATH, Config, Slot, alive, ask, server, workers_of
+
+if TYPE_CHECKING:
+    from messages import Version
 
 WORKER_DIED = "a worker died soon after it had started"
 # A log is read by a program of its own.
@@ -176,7 +179,7 @@ class Gate:
                 answer = f"answered {ready_status}: {first_line(body)}" if ready_status else body
                 raise ReleaseError(f"GET http://{host}{ready}: {answer}")
             status, body = ask(http.client.HTTPConnection(host, timeout=10), where, name)
-            version: dict[str, Any] = parsed(body)
+            version: Version = parsed(body)
             seen.add(str(version.get("worker", "")))
             if status != 200 or version.get("release") != release:
                 answer = f"answered {status} ({version.get('release') or first_line(body)})" if status else body

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from activation import Run
 from integrity import in_words
 from releases import Releases
 from serve import workers
 from slots import Slot
+
+if TYPE_CHECKING:
+    from messages import KnownRelease, ReleaseFacts, Status
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,13 @@ class Inspection:
             found.append(f"the release {good[0]} was made live last, and {live.release} is live")
         return found
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """Return the live release, what is wrong with it, and the other releases."""
         live, running = self.releases.live, self.activation.holder()
         release = live.release if live else ""
-        facts = self.releases.facts(release) if live else {}
-        return {
+        facts: ReleaseFacts = self.releases.facts(release) if live else {}
+        known: Mapping[str, KnownRelease] = self.releases.states()
+        status: Status = {
             "live": release,
             "slot": live.name if live else "",
             "problems": self.problems(at_work=bool(running)),
@@ -100,10 +105,12 @@ class Inspection:
             "workers": workers(self.releases.config.workers_max),
             # Keyed hashes: what a plan compares with those of the release that is to come.
             "settings": facts.get("settings", {}),
-            "releases": [{"id": name, **known} for name, known in self.releases.states().items()],
-            # Where the world finds it; an older release does not state it.
-            **({"application": stated} if (stated := facts.get("application")) else {}),
+            "releases": [{"id": name, **state} for name, state in known.items()],
         }
+        # Where the world finds it; an older release does not state it.
+        if stated := facts.get("application"):
+            status["application"] = stated
+        return status
 
     def listing(self) -> list[str]:
         """Return a line for each release: id, state, when (UTC), schema, seconds, who, commit and its subject."""

@@ -24,7 +24,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 try:
     from alembic.config import Config
@@ -54,6 +54,23 @@ except ModuleNotFoundError as missing:
         f"the migrations cannot be run: the application has an alembic.ini, and {missing.name} is not among the "
         "packages of its lock file. Fix: add it to the application's dependencies (alembic, sqlalchemy), and commit "
         "the lock file; or remove the alembic.ini of an application that does not use Alembic any more"
+    )
+
+if TYPE_CHECKING:
+    from messages import (
+        AppliedStep,
+        BegunMigration,
+        CheckedRevision,
+        Compatibility,
+        Interrupted,
+        Marked,
+        MarkProgress,
+        Migration,
+        MigrationPlan,
+        MigrationRun,
+        Note,
+        PlannedStep,
+        Report,
     )
 
 # The rows that these change wait for the transaction's end. MySQL commits every other statement by itself, and with it
@@ -131,7 +148,7 @@ class MigrationError(Exception):
 class RevisionFailed(MigrationError):
     """A revision failed while it ran; `report` tells what was done, as JSON takes it."""
 
-    def __init__(self, report: dict[str, Any]) -> None:
+    def __init__(self, report: Report) -> None:
         super().__init__(report["text"])
         self.report = report
 
@@ -140,7 +157,7 @@ class RevisionFailed(MigrationError):
 class Recorder:
     """Keeps what is executed for each revision."""
 
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[AppliedStep] = field(default_factory=list)
     statements: list[str] = field(default_factory=list)
     # The first of the statements, which no rollback takes back.
     committed: int = 0
@@ -172,7 +189,7 @@ class Recorder:
         """Return True in a revision, unless the mark is being written."""
         return self.revision is not None and not (self.mark and self.mark.writing)
 
-    def progress(self) -> dict[str, Any]:
+    def progress(self) -> MarkProgress:
         """Return how far the revision has come, as JSON takes it; of many statements, the last ones."""
         executed = self.statements + self.rolled_back
         return {
@@ -247,8 +264,12 @@ class Mark:
         Column("progress", Text(1 << 24), nullable=False),
     )
 
+    # What it said when it was made.
+    backup: str | None
+    begun: BegunMigration
+
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.writing, self.known = engine, False, dict[str, Any]()
+        self.engine, self.writing = engine, False
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[Connection]:
@@ -264,17 +285,21 @@ class Mark:
             self.writing = False
             engine.dispose()
 
-    def read(self) -> dict[str, Any] | None:
+    def read(self) -> Marked | None:
         """Return what the mark says; None if there is none."""
         with self.connected() as connection:
             if not inspect(connection).has_table(self.TABLE.name):
                 return None
             row = connection.execute(select(self.TABLE)).first()
-        return None if row is None else {"backup": row.backup, **json.loads(row.begun), **json.loads(row.progress)}
+        if row is None:
+            return None
+        begun: BegunMigration = json.loads(row.begun)
+        progress: MarkProgress = json.loads(row.progress)
+        return {"backup": row.backup, **begun, **progress}
 
-    def begin(self, backup: str | None, begun: dict[str, Any]) -> None:
+    def begin(self, backup: str | None, begun: BegunMigration) -> None:
         """Make the mark."""
-        self.known = {"backup": backup, **begun}
+        self.backup, self.begun = backup, begun
         with self.connected() as connection:
             self.TABLE.create(connection, checkfirst=True)
             first = Recorder().progress()
@@ -282,7 +307,7 @@ class Mark:
                 self.TABLE.insert(), {"backup": backup, "begun": json.dumps(begun), "progress": json.dumps(first)}
             )
 
-    def save(self, progress: dict[str, Any]) -> None:
+    def save(self, progress: MarkProgress) -> None:
         """Write how far the migration has come."""
         with self.connected() as connection:
             connection.execute(self.TABLE.update(), {"progress": json.dumps(progress)})
@@ -516,7 +541,7 @@ class Migrations:
         finally:
             del stated["as_sql"]
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> MigrationPlan:
         """Return where the database is, where the release wants it, and what is to be done for that."""
         state = self.state()
         if state.interrupted:
@@ -526,7 +551,8 @@ class Migrations:
         head, current = self.head(), self.known(state)
         steps = self.upward(split(current))
         shown = self.rendered(steps, current)
-        pending, new_tables = [], set[str]()
+        pending: list[CheckedRevision] = []
+        new_tables = set[str]()
         for step in steps:
             script, statements = step.revision, shown[step.revision.revision]
             listed = statements if isinstance(statements, list) else []
@@ -545,7 +571,7 @@ class Migrations:
             )
         return {"current": current, "head": head, "pending": pending, "interrupted": None}
 
-    def upgrade(self, note: dict[str, Any]) -> dict[str, Any]:
+    def upgrade(self, note: Note) -> Migration:
         """Migrate the database to the release's revision, step by step.
 
         Raises:
@@ -554,7 +580,7 @@ class Migrations:
         self.head()
         return self.change(self.upward, note)
 
-    def downgrade(self, target: str, note: dict[str, Any]) -> dict[str, Any]:
+    def downgrade(self, target: str, note: Note) -> Migration:
         """Take the database back to an earlier revision, or to `base`, before the first one.
 
         Raises:
@@ -562,7 +588,7 @@ class Migrations:
         """
         return self.change(lambda revision: self.downward(target, revision), note)
 
-    def change(self, steps_from: Callable[[Any], list[Any]], note: dict[str, Any]) -> dict[str, Any]:
+    def change(self, steps_from: Callable[[Any], list[Any]], note: Note) -> Migration:
         """Run steps, with a mark in the database for as long as their end is not known; return what was done."""
         state = self.state()
         if state.interrupted:
@@ -580,7 +606,8 @@ class Migrations:
                 mark.remove()
             if not steps:
                 return
-            begun = {"from": start, "planned": planned, **{key: note[key] for key in note if key != "backup"}}
+            run = cast("MigrationRun", {key: value for key, value in note.items() if key != "backup"})
+            begun: BegunMigration = {"from": start, "planned": planned, **run}
             mark.begin(note.get("backup"), begun)
             recorder.mark = mark
             yield from recorder.follow(steps, context.version_table)
@@ -597,9 +624,10 @@ class Migrations:
             raise RevisionFailed(self.failure(recorder, error)) from error
         return {"from": start, "to": self.current(), "applied": recorder.steps}
 
-    def planned(self, steps: list[Any], start: str | None) -> list[dict[str, Any]]:
+    def planned(self, steps: list[Any], start: str | None) -> list[PlannedStep]:
         """Return for each step what a report on it needs: a later release may not have the revision."""
-        shown, versions, planned = self.rendered(steps, start), frozenset(split(start)), []
+        shown, versions = self.rendered(steps, start), frozenset(split(start))
+        planned: list[PlannedStep] = []
         for step in steps:
             statements, versions = shown[step.revision.revision], self.after(step, versions)
             planned.append(
@@ -613,21 +641,22 @@ class Migrations:
             )
         return planned
 
-    def failure(self, recorder: Recorder, error: Exception) -> dict[str, Any]:
+    def failure(self, recorder: Recorder, error: Exception) -> Report:
         """Return what a failed revision did and did not do; the mark goes if nothing of the revision is left."""
         assert recorder.mark is not None  # noqa: S101 (a revision has begun)
-        known, code, failed = {**recorder.mark.known, **recorder.progress()}, code_of(error), recorder.running
+        progress, code, failed = recorder.progress(), code_of(error), recorder.running
         lost = isinstance(error, DBAPIError) and error.connection_invalidated
-        known.update(failed=not lost, reason=reason(error, failed or ""))
+        progress["failed"], progress["reason"] = not lost, reason(error, failed or "")
         if failed and not lost and commits(failed) and code != SYNTAX_ERROR:
             # It commits the rows before it even where it fails itself, unless MySQL could not read it.
-            known["committed"] = len(recorder.statements) + len(recorder.rolled_back)
-        found: list[dict[str, Any]] = []
+            progress["committed"] = len(recorder.statements) + len(recorder.rolled_back)
+        known: Marked = {"backup": recorder.mark.backup, **recorder.mark.begun, **progress}
+        found: list[Report] = []
 
         def keep(revision: Any, context: Any) -> list[Any]:
             report, mark = interruption(known, joined(revision)), Mark(context.connection.engine)
             if report["applied"] or lost:
-                mark.save({key: known[key] for key in (*recorder.progress(), "failed", "reason")})
+                mark.save(progress)
             else:
                 mark.remove()
                 report["interrupted"] = False
@@ -640,11 +669,11 @@ class Migrations:
             return interruption(known, "unknown, as the database cannot be asked")
         return found[0]
 
-    def interrupted(self) -> dict[str, Any]:
+    def interrupted(self) -> Interrupted:
         """Return the report on a migration that was interrupted, if one was."""
         return {"interrupted": self.state().interrupted}
 
-    def stamp(self, revision: str) -> dict[str, Any]:
+    def stamp(self, revision: str) -> Migration:
         """Note in the database that it is at a revision, and run nothing; that settles an interrupted migration.
 
         Between two branches the database is at several revisions, which commas separate.
@@ -664,7 +693,7 @@ class Migrations:
         self.run(settle, dont_mutate=True)
         return {"from": start, "to": self.current(), "applied": []}
 
-    def compatible(self, older: str, newer: str) -> dict[str, Any]:
+    def compatible(self, older: str, newer: str) -> Compatibility:
         """Return True if code of an older revision may run on a newer schema: whether each revision between is marked.
 
         Raises:
@@ -729,13 +758,13 @@ class State:
     """What a database says of itself; ``grants`` are None if its account is not limited by what they list."""
 
     version: str | None
-    interrupted: dict[str, Any] | None
+    interrupted: Report | None
     version_columns: int = VERSION_COLUMNS
     grants: frozenset[str] | None = None
     logged: bool = False
 
     @classmethod
-    def of(cls, context: Any, version: str | None, interrupted: dict[str, Any] | None) -> State:
+    def of(cls, context: Any, version: str | None, interrupted: Report | None) -> State:
         """Return the state of the database of Alembic's context."""
         connection, inspector = context.connection, inspect(context.connection)
         place = {"table_name": context.version_table, "schema": context.version_table_schema}
@@ -797,7 +826,7 @@ def split(version: str | None) -> tuple[str, ...]:
     return tuple(version.split(",")) if version and version != BASE else ()
 
 
-def settled(known: dict[str, Any], version: str | None) -> bool:
+def settled(known: Marked, version: str | None) -> bool:
     """Return True if the database is at a whole revision, by the mark of a migration and by Alembic's table.
 
     The last of a revision's rows, its version and the commit are one transaction.
@@ -806,20 +835,28 @@ def settled(known: dict[str, Any], version: str | None) -> bool:
     return step is None or step["to"] == version
 
 
-def interruption(known: dict[str, Any], version: str | None) -> dict[str, Any]:
+def interruption(known: Marked, version: str | None) -> Report:
     """Return the report on a revision that has not come to its end, by the mark of its migration."""
     names = [one["revision"] for one in known["planned"]]
-    place = names.index(known["revision"])
+    place = names.index(str(known["revision"]))
     step, running, failed = known["planned"][place], known["running"], known.get("failed", False)
     kept = max(0, known["committed"] - known["omitted"])
     applied, left = known["executed"][:kept], known["executed"][kept:]
-    unknown = [running] if running and not failed else []
-    if unknown and commits(running):
-        unknown, left = left + unknown, []
+    unknown: list[str] = []
+    if running and not failed:
+        unknown, left = ([*left, running], []) if commits(running) else ([running], left)
     statements = step["statements"]
-    report = {
-        **{key: step[key] for key in ("revision", "message", "file", "to")},
-        **{key: known.get(key) for key in ("backup", "release", "host", "at", "reason", "omitted")},
+    report: Report = {
+        "revision": step["revision"],
+        "message": step["message"],
+        "file": step["file"],
+        "to": step["to"],
+        "backup": known["backup"],
+        "release": known.get("release"),
+        "host": known.get("host"),
+        "at": known.get("at"),
+        "reason": known.get("reason"),
+        "omitted": known["omitted"],
         "from": known["planned"][place - 1]["to"] if place else known["from"],
         "before": names[:place],
         "after": names[place + 1 :],
@@ -831,7 +868,8 @@ def interruption(known: dict[str, Any], version: str | None) -> dict[str, Any]:
         "version": version,
         "interrupted": True,
     }
-    return {**report, "text": in_words(report)}
+    report["text"] = in_words(report)
+    return report
 
 
 def is_compatible(script: Script) -> bool:
@@ -911,7 +949,7 @@ def rest(statements: list[str], executed: int, running: str | None) -> list[str]
     return statements[begin + 1 if running else begin :]
 
 
-def in_words(report: dict[str, Any]) -> str:
+def in_words(report: Report) -> str:
     """Return the report of a revision that failed or was interrupted as a text."""
 
     def listed(statements: list[str]) -> list[str]:
@@ -970,6 +1008,7 @@ def main() -> int:
     # So would what a driver says when a connection of an event loop that has ended is thrown away.
     sys.unraisablehook = lambda _: None
     migrations = None
+    result: object
     try:
         migrations = Migrations()
         if options.command == "plan":

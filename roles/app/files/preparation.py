@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from application import Application
 from basics import OPTION_FILE, ReleaseError, quarantine
@@ -24,6 +24,9 @@ from runtimes import WORKERS, runtime_of
 from schema import AccessDenied
 from schema_changes import SchemaChanges
 from serve import import_command, older
+
+if TYPE_CHECKING:
+    from messages import Preview, ReleaseState
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,10 @@ class Preparation:
                     return
                 partial.rename(target)
             integrity.record(target)
-            facts = {
-                key: value for key, value in bundle.facts.items() if key not in ("release", "settings", "application")
-            }
-            self.releases.set_state(release, "prepared", preparation=round(time.monotonic() - begin, 2), **facts)
+            own = ("release", "settings", "application")
+            known = {key: value for key, value in bundle.facts.items() if key not in own}
+            known["preparation"] = round(time.monotonic() - begin, 2)
+            self.releases.set_state(release, "prepared", **cast("ReleaseState", known))
 
     @contextlib.contextmanager
     def staged(self, release: str, bundle: Bundle) -> Iterator[Path]:
@@ -122,7 +125,7 @@ class Preparation:
             others = [self.releases.folder(name) for name in self.releases.ids() if name != release]
             runtime.renew(folder, [path for path in others if runtime_of(path) == runtime_of(folder)])
 
-    def preview(self, release: str, bundle: Bundle, workers: int) -> dict[str, Any]:
+    def preview(self, release: str, bundle: Bundle, workers: int) -> Preview:
         """Return what a release would do to the database, and leave nothing of it on this host.
 
         Args:
@@ -156,7 +159,7 @@ class Preparation:
         present = {path.name: path.read_text() for path in paths if path.is_file()}
         return dataclasses.replace(bundle, files={**bundle.files, **present})
 
-    def dry_run(self, release: str, workers: int) -> dict[str, Any]:
+    def dry_run(self, release: str, workers: int) -> Preview:
         """Return the migrations of a release, and whether its connections fit; each problem is a text."""
         migrations = self.schema.plan(release)
         try:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from activation import DeployRequest
 from records import Records, release_redactor, settings_changed
 from releases import Releases
 from run_log import RunLog
 from schema_changes import SchemaChanges
+
+if TYPE_CHECKING:
+    from messages import Receipt, ReleaseFacts, ReleaseState, Step
 
 SAMPLES_KEPT = 40
 
@@ -25,7 +28,7 @@ class Receipts:
     schema: SchemaChanges
     log: RunLog
 
-    def begin(self, request: DeployRequest, override: str = "") -> dict[str, Any]:
+    def begin(self, request: DeployRequest, override: str = "") -> Receipt:
         """Return the beginning of a receipt; ``override`` is why the release comes without proof."""
         before = self.releases.live
         return {
@@ -39,7 +42,7 @@ class Receipts:
             "promotion_override": override,
         }
 
-    def keep(self, receipt: dict[str, Any], brought: dict[str, Any] | None = None) -> None:
+    def keep(self, receipt: Receipt, brought: ReleaseFacts | None = None) -> None:
         """Complete a receipt and keep it; where that fails, the receipt says so, and a good release stays.
 
         ``brought`` are the facts of a release that could not even be prepared.
@@ -53,7 +56,7 @@ class Receipts:
             else:
                 receipt["notes"] = [*receipt.get("notes", []), words]
 
-    def write(self, receipt: dict[str, Any], brought: dict[str, Any] | None = None) -> None:
+    def write(self, receipt: Receipt, brought: ReleaseFacts | None = None) -> None:
         """Complete a receipt and keep it, with a line in the audit log; the list of releases gets its share.
 
         Raises:
@@ -61,25 +64,35 @@ class Receipts:
         """
         live = self.releases.live
         release = live.release if live and receipt["kind"] == "repair" else receipt["release"]
-        facts = self.releases.facts(release) or brought or {}
-        before = self.releases.facts(receipt["before"]) if receipt["before"] else {}
+        facts: ReleaseFacts = self.releases.facts(release) or brought or {}
+        before: ReleaseFacts = self.releases.facts(receipt["before"]) if receipt["before"] else {}
         # It was made before the run began, and its time counts once: an earlier run may have failed with it.
         preparation = self.releases.state(release).get("preparation", 0) if receipt["kind"] == "deploy" else 0
-        made = [{"step": "prepare", "seconds": preparation}] if preparation else []
+        made: list[Step] = [{"step": "prepare", "seconds": preparation}] if preparation else []
         redactor = release_redactor(self.releases.folder(release))
-        receipt.update(
-            release=release,
-            **{key: facts.get(key) for key in ("artefact", "lock", "commit", "subject", "frontend", "dirty")},
-            settings=facts.get("settings", {}),
-            settings_changed=settings_changed(before.get("settings", {}), facts.get("settings", {})) if facts else [],
-            schema=self.schema.revision(live.release) if live else None,
-            migration=self.log.migration,
-            steps=made + self.log.steps,
-            health=self.log.samples[-SAMPLES_KEPT:],
-            notes=[redactor.redact(note) for note in self.log.notes],
-            seconds=round(time.time() - receipt["began"] + preparation, 2),
-        )
+        changed = settings_changed(before.get("settings", {}), facts.get("settings", {})) if facts else []
+        seconds = round(time.time() - receipt["began"] + preparation, 2)
+        completed: Receipt = {
+            "release": release,
+            "artefact": facts.get("artefact"),
+            "lock": facts.get("lock"),
+            "commit": facts.get("commit"),
+            "subject": facts.get("subject"),
+            "frontend": facts.get("frontend"),
+            "dirty": facts.get("dirty"),
+            "settings": facts.get("settings", {}),
+            "settings_changed": changed,
+            "schema": self.schema.revision(live.release) if live else None,
+            "migration": self.log.migration,
+            "steps": made + self.log.steps,
+            "health": self.log.samples[-SAMPLES_KEPT:],
+            "notes": [redactor.redact(note) for note in self.log.notes],
+            "seconds": seconds,
+        }
+        receipt.update(completed)
         if self.releases.state(release):
-            counted = {"preparation": 0} if made else {}
-            self.releases.update_state(release, by=receipt["by"], seconds=receipt["seconds"], **counted)
+            counted: ReleaseState = {"by": receipt["by"], "seconds": seconds}
+            if made:
+                counted["preparation"] = 0
+            self.releases.update_state(release, **counted)
         self.records.keep(receipt)

@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from basics import write_whole
 from environment import FILES, MIGRATION_SETTINGS, SETTINGS, dotenv_values
 from redactor import Redactor
+
+if TYPE_CHECKING:
+    from messages import Proof, Receipt, ReleaseState
 
 RECEIPTS_KEPT = 200
 # Kinds of runs whose good end says that the release was live and well.
@@ -69,7 +72,7 @@ class Records:
         """Return the folder of the receipts."""
         return self.root / "state" / "receipts"
 
-    def keep(self, receipt: dict[str, Any]) -> None:
+    def keep(self, receipt: Receipt) -> None:
         """Write a receipt, and its line in the audit log."""
         self.receipts.mkdir(mode=0o700, exist_ok=True)
         moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(receipt["began"]))
@@ -99,13 +102,13 @@ class Records:
         finally:
             os.close(descriptor)
 
-    def entries(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of the audit log, the oldest first."""
+    def entries(self) -> Iterator[Receipt]:
+        """Yield the lines of the audit log, each a part of a receipt, the oldest first."""
         if self.log.is_file():
             for line in self.log.read_text().splitlines():
                 yield json.loads(line)
 
-    def proof(self, artefact: str, known: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    def proof(self, artefact: str, known: Iterable[tuple[str, ReleaseState]]) -> Proof:
         """Return the proof that an artefact was live and well here, by the log and by the releases still here."""
         for release, state in known:
             if state.get("artefact") == artefact and state.get("state") == "good":

@@ -29,7 +29,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 # An isolated Python (-I) does not look for modules beside the program.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -45,13 +45,16 @@ from schema import NOTHING_PLANNED, Schema, plan_lines
 from schema_changes import SchemaChange
 from slots import Config
 
+if TYPE_CHECKING:
+    from messages import Command, Outcome, Preview, RunProgress
+
 # What ends in one message instead of a traceback: a full disk or a damaged archive are no faults of this program.
 UNUSABLE = (ReleaseError, OSError, tarfile.TarError)
 # sudo and sshd, which are between this and Ansible, need less to find out that it is gone.
 HANDED_ON_MILLISECONDS = 100
 
 
-def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, Any]:
+def begin(host: Host, options: argparse.Namespace, command: str) -> Outcome:
     """Start the unit, or join the one at work, and follow it as far as was asked for; return how far it came."""
     request = DeployRequest(options.kind, options.release, options.by)
     arguments = ["--in-unit", command, request.release, f"--kind={request.kind}", f"--by={request.by}"]
@@ -73,18 +76,18 @@ def begin(host: Host, options: argparse.Namespace, command: str) -> dict[str, An
 class RunFailed(ReleaseError):
     """A run ended badly; ``answer`` holds its receipt."""
 
-    def __init__(self, progress: dict[str, Any]) -> None:
+    def __init__(self, progress: RunProgress) -> None:
         super().__init__(progress["error"])
         self.answer = outcome(progress)
 
 
-def outcome(progress: dict[str, Any]) -> dict[str, Any]:
+def outcome(progress: RunProgress) -> Outcome:
     """Return how far a run came, what was live before it and, where it has ended, its receipt."""
     told = ("release", "phase", "before", "receipt")
-    return {"changed": True, **{key: progress[key] for key in told if key in progress}}
+    return cast("Outcome", {"changed": True, **{key: value for key, value in progress.items() if key in told}})
 
 
-def finished(progress: dict[str, Any]) -> dict[str, Any]:
+def finished(progress: RunProgress) -> Outcome:
     """Return what a run left; raise `RunFailed` with its words where it failed."""
     if progress.get("error"):
         raise RunFailed(progress)
@@ -102,12 +105,12 @@ def prepare(host: Host, options: argparse.Namespace) -> None:
         raise
     except UNUSABLE as error:
         words = settings_redactor(bundle.files).redact(str(error))
-        receipt.update(outcome="failed", error=words)
+        receipt["outcome"], receipt["error"] = "failed", words
         host.receipts.keep(receipt, bundle.facts)
         raise RunFailed({"release": options.release, "receipt": receipt, "error": receipt["error"]}) from None
 
 
-def preview(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+def preview(host: Host, options: argparse.Namespace) -> Preview:
     """Return what a release would do; its secrets are masked where it fails."""
     bundle = Bundle.of(sys.stdin.buffer, host.config.root)
     try:
@@ -167,7 +170,7 @@ def revert(host: Host, at_boot: bool) -> None:
         host.receipts.keep(receipt)
 
 
-def confirm(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+def confirm(host: Host, options: argparse.Namespace) -> Outcome:
     """Confirm the switch to a release, so that this host no longer reverts it; with ``--check``, see that it could be.
 
     Raises:
@@ -186,12 +189,13 @@ def confirm(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     raise ReleaseError(f"{options.release} is no longer live here: {reason or 'the host went down after the switch'}")
 
 
-def go_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+def go_back(host: Host, options: argparse.Namespace) -> Outcome:
     """Undo one's own run on this host, if it is at work, and make an earlier release live if it is not.
 
     Returns, as `RunFailed` does: with ``live``, the release that is live afterwards.
     """
-    known, ended = host.activation.progress(), dict[str, Any]()
+    known = host.activation.progress()
+    ended: RunProgress = {}
     if host.activation.active():
         if (known.get("release"), known.get("by")) != (options.refused, options.by):
             return {"changed": False, "running": host.activation.holder(), "live": host.releases.live_release}
@@ -224,7 +228,7 @@ def awaited() -> bool:
     return not answer.poll(HANDED_ON_MILLISECONDS)
 
 
-def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+def activate(host: Host, options: argparse.Namespace) -> Outcome:
     """Make a release live, unless it is and nobody is about to change that.
 
     Where it is live and its run did not come to its end, the answer says so as ``unfinished``: that refuses nothing.
@@ -245,11 +249,11 @@ def activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
     except ReleaseError as error:
         if not to_the_end or host.releases.live_release != options.release or host.activation.active():
             raise
-        told = error.answer if isinstance(error, RunFailed) else {"changed": True}
+        told: Outcome = error.answer if isinstance(error, RunFailed) else {"changed": True}
         return {**told, "unfinished": str(error)}
 
 
-def prepare_and_activate(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+def prepare_and_activate(host: Host, options: argparse.Namespace) -> Outcome:
     """Make a release of what was sent along, if it was, and make it live."""
     if options.prepare:
         prepare(host, options)
@@ -258,7 +262,7 @@ def prepare_and_activate(host: Host, options: argparse.Namespace) -> dict[str, A
     return activate(host, options)
 
 
-def roll_back(host: Host, options: argparse.Namespace) -> dict[str, Any]:
+def roll_back(host: Host, options: argparse.Namespace) -> Outcome:
     """Choose the release to go back to, and make it live, for a host that need not agree with others."""
     options.before = host.releases.live_release
     chosen = host.rollback.target(options.release, options.schema)
@@ -282,7 +286,7 @@ def plan(host: Host, release: str, text: bool) -> Any:
 
 def dispatch(host: Host, options: argparse.Namespace) -> Any:
     """Run one command; return what it says: text, an object for JSON, or nothing."""
-    commands: dict[str, Callable[[], Any]] = {
+    commands: dict[Command, Callable[[], Any]] = {
         "activate": lambda: prepare_and_activate(host, options),
         "rollback": lambda: roll_back(host, options),
         "go-back": lambda: go_back(host, options),
@@ -308,7 +312,8 @@ def dispatch(host: Host, options: argparse.Namespace) -> Any:
         "serve": lambda: host.serve(options.slot),
         "probe": lambda: host.probe(options.slot, options.pid),
     }
-    return commands[options.command]()
+    command: Command = options.command
+    return commands[command]()
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from application import Application
 from basics import ReleaseError, locked, quarantine, read_json, write_whole
@@ -18,6 +18,11 @@ from integrity import Integrity, unknown
 from runtimes import KINDS, Runtime, runtime_of
 from slots import SLOTS, Config, Slot
 from unconfirmed import Unconfirmed
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from messages import ReleaseFacts, ReleaseState
 
 RECENT_SECONDS = 3600
 # The live one, and the good one before it.
@@ -97,9 +102,10 @@ class Releases:
         """Return the folder of a release."""
         return self.config.root / "releases" / release
 
-    def facts(self, release: str) -> dict[str, Any]:
+    def facts(self, release: str) -> ReleaseFacts:
         """Return what the control node wrote about a release that is on this host."""
-        return read_json(self.folder(release) / "release.json")
+        found: ReleaseFacts = read_json(self.folder(release) / "release.json")
+        return found
 
     def application(self, release: str) -> Application:
         """Return what a release states about its application."""
@@ -126,27 +132,29 @@ class Releases:
         """Return the file that keeps what is known of a release."""
         return self.config.root / "state" / f"{release}.json"
 
-    def state(self, release: str) -> dict[str, Any]:
+    def state(self, release: str) -> ReleaseState:
         """Return what is known of a release."""
-        return read_json(self.state_file(release))
+        found: ReleaseState = read_json(self.state_file(release))
+        return found
 
-    def update_state(self, release: str, **facts: Any) -> None:
+    def update_state(self, release: str, **facts: Unpack[ReleaseState]) -> None:
         """Add facts to what is known of a release."""
         write_whole(self.state_file(release), json.dumps({**self.state(release), **facts}, indent=1) + "\n")
 
-    def set_state(self, release: str, state: str, **facts: Any) -> None:
+    def set_state(self, release: str, state: str, /, **facts: Unpack[ReleaseState]) -> None:
         """Set the state of a release: prepared, good or failed.
 
         What came last is told by ``turn``, a count, and not by the clock, which may have been wrong.
         """
         turns = [int(known.get("turn", 0)) for known in (self.state(release), *self.states().values())]
-        self.update_state(release, state=state, at=time.time(), turn=max(turns) + 1, **facts)
+        facts.update({"state": state, "at": time.time(), "turn": max(turns) + 1})
+        self.update_state(release, **facts)
 
     def was_good(self, release: str) -> bool:
         """Return True if a release was live and well, so that others may be to blame for what becomes of it now."""
         return bool(self.state(release).get("state") == "good")
 
-    def states(self) -> dict[str, dict[str, Any]]:
+    def states(self) -> dict[str, ReleaseState]:
         """Return what is known of each finished release by its id, the one used last first."""
         folder = self.config.root / "releases"
         found = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []

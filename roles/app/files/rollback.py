@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from activation import Run
 from application import Application
@@ -10,6 +11,9 @@ from basics import ReleaseError
 from releases import Releases
 from schema import Schema
 from schema_changes import SchemaChanges
+
+if TYPE_CHECKING:
+    from messages import RollbackChoice
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class Rollback:
     activation: Run
     schema: SchemaChanges
 
-    def target(self, wanted: str, schema: str) -> dict[str, str]:
+    def target(self, wanted: str, schema: str) -> RollbackChoice:
         """Return the release to go back to, and the revision that the database has to go back to, if it has to.
 
         Args:

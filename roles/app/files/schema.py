@@ -13,18 +13,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basics import OPTION_FILE, ReleaseError, option_files, parsed, run
 from database import BackupError, Database
 from releases import Releases
 from run_log import RunLog
 
+if TYPE_CHECKING:
+    from messages import Interrupted, Migration, MigrationPlan, Migrations, Note, Plan, Report
+
 # Alembic's word for a database before the first revision.
 BASE = "base"
 # For how long a migration waits for another one of the same database.
 LOCK_SECONDS = 60
-NOTHING_PLANNED: dict[str, Any] = {"current": None, "head": None, "pending": [], "interrupted": None, "stops": []}
+NOTHING_PLANNED: Plan = {"current": None, "head": None, "pending": [], "interrupted": None, "stops": []}
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Schema:
     releases: Releases
     release: str
 
-    def run(self, *arguments: str) -> dict[str, Any]:
+    def run(self, *arguments: str) -> Any:
         """Run migrations.py in the release, as the migration account, and return its result.
 
         Raises:
@@ -58,14 +61,20 @@ class Schema:
             raise AccessDenied(text) if result.get("denied") else ReleaseError(text)
         return result
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> Plan:
         """Return what the release would do to the database, and in words what keeps it from that."""
-        plan = self.run("plan")
-        report = plan.get("interrupted")
-        problems = [f"{one['revision']}: {why}" for one in plan["pending"] for why in one.get("problems", [])]
-        return {**plan, "interrupted": None, "stops": [self.ways_out(report)] if report else problems}
+        plan: MigrationPlan = self.run("plan")
+        report, pending = plan["interrupted"], plan["pending"]
+        problems = [f"{one['revision']}: {why}" for one in pending for why in one["problems"]]
+        return {
+            "current": plan["current"],
+            "head": plan["head"],
+            "pending": [*pending],
+            "interrupted": None,
+            "stops": [self.ways_out(report)] if report else problems,
+        }
 
-    def migrate(self, backup: bool, log: RunLog) -> dict[str, Any]:
+    def migrate(self, backup: bool, log: RunLog) -> Migration:
         """Migrate the database to the release's revision, after a backup; return what was planned and done.
 
         The log has the plan before anything is done, so that it is known also of a migration that fails.
@@ -81,18 +90,19 @@ class Schema:
                 raise ReleaseError("the migration was not begun:\n" + "\n".join(plan["stops"]))
             return {"plan": planned, **self.change(["upgrade"], backup)}
 
-    def downgrade(self, revision: str, backup: bool) -> dict[str, Any]:
+    def downgrade(self, revision: str, backup: bool) -> Migration:
         """Take the database back to an earlier revision of this release, after a backup; return what was done."""
         with alone(self.releases.config.root):
             self.refuse_interrupted()
             return self.change(["downgrade", revision], backup)
 
-    def change(self, command: list[str], backup: bool, made: str | None = None) -> dict[str, Any]:
+    def change(self, command: list[str], backup: bool, made: str | None = None) -> Migration:
         """Run migrations after a backup, or one ``made`` before; report what is left if they do not end well."""
         made = back_up(self.releases.folder(self.release)) if backup else made
-        note = {"backup": made, "release": self.release, "host": socket.gethostname(), "at": time.time()}
+        note: Note = {"backup": made, "release": self.release, "host": socket.gethostname(), "at": time.time()}
         try:
-            return {"backup": made, **self.run(*command, "--note", json.dumps(note))}
+            done: Migration = self.run(*command, "--note", json.dumps(note))
+            return {"backup": made, **done}
         except MigrationFailed as error:
             raise ReleaseError(self.ways_out(error.report)) from None
         except ReleaseError as error:
@@ -116,7 +126,7 @@ class Schema:
         """Return the revision that the release's own code wants, `base` for none."""
         return str(self.run("head")["revision"])
 
-    def interruption(self) -> dict[str, Any] | None:
+    def interruption(self) -> Report | None:
         """Return the report on a migration of the database that has not come to its end; None if there is none.
 
         Starting Alembic takes a second, so it is asked only if there is a mark, or no other way to look for one.
@@ -124,15 +134,15 @@ class Schema:
         files = option_files(self.releases.config.root)
         if files and not has_mark(files):
             return None
-        report: dict[str, Any] | None = self.run("interrupted")["interrupted"]
-        return report
+        found: Interrupted = self.run("interrupted")
+        return found["interrupted"]
 
     def refuse_interrupted(self) -> None:
         """Raise ReleaseError if a migration of the database has not come to its end."""
         if report := self.interruption():
             raise ReleaseError(self.ways_out(report))
 
-    def ways_out(self, report: dict[str, Any]) -> str:
+    def ways_out(self, report: Report) -> str:
         """Return the report on a revision that failed or was interrupted, with what to do about it."""
         name, revision, before = self.releases.config.name, report["revision"], report["from"] or "base"
         if not report["interrupted"]:
@@ -231,12 +241,12 @@ class AccessDenied(ReleaseError):
 class MigrationFailed(ReleaseError):
     """A revision failed; `report` is what migrations.py tells of it."""
 
-    def __init__(self, text: str, report: dict[str, Any]) -> None:
+    def __init__(self, text: str, report: Report) -> None:
         super().__init__(text)
         self.report = report
 
 
-def plan_lines(release: str, plan: dict[str, Any]) -> list[str]:
+def plan_lines(release: str, plan: Migrations) -> list[str]:
     """Return the plan of a release for people: revisions, their SQL, and warnings."""
     lines = [
         f"release {release}",

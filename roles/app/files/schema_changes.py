@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from activation import Abandoned
 from basics import OPTION_FILE, ReleaseError, digest_of, parsed, run
@@ -19,6 +19,9 @@ from schema import Schema, recorded
 from slots import Slot
 from tables import Tables
 from unconfirmed import Switch
+
+if TYPE_CHECKING:
+    from messages import Connections, Plan
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,14 @@ class SchemaChanges:
             return recorded(self.releases.config.root)
         return None
 
-    def plan(self, release: str) -> dict[str, Any] | None:
+    def plan(self, release: str) -> Plan | None:
         """Return what a release would do to the schema; None if it has neither Alembic nor a schema command."""
         stated = self.releases.application(release)
         if stated.alembic:
             return Schema(self.releases, release).plan()
         return Tables(self.releases, release).plan() if stated.schema_command else None
 
-    def connections(self, release: str, workers: int) -> dict[str, Any]:
+    def connections(self, release: str, workers: int) -> Connections:
         """Return whether the connections of all hosts fit the database server.
 
         Raises:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from application import Application
 from basics import parsed, replace_link, run
+from unix_http import UnixConnection
+
+if TYPE_CHECKING:
+    from messages import Version
 
 SLOTS = ("blue", "green")
 # What the server of a release answers itself, before the application (server/waffle_asgi.py).
@@ -64,20 +67,6 @@ class Config:
     def unit(self, kind: str, slot: str) -> str:
         """Return the name of a slot's ``service`` or ``socket``."""
         return f"{self.name}@{slot}.{kind}"
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket's path."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 def ask(
@@ -190,10 +179,11 @@ class Slot:
         """Send one GET through the slot's socket."""
         return ask(UnixConnection(str(self.folder / "socket"), timeout), path, host, scheme)
 
-    def version(self) -> dict[str, Any]:
+    def version(self) -> Version:
         """Return what the server on the socket says of its release; nothing if none answers."""
         status, body = self.ask(VERSION_PATH if self.application else OLDER_VERSION_PATH)
-        return parsed(body) if status == 200 else {}
+        version: Version = parsed(body) if status == 200 else {}
+        return version
 
     def answering(self) -> str:
         """Return the id of the release that answers on the socket, or an empty text."""

@@ -12,13 +12,16 @@ import pwd
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from application import Application
 from basics import OPTION_FILE, ReleaseError, digest_of
 from database import Database, complaint
 from releases import Releases
 from schema import NOTHING_PLANNED, alone, back_up
+
+if TYPE_CHECKING:
+    from messages import Migration, Plan, Revision
 
 LINES_SHOWN = 25
 
@@ -62,13 +65,18 @@ class Tables:
         live = self.releases.live_release
         return not live or Tables(self.releases, live).digest() != self.digest()
 
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> Plan:
         """Return what would be done to the database, as schema.py returns it for Alembic."""
-        step = {"revision": "app_schema_command", "message": self.words, "compatible": False}
-        step |= {"statements": [], "warnings": ["what it does is not known before it runs"]}
+        step: Revision = {
+            "revision": "app_schema_command",
+            "message": self.words,
+            "compatible": False,
+            "statements": [],
+            "warnings": ["what it does is not known before it runs"],
+        }
         return {**NOTHING_PLANNED, "pending": [step] if self.changed() else []}
 
-    def apply(self, backup: bool) -> dict[str, Any]:
+    def apply(self, backup: bool) -> Migration:
         """Run the command, after a backup if it is another one than that of the live release; return what was done.
 
         Raises:

@@ -1,0 +1,1 @@
+../../../plugins/module_utils/unix_http.py
