@@ -228,3 +228,16 @@ def test_no_link_is_followed(tmp_path: Path) -> None:
     assert write_inside(root, "x", text="new").read_text() == "new"
     assert not (root / "x").is_symlink()
     assert (outside / "kept").read_text() == "kept"
+
+
+def test_an_optional_field_that_is_null_is_missing() -> None:
+    """A template's `default` takes the place of what is missing, and not of null."""
+    printed = json.dumps({"live": "r1", "slot": None, "releases": [{"id": "r1", "commit": None, "schema": "0001"}]})
+    assert known(answer_in(printed, Status, "it")) == {"live": "r1", "releases": [{"id": "r1", "schema": "0001"}]}
+    plan = {
+        "migrations": {"current": None, "head": "1", "pending": []},
+        "connections": {"checked": False, "free": None},
+    }
+    found = known(answer_in(json.dumps(plan), Preview, "it"))
+    assert found == {"migrations": plan["migrations"], "connections": {"checked": False}}
+    assert known(answer_in(json.dumps({**plan, "migrations": None}), Preview, "it"))["migrations"] is None
