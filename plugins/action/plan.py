@@ -315,7 +315,8 @@ class Text:
             lines = [f"This host {why}, so the database was not asked. The release brings:", ""]
         else:
             at = f"The database is at {migrations['current'] or 'no revision'}; {migrations['head']} is wanted."
-            lines = [in_markdown(at), ""]
+            # Without Alembic there are no revisions, and the command runs at each deploy (app_schema_command).
+            lines = [in_markdown(at), ""] if migrations["head"] else []
         for revision in self.revisions():
             lines += [f"### {in_markdown(revision['revision'] + ': ' + revision['message'])}", ""]
             if revision.get("compatible"):

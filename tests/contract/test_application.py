@@ -41,7 +41,7 @@ def test_an_application_is_described_once_for_each_environment(project: Project)
     bring(project, ROOT / "tests/apps/tutorial")
     done = project.run(*CHECK, "-e", "all_environments=true")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("application  main:app (main.py)    python >=3.13, hosts may have 3.11, 3.13, 3.12") == 2
+    assert done.stdout.count("application  main:app (main.py)    python >=3.13, hosts may have 3.11, 3.12, 3.13") == 2
     assert done.stdout.count("settings     5 variables exported (DB_HOST DB_PORT DB_USER DB_PASSWORD DB_DATABASE)") == 2
     assert "warning" not in done.stdout.lower()
     assert not project.called

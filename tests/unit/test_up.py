@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ def host() -> Iterator[HTTPServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.server.name = self.headers["Host"]  # type: ignore[attr-defined]
             self.send_response(self.server.status)  # type: ignore[attr-defined]
             self.end_headers()
 
@@ -49,6 +51,18 @@ def host() -> Iterator[HTTPServer]:
 def test_any_application_that_answers_is_up(up: Any, host: Any, status: int) -> None:
     host.status = status
     assert up.answering(f"127.0.0.1:{host.server_port}") == status
+
+
+def test_a_host_is_asked_by_the_name_that_it_answers_to(up: Any, host: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(up, "ROOT", tmp_path)
+    values = tmp_path / "group_vars/dev/vars.yml"
+    values.parent.mkdir(parents=True)
+    for names, wanted in (('["dev.club.example", "x"]', "dev.club.example"), ('["_"]', ""), ('"{{ names }}"', "")):
+        values.write_text(f"server_names: {names}\n")
+        assert up.public_name("dev") == wanted
+    host.status = 200
+    assert up.answering(f"127.0.0.1:{host.server_port}", "dev.club.example") == 200
+    assert host.name == "dev.club.example"
 
 
 def test_an_error_of_the_server_is_one_error(up: Any, host: Any) -> None:

@@ -48,7 +48,7 @@ class Report:
         app = self.application
         outside = "its file is missing" if app.is_missing else "a package of the lock"
         entry = f"{app.entry.module} ({app.entry.file or outside})" if app.entry else "not found"
-        pythons = ", ".join(dict.fromkeys("{}.{}".format(*host.minor) for host in self.hosts))
+        pythons = ", ".join("{}.{}".format(*minor) for minor in sorted({host.minor for host in self.hosts}))
         have = f"host has {pythons}" if len(self.hosts) == 1 or "," not in pythons else f"hosts may have {pythons}"
         if self.stated.python_version:
             have = f"{self.stated.python_version} by uv"

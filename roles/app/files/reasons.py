@@ -146,7 +146,8 @@ def redirect_reason(what: str, location: str, application: Application) -> str:
     if scheme == "https" and application.scheme != "https":
         return (
             f"{what}: a redirect to {location}. The application redirects to https what comes as http. Fix: state "
-            f"public_scheme: https in {VARIABLES} if clients come by https, or turn the redirect off in app_settings"
+            "public_scheme: https in group_vars/<environment>/vars.yml if clients come by https, or turn the redirect "
+            "off in app_settings"
         )
     if healthy(302, application):
         return ""
