@@ -26,7 +26,20 @@ def test_names_of_debian_are_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["libmagic1", {"libmagic1": ""}, ["LibMagic1"], ["libmagic1=5"], ["./a.deb"], ["-o"], ["a"], [1], [""]]
+    "value",
+    [
+        "libmagic1",
+        {"libmagic1": ""},
+        ["LibMagic1"],
+        ["libmagic1=5"],
+        ["./a.deb"],
+        ["nginx-"],
+        ["a.deb-"],
+        ["-o"],
+        ["a"],
+        [1],
+        [""],
+    ],
 )
 def test_anything_else_is_refused(value: Any) -> None:
     (finding,) = system_packages.findings(value)

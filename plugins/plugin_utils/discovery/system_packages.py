@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ansible_collections.waffle.iron.plugins.plugin_utils.discovery.locks import Lock
 
-NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+# apt takes a name with `-` at its end for a removal.
+NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+]")
 # What a package of the lock loads or runs and does not bring, by the names of Debian 12. Debian 13 and Ubuntu 24.04
 # have some of them with `t64` at the end, which also provide the name without it.
 NEEDED = {
