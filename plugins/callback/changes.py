@@ -13,7 +13,7 @@ from ansible.errors import AnsibleError
 from ansible.playbook.handler import Handler
 from ansible.plugins.callback import CallbackBase
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import one_line, printable
-from ansible_collections.waffle.iron.plugins.plugin_utils.redactor import Redactor
+from ansible_collections.waffle.iron.plugins.plugin_utils.redactor import Redactor, secrets_in
 
 DOCUMENTATION = r"""
 name: changes
@@ -39,11 +39,11 @@ def record_file() -> Path:
 
 
 def redactor_for(variables: Mapping[str, Any]) -> Redactor:
-    """Return a redactor of every text that came from a vault, and of each line of one that has several."""
+    """Return a redactor of every text that came from a vault, and of each line or JSON value of it."""
     redactor = Redactor()
     for name, value in variables.items():
         if name.startswith("vault_"):
-            for text in {str(value), *str(value).splitlines()}:
+            for text in secrets_in(str(value)):
                 redactor.add(text)
     return redactor
 

@@ -115,3 +115,23 @@ def test_a_release_that_is_here_and_good_is_proven(records: Any) -> None:
 
 def test_changed_settings_are_named() -> None:
     assert program.settings_changed({"A": "1", "B": "2", "C": "3"}, {"A": "1", "B": "9", "D": "4"}) == ["B", "C", "D"]
+
+
+def test_a_value_of_a_secret_file_s_json_is_redacted_by_itself(tmp_path: Path) -> None:
+    key = {"client_secret": "SuperSecret123", "keys": [{"private_key": "-----BEGIN\nMIIEvQIBADAN\n"}], "port": 12345678}
+    (tmp_path / ".files").mkdir()
+    (tmp_path / ".files/account.json").write_text(json.dumps(key))
+    redactor = program.release_redactor(tmp_path)
+    assert (
+        redactor.redact("bad key MIIEvQIBADAN of SuperSecret123 at 12345678")
+        == "bad key ******** of ******** at 12345678"
+    )
+    assert redactor.redact_all({"a": ["x SuperSecret123", 1, None]}) == {"a": ["x ********", 1, None]}
+
+
+def test_the_secrets_of_several_releases_are_redacted(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ".env").write_text(f"API_TOKEN=token-of-{name}\n")
+    redactor = program.release_redactor(tmp_path / "one", tmp_path / "two", tmp_path / "gone")
+    assert redactor.redact("token-of-one token-of-two") == "******** ********"

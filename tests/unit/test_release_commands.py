@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from tests.unit.releases import (
+    NOTHING_PLANNED,
     Abandoned,
     Clock,
+    DeployRequest,
     Lead,
     Receipts,
     Records,
@@ -258,3 +260,36 @@ def test_a_live_release_needs_no_run(host: Any, systemd: Systemd, monkeypatch: p
     lead = Lead(host, monkeypatch)
     assert lead.run("activate", "r1", "--by", "alice") == {"changed": False, "release": "r1", "phase": "done"}
     assert lead.said == []
+
+
+def test_no_answer_and_no_error_shows_a_secret(
+    host: Any, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a release's own code prints, of a migration or of `exec`, is shown by the control node and a pipeline."""
+    for name in ("r1", "r2"):
+        (put(host, name) / ".env").write_text(f"API_TOKEN=token-of-{name}\n")
+    monkeypatch.setattr(release, "Host", lambda config: host)
+
+    def fail(*_: Any) -> None:
+        raise ReleaseError("RuntimeError: token-of-r1, token-of-r2")
+
+    plan = {
+        **NOTHING_PLANNED,
+        "stops": [],
+        "pending": [{"revision": "1", "message": "for token-of-r2", "statements": []}],
+    }
+    monkeypatch.setattr(type(host.releases), "execute", fail)
+    monkeypatch.setattr(type(host.schema), "plan", lambda *_: plan)
+    for words, code in ((["exec", "r1", "false"], 1), (["plan", "r1"], 0)):
+        monkeypatch.setattr(release.sys, "argv", ["nba-release", *words])
+        assert release.main() == code
+        printed = "".join(capsys.readouterr())
+        assert "token" not in printed and "********" in printed, printed
+
+
+def test_a_receipt_shows_no_secret_of_a_migration(host: Any, systemd: Systemd) -> None:
+    (put(host, "r1") / ".env").write_text("API_TOKEN=token-of-r1\n")
+    receipt = host.receipts.begin(DeployRequest("deploy", "r1", "me"))
+    host.log.migration = {"plan": ["INSERT INTO keys VALUES ('token-of-r1')"], "backup": None}
+    host.receipts.keep(receipt)
+    assert receipt["migration"] == {"plan": ["INSERT INTO keys VALUES ('********')"], "backup": None}

@@ -417,3 +417,18 @@ def test_a_virtual_environment_that_cannot_be_made_leaves_nothing(
     with pytest.raises(ReleaseError, match="No space left"):
         host.releases.runtime(host.releases.folder("r1")).make(host.releases.folder("r1"))
     assert list((root / "venvs").iterdir()) == []
+
+
+def test_what_is_kept_of_a_changed_release_has_no_secrets(
+    host: Any, accounts: dict[str, int], installed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basics.BACKUP_ROOT", tmp_path / "backups")
+    files = {"env": "API_TOKEN=token\n", "files/oci.pem": "a secret key\n"}
+    for _ in range(2):
+        host.preparation.prepare("r1", Bundle.of(sent("r1", **files), host.config.root))
+        made = host.releases.folder("r1") / "typo.py"
+        assert not made.exists() and (made.parent / ".files/oci.pem").is_file()
+        made.write_text("changed outside of a run\n")
+    kept = [path for path in (tmp_path / "backups").rglob("*") if path.is_file()]
+    assert [path for path in kept if path.name == "typo.py"]
+    assert not [path for path in kept if "token" in path.read_text() or "secret key" in path.read_text()]

@@ -195,3 +195,17 @@ def test_what_was_chosen_for_another_live_release_is_not_gone_back_to(host: Any,
     # A run that was torn has gone there already.
     activate(host, DeployRequest("rollback", "new", "me", before="newest"), Progress())
     assert host.releases.live.release == "new"
+
+
+def test_a_rollback_goes_to_no_release_that_never_was_good(host: Any, systemd: Systemd) -> None:
+    """Whoever chose it for this host: one host of several may decide for the others, and may be hostile."""
+    put(host, "old")
+    deploy(host, "old")
+    put(host, "bad")
+    host.releases.set_state("bad", "failed")
+    with pytest.raises(ReleaseError, match="bad was never live and well on this host"):
+        activate(host, DeployRequest("rollback", "bad", "me", "old"), Progress())
+    assert host.releases.live_release == "old"
+    # The way back from a deploy names no release that was live before: it may not be recorded as good.
+    activate(host, DeployRequest("rollback", "bad", "me"), Progress())
+    assert host.releases.live_release == "bad"

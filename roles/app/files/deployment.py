@@ -73,7 +73,7 @@ class Deployment:
 
         Raises:
             Abandoned: it was chosen when another release was live.
-            ReleaseError: its release is not on this host.
+            ReleaseError: its release is not on this host, or a rollback chose one that never was good here.
         """
         release, config = request.release, self.releases.config
         if request.before and (not old or old.release != request.before):
@@ -83,6 +83,9 @@ class Deployment:
             )
         if not self.releases.folder(release).is_dir():
             raise ReleaseError(f"{release} is not on this host; `{config.name}-release list` names those that are")
+        # One that only goes back from a deploy was live before, whatever is recorded of it.
+        if request.kind == "rollback" and request.before and not self.releases.was_good(release):
+            raise ReleaseError(f"{release} was never live and well on this host. Fix: name another: -e release=ID")
         if request.kind == "rollback":
             self.log.notes += unchecked_schema(release, self.releases.application(release))
 

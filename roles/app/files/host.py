@@ -13,7 +13,8 @@ from gate import Gate
 from inspection import Inspection
 from preparation import Preparation
 from receipts import Receipts
-from records import Records
+from records import Records, release_redactor
+from redactor import Redactor
 from releases import Releases
 from repair import Repair
 from rollback import Rollback
@@ -39,6 +40,10 @@ class Host:
         self.repair = Repair(self.releases, self.preparation, self.inspection, self.deployment)
         self.records = Records(config.name, config.root)
         self.receipts = Receipts(self.records, self.releases, self.schema, self.log)
+
+    def redactor(self) -> Redactor:
+        """Return a redactor of the secrets of all releases here: a downgrade runs another one than was named."""
+        return release_redactor(*map(self.releases.folder, self.releases.ids()))
 
     def serve(self, slot: str) -> None:
         """Become the server of a slot that systemd starts for podman, in the release's folder (else: serve.py).

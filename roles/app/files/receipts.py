@@ -83,7 +83,7 @@ class Receipts:
             "settings": facts.get("settings", {}),
             "settings_changed": changed,
             "schema": self.schema.revision(live.release) if live else None,
-            "migration": self.log.migration,
+            "migration": redactor.redact_all(self.log.migration),
             "steps": made + self.log.steps,
             "health": self.log.samples[-SAMPLES_KEPT:],
             "notes": [redactor.redact(note) for note in self.log.notes],

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from basics import write_whole
 from environment import FILES, MIGRATION_SETTINGS, SETTINGS, dotenv_values
-from redactor import Redactor
+from redactor import Redactor, secrets_in
 
 if TYPE_CHECKING:
     from messages import Proof, Receipt, ReleaseState
@@ -31,9 +31,12 @@ SECRET_KEYS = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|DSN|URL", re.IGNOREC
 PASSWORD_IN_URL = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
 
 
-def settings_redactor(files: Mapping[str, str]) -> Redactor:
-    """Return a redactor of the secrets in settings and secret files, which are texts by the names of their files."""
-    redactor = Redactor()
+def settings_redactor(files: Mapping[str, str], redactor: Redactor | None = None) -> Redactor:
+    """Return a redactor of the secrets in settings and secret files, which are texts by the names of their files.
+
+    It is the given one, if there is one, and removes what that removed, too.
+    """
+    redactor = redactor or Redactor()
     for name in SETTINGS_FILES:
         for key, value in dotenv_values(files.get(name, "")):
             if SECRET_KEYS.search(key):
@@ -43,16 +46,20 @@ def settings_redactor(files: Mapping[str, str]) -> Redactor:
                     redactor.add(unquote(password))
     for name, content in files.items():
         if name.startswith(f"{FILES}/"):
-            # A program shows a line of it, as a rule.
-            for text in {content, *map(str.strip, content.splitlines())}:
+            for text in secrets_in(content):
                 redactor.add(text)
     return redactor
 
 
-def release_redactor(folder: Path) -> Redactor:
-    """Return a redactor of the secrets in the settings and secret files of the release in ``folder``."""
-    paths = [*(folder / name for name in SETTINGS_FILES), *(folder / FILES).glob("*")]
-    return settings_redactor({str(path.relative_to(folder)): path.read_text() for path in paths if path.is_file()})
+def release_redactor(*folders: Path) -> Redactor:
+    """Return a redactor of the secrets in the settings and secret files of the releases in ``folders``."""
+    redactor = Redactor()
+    for folder in folders:
+        paths = [*(folder / name for name in SETTINGS_FILES), *(folder / FILES).glob("*")]
+        settings_redactor(
+            {str(path.relative_to(folder)): path.read_text() for path in paths if path.is_file()}, redactor
+        )
+    return redactor
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html import escape
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 MASK = "********"
@@ -47,6 +48,25 @@ def forms_of(secret: str) -> set[str]:
     return forms
 
 
+def secrets_in(content: str) -> set[str]:
+    """Return what a program may show of a secret text: the whole, a line of it, or a value of its JSON."""
+    found = {content, *map(str.strip, content.splitlines())}
+    try:
+        values = list(texts_in(json.loads(content)))
+    except (ValueError, RecursionError):
+        return found
+    return found.union(values, *(value.splitlines() for value in values))
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yield each text of a JSON value; the keys of objects are none."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(part)
+
+
 class Redactor:
     """Knows secrets, and removes them from text."""
 
@@ -56,7 +76,7 @@ class Redactor:
 
     def add(self, secret: str) -> None:
         """Remove a secret from all text from now on; one that is too short to be a secret is ignored."""
-        if len(secret) >= SHORTEST_SECRET:
+        if len(secret) >= SHORTEST_SECRET and secret not in self._forms:
             self._forms |= forms_of(secret)
             # A longer one may hold a shorter one.
             self._longest_first = sorted(self._forms, key=len, reverse=True)
@@ -66,3 +86,11 @@ class Redactor:
         for form in self._longest_first:
             text = text.replace(form, MASK)
         return text
+
+    def redact_all(self, value: Any) -> Any:
+        """Return a JSON value with all of its texts redacted."""
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, dict):
+            return {key: self.redact_all(part) for key, part in value.items()}
+        return [self.redact_all(part) for part in value] if isinstance(value, list) else value

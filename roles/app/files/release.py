@@ -39,7 +39,7 @@ from basics import ReleaseError
 from bundle import Bundle
 from command_line import parser
 from host import Host
-from records import release_redactor, settings_redactor
+from records import settings_redactor
 from releases import Busy
 from schema import NOTHING_PLANNED, Schema, plan_lines
 from schema_changes import SchemaChange
@@ -111,12 +111,14 @@ def prepare(host: Host, options: argparse.Namespace) -> None:
 
 
 def preview(host: Host, options: argparse.Namespace) -> Preview:
-    """Return what a release would do; its secrets are masked where it fails."""
+    """Return what a release would do, without its secrets."""
     bundle = Bundle.of(sys.stdin.buffer, host.config.root)
+    redactor = settings_redactor(bundle.files)
     try:
-        return host.preparation.preview(options.release, bundle, options.workers)
+        found: Preview = redactor.redact_all(host.preparation.preview(options.release, bundle, options.workers))
     except UNUSABLE as error:
-        raise ReleaseError(settings_redactor(bundle.files).redact(str(error))) from None
+        raise ReleaseError(redactor.redact(str(error))) from None
+    return found
 
 
 def in_unit(host: Host, options: argparse.Namespace) -> int:
@@ -140,10 +142,7 @@ def in_unit(host: Host, options: argparse.Namespace) -> int:
         receipt["outcome"] = "good"
     except UNUSABLE as error:
         receipt["outcome"] = "taken back" if isinstance(error, Abandoned) else "failed"
-        # A repair and a restore name no release: what they speak of is what was live.
-        named = host.releases.folder(options.release)
-        folder = named if named.is_dir() else host.releases.folder(receipt["before"])
-        receipt["error"] = release_redactor(folder).redact(str(error))
+        receipt["error"] = host.redactor().redact(str(error))
         print(receipt["error"], file=sys.stderr)
     host.receipts.keep(receipt)
     progress.end(receipt=receipt, phase=PHASES[-1], error=receipt.get("error", ""))
@@ -164,7 +163,7 @@ def revert(host: Host, at_boot: bool) -> None:
         receipt["outcome"] = "taken back"
     except UNUSABLE as error:
         receipt["outcome"] = "failed"
-        receipt["error"] += "\n" + release_redactor(host.releases.folder(switch.release)).redact(str(error))
+        receipt["error"] += "\n" + host.redactor().redact(str(error))
         raise
     finally:
         host.receipts.keep(receipt)
@@ -272,7 +271,7 @@ def roll_back(host: Host, options: argparse.Namespace) -> Outcome:
 
 def plan(host: Host, release: str, text: bool) -> Any:
     """Return what a release would do to the schema: for JSON, or in lines for people."""
-    found = host.schema.plan(release)
+    found = host.redactor().redact_all(host.schema.plan(release))
     if text and found is None:
         return f"release {release} has no migrations (no alembic.ini) and no app_schema_command: nothing is to be done"
     found = found or NOTHING_PLANNED
@@ -328,7 +327,7 @@ def main() -> int:
     except UNUSABLE as error:
         if isinstance(error, RunFailed):
             print(json.dumps(error.answer))
-        print(error, file=sys.stderr)
+        print(host.redactor().redact(str(error)), file=sys.stderr)
         return 1
     if said is not None:
         print(said if isinstance(said, str) else json.dumps(said))

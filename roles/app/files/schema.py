@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from basics import OPTION_FILE, ReleaseError, option_files, parsed, run
 from database import BackupError, Database
+from records import release_redactor
 from releases import Releases
 from run_log import RunLog
 
@@ -83,7 +84,7 @@ class Schema:
             plan = self.plan()
             if not plan["pending"] and not plan["stops"]:
                 return {"backup": None, "from": plan["current"], "to": plan["current"], "applied": []}
-            planned = plan_lines(self.release, plan)
+            planned = release_redactor(self.releases.folder(self.release)).redact_all(plan_lines(self.release, plan))
             print("\n".join(planned), flush=True)
             log.migration = {"plan": planned}
             if plan["stops"]:
