@@ -50,6 +50,7 @@ NOT_DAMAGED = {
     "List the backups of the host": "it looks",
     "Reload systemd": "follows from the task before it",
     "Install podman": "only where releases are containers; tests/hosts/test_container.py",
+    "Install the packages of the application": "only where app_packages names some; tests/hosts/test_beside.py",
     "Take the host out of the load balancer": "a part of the switch; tests/hosts/test_balancer.py",
     "Enable the host in the load balancer": "a part of the switch; tests/hosts/test_balancer.py",
     "Set the membership in the target group": "a preview cannot ask; tests/aws/test_provision.py",
