@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader, lookup_loader
 from ansible.template import Templar, trust_as_template
@@ -23,7 +25,7 @@ class Single(str):
         raise AssertionError("copied")
 
 
-def test_it_renders_what_the_template_lookup_does(tmp_path: Path) -> None:
+def test_it_renders_what_the_template_lookup_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates/part.j2").write_text("{{ greeting }}, {{ name }}")
     (tmp_path / "templates/whole.j2").write_text(
@@ -33,6 +35,10 @@ def test_it_renders_what_the_template_lookup_does(tmp_path: Path) -> None:
         "greeting": trust_as_template("{{ word }} there"), "word": "Hello", "name": "Jin",
         "ansible_search_path": [str(tmp_path)],
     }  # fmt: skip
+    # Later in this process, Ansible's finder of collections would refuse ours, which was imported without it.
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    monkeypatch.setattr(sys, "path_hooks", [*sys.path_hooks])
+    monkeypatch.setattr(sys, "path_importer_cache", {**sys.path_importer_cache})
     init_plugin_loader([])
     loader = DataLoader()
     templar = Templar(loader, variables)
