@@ -41,7 +41,7 @@ def test_every_action_is_pinned_by_its_commit_and_says_its_version() -> None:
             found = re.fullmatch(r"([\w-]+/[\w-]+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)", use)
             assert found, f"{path.name}: {use}"
             seen.setdefault(found[1], set()).add(found[2] + found[3])
-    # GitHub's own, and AWS's: whoever is added here sees what the jobs see.
+    # GitHub's own, and AWS's: the code of each owner here sees what the jobs see.
     assert set(seen) == {
         "actions/checkout",
         "actions/download-artifact",

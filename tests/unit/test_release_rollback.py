@@ -198,7 +198,7 @@ def test_what_was_chosen_for_another_live_release_is_not_gone_back_to(host: Any,
 
 
 def test_a_rollback_goes_to_no_release_that_never_was_good(host: Any, systemd: Systemd) -> None:
-    """Whoever chose it for this host: one host of several may decide for the others, and may be hostile."""
+    """One host of several may decide for the others, and may be hostile."""
     put(host, "old")
     deploy(host, "old")
     put(host, "bad")

@@ -83,10 +83,10 @@ class Deployment:
             )
         if not self.releases.folder(release).is_dir():
             raise ReleaseError(f"{release} is not on this host; `{config.name}-release list` names those that are")
-        # One that only goes back from a deploy was live before, whatever is recorded of it.
-        if request.kind == "rollback" and request.before and not self.releases.was_good(release):
-            raise ReleaseError(f"{release} was never live and well on this host. Fix: name another: -e release=ID")
         if request.kind == "rollback":
+            # One that only goes back from a deploy was live before, whatever is recorded of it.
+            if request.before and not self.releases.was_good(release):
+                raise ReleaseError(f"{release} was never live and well on this host. Fix: name another: -e release=ID")
             self.log.notes += unchecked_schema(release, self.releases.application(release))
 
     def prepare_database(self, release: str, change: SchemaChange) -> None:

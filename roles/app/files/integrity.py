@@ -82,16 +82,6 @@ def in_words(changes: list[str]) -> str:
     return ", ".join(changes[:NAMED]) + more
 
 
-def secrets_of(release: Path, service: int, migration: int) -> dict[Path, int]:
-    """Return what of a release only one group may read, each with that group."""
-    own = release / FILES
-    paths = [release / SETTINGS, own, *(own.iterdir() if own.is_dir() else ())]
-    groups = dict.fromkeys(paths, service) | dict.fromkeys(
-        (release / MIGRATION_SETTINGS, release / OPTION_FILE), migration
-    )
-    return {path: group for path, group in groups.items() if path.exists()}
-
-
 def exchange(new: Path, old: Path) -> None:
     """Give two folders each other's names at one moment."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -158,32 +148,44 @@ class Integrity:
         finished = (venv / COMPLETE).is_file() and self.manifest(venv).is_file()
         return [] if finished else ["it is not complete"]
 
+    def secrets(self, release: Path) -> dict[Path, str]:
+        """Return the files and folders of a release that only one group may read, each with the name of that group."""
+        own = release / FILES
+        paths = [release / SETTINGS, own, *(own.iterdir() if own.is_dir() else ())]
+        groups = dict.fromkeys(paths, self.user)
+        groups |= dict.fromkeys((release / MIGRATION_SETTINGS, release / OPTION_FILE), self.migration_user)
+        return {path: group for path, group in groups.items() if path.exists()}
+
+    def groups(self) -> dict[str, grp.struct_group]:
+        """Return the groups that read secrets, by name; KeyError if one is not on this host."""
+        return {name: grp.getgrnam(name) for name in (self.user, self.migration_user)}
+
     def account_problems(self, release: Path) -> list[str]:
         """Return what is wrong with the groups that may read a release's secrets."""
         found = []
         try:
-            service, migration = grp.getgrnam(self.user), grp.getgrnam(self.migration_user)
+            groups = self.groups()
         except KeyError:
             return []  # the role creates the accounts, and says so
-        if members := sorted(set(service.gr_mem) - {self.migration_user}):
+        if members := sorted(set(groups[self.user].gr_mem) - {self.migration_user}):
             found.append(f"the group {self.user} has members that may read its secrets: {', '.join(members)}")
-        for path, group in secrets_of(release, service.gr_gid, migration.gr_gid).items():
-            if path.stat().st_gid != group:
+        for path, group in self.secrets(release).items():
+            if path.stat().st_gid != groups[group].gr_gid:
                 found.append(f"{path} belongs to another group")
         return found
 
     def repair_accounts(self, releases: list[Path]) -> None:
         """Take strangers out of the service's group, and give every release's secrets to the groups that read them."""
         try:
-            service, migration = grp.getgrnam(self.user), grp.getgrnam(self.migration_user)
+            groups = self.groups()
         except KeyError:
             return
-        for member in set(service.gr_mem) - {self.migration_user}:
+        for member in set(groups[self.user].gr_mem) - {self.migration_user}:
             run("gpasswd", "--delete", member, self.user)
         for release in releases:
-            for path, group in secrets_of(release, service.gr_gid, migration.gr_gid).items():
-                if path.stat().st_gid != group:
-                    os.chown(path, 0, group)
+            for path, group in self.secrets(release).items():
+                if path.stat().st_gid != groups[group].gr_gid:
+                    os.chown(path, 0, groups[group].gr_gid)
 
     def process_problems(self, slot: Slot, shown: dict[str, str]) -> list[str]:
         """Return why the main process of a slot is not what its files say: it is older, or runs as another account."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from application import Application
 from basics import OPTION_FILE, ReleaseError, quarantine
 from bundle import Bundle
-from integrity import exchange, secrets_of
+from integrity import exchange
 from reasons import start_reason
 from releases import Releases
 from run_log import RunLog
@@ -63,7 +63,7 @@ class Preparation:
                     # Somebody changed it: the same release once more takes its place, maybe under running requests.
                     exchange(partial, target)
                     integrity.record(target)
-                    for path in secrets_of(partial, 0, 0):
+                    for path in integrity.secrets(partial):
                         if path.is_file():
                             path.unlink()  # what is kept for a person has no secrets
                     quarantine(partial)

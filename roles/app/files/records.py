@@ -31,35 +31,33 @@ SECRET_KEYS = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|DSN|URL", re.IGNOREC
 PASSWORD_IN_URL = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
 
 
-def settings_redactor(files: Mapping[str, str], redactor: Redactor | None = None) -> Redactor:
-    """Return a redactor of the secrets in settings and secret files, which are texts by the names of their files.
-
-    It is the given one, if there is one, and removes what that removed, too.
-    """
-    redactor = redactor or Redactor()
-    for name in SETTINGS_FILES:
-        for key, value in dotenv_values(files.get(name, "")):
-            if SECRET_KEYS.search(key):
-                redactor.add(value)
-                for password in PASSWORD_IN_URL.findall(value):
-                    redactor.add(password)
-                    redactor.add(unquote(password))
-    for name, content in files.items():
-        if name.startswith(f"{FILES}/"):
-            for text in secrets_in(content):
-                redactor.add(text)
+def settings_redactor(*releases: Mapping[str, str]) -> Redactor:
+    """Return a redactor of the secrets in the settings and secret files of releases: texts by the names of files."""
+    redactor = Redactor()
+    for files in releases:
+        for name in SETTINGS_FILES:
+            for key, value in dotenv_values(files.get(name, "")):
+                if SECRET_KEYS.search(key):
+                    redactor.add(value)
+                    for password in PASSWORD_IN_URL.findall(value):
+                        redactor.add(password)
+                        redactor.add(unquote(password))
+        for name, content in files.items():
+            if name.startswith(f"{FILES}/"):
+                for text in secrets_in(content):
+                    redactor.add(text)
     return redactor
 
 
 def release_redactor(*folders: Path) -> Redactor:
     """Return a redactor of the secrets in the settings and secret files of the releases in ``folders``."""
-    redactor = Redactor()
-    for folder in folders:
-        paths = [*(folder / name for name in SETTINGS_FILES), *(folder / FILES).glob("*")]
-        settings_redactor(
-            {str(path.relative_to(folder)): path.read_text() for path in paths if path.is_file()}, redactor
-        )
-    return redactor
+    return settings_redactor(*map(files_with_secrets, folders))
+
+
+def files_with_secrets(folder: Path) -> dict[str, str]:
+    """Return the settings and secret files of the release in a folder, by name."""
+    paths = [*(folder / name for name in SETTINGS_FILES), *(folder / FILES).glob("*")]
+    return {str(path.relative_to(folder)): path.read_text() for path in paths if path.is_file()}
 
 
 @dataclass(frozen=True)

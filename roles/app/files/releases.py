@@ -174,11 +174,11 @@ class Releases:
 
     @contextlib.contextmanager
     def lock(self, request: str = "", wait_seconds: float = math.inf) -> Iterator[None]:
-        """Hold the lock for whoever makes or removes releases; it ends with this process.
+        """Hold the lock of the making and removing of releases; it ends with this process.
 
         Args:
             request: what a release is prepared for, which the file of the lock then tells, and since when.
-            wait_seconds: how long to wait for another request; whoever holds the lock without one is waited for.
+            wait_seconds: how long to wait for another request; a holder without one is waited for.
 
         Raises:
             Busy: another request held it for all of that time, and for what is over soon.

@@ -174,7 +174,7 @@ class SchemaChanges:
                     f"be brought forward again: {second}\nWhen that is repaired: playbooks/migrate.yml{held}"
                 ) from None
             if isinstance(error, Abandoned):
-                # Whoever takes it back hears no reason of this host.
+                # The command that takes it back shows no reason of this host.
                 self.log.notes.append(f"the schema was brought forward again{held}")
             kind = type(error) if isinstance(error, ReleaseError) else ReleaseError
             raise kind(f"{error}\nThe schema was brought forward again{held}") from None
