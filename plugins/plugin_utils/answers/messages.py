@@ -75,16 +75,21 @@ class PublicApplication(TypedDict):
     page: NotRequired[bool]
 
 
-class ReleaseFacts(TypedDict, total=False):
-    """What the control node tells of a release (its release.json); application.py reads the rest of `application`."""
+class Source(TypedDict, total=False):
+    """What a release was made of, beside its artefact."""
 
-    release: Id
-    artefact: Hex
     lock: Hex | None
     commit: Hex | None
     subject: Text | None
     frontend: Hex | None
     dirty: bool | None
+
+
+class ReleaseFacts(Source, total=False):
+    """What the control node tells of a release (its release.json); application.py reads the rest of `application`."""
+
+    release: Id
+    artefact: Hex
     settings: dict[Name, Hex]
     application: PublicApplication
 
@@ -218,7 +223,7 @@ class Sample(TypedDict):
     milliseconds: Seconds
 
 
-class Receipt(TypedDict, total=False):
+class Receipt(Source, total=False):
     """What a run did (roles/app/files/receipts.py); the audit log has a part of it (records.py)."""
 
     kind: IdOrNothing
@@ -230,11 +235,6 @@ class Receipt(TypedDict, total=False):
     began: Seconds
     seconds: Seconds | None
     artefact: Hex | None
-    lock: Hex | None
-    commit: Hex | None
-    subject: Text | None
-    frontend: Hex | None
-    dirty: bool | None
     settings: dict[Name, Hex]
     settings_changed: list[Name]
     schema_before: Line | None
