@@ -20,6 +20,20 @@ HOLD_TASKS = ("block", "rescue", "always", "pre_tasks", "tasks", "post_tasks", "
 SPECIAL_TAGS = {"all", "always", "never", "tagged", "untagged"}
 PLACEHOLDER = re.compile(r"change-?me", re.IGNORECASE)
 VAULT_HEADER = "$ANSIBLE_VAULT;"
+# Values that release code gets from its host: what stands for none, why a container has no use for one, and the check.
+OF_THE_HOST: dict[str, tuple[object, str, Callable[[object], Iterator[str]]]] = {
+    "app_sandbox": (
+        {},
+        "opens the unit's sandbox, and a container has podman's. Fix: remove it, or set app_runtime: venv",
+        sandbox.findings,
+    ),
+    "app_packages": (
+        [],
+        "installs on the host, and a container has a system of its own. Fix: remove it, and install them in the "
+        "Containerfile",
+        system_packages.findings,
+    ),
+}
 
 
 def is_integer(value: object) -> bool:
@@ -163,29 +177,16 @@ class Environment:
                 "Leave them out, and put them into /root/.netrc on the hosts, mode 0600"
             )
 
-    def sandbox_findings(self) -> Iterator[str]:
-        """Yield a finding for each part of the sandbox that cannot be opened."""
-        known, value = self._read(self.host, "app_sandbox")
-        if not known or value == {}:
-            return
-        if self._read(self.host, "app_runtime") == (True, "container"):
-            yield (
-                "app_sandbox (where it is set): opens the unit's sandbox, and a container has podman's. Fix: remove "
-                "it, or set app_runtime: venv"
-            )
-        yield from (f"app_sandbox (where it is set): {words}" for words in sandbox.findings(value))
-
-    def package_findings(self) -> Iterator[str]:
-        """Yield a finding for each Debian package of the application that cannot be one, or would not reach it."""
-        known, value = self._read(self.host, "app_packages")
-        if not known or value == []:
-            return
-        if self._read(self.host, "app_runtime") == (True, "container"):
-            yield (
-                "app_packages (where it is set): installs on the host, and a container has a system of its own. Fix: "
-                "remove it, and install them in the Containerfile"
-            )
-        yield from (f"app_packages (where it is set): {words}" for words in system_packages.findings(value))
+    def host_findings(self) -> Iterator[str]:
+        """Yield a finding for each value about the host that a release gets, if it cannot be one or would not count."""
+        container = self._read(self.host, "app_runtime") == (True, "container")
+        for name, (nothing, in_a_container, findings) in OF_THE_HOST.items():
+            known, value = self._read(self.host, name)
+            if not known or value == nothing:
+                continue
+            if container:
+                yield f"{name} (where it is set): {in_a_container}"
+            yield from (f"{name} (where it is set): {words}" for words in findings(value))
 
     def vault_findings(self) -> Iterator[str]:
         """Yield a finding when the vault is missing or lies there in clear."""
@@ -249,8 +250,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             findings += vault or list(environment.value_findings(plain))
             findings += [] if vault else environment.promotion_findings(self._groups)
             findings += [] if vault else environment.index_findings()
-            findings += [] if vault else environment.sandbox_findings()
-            findings += [] if vault else environment.package_findings()
+            findings += [] if vault else environment.host_findings()
         notes: list[str] = []
         if not findings:
             secrets = [name for name, form in contract.items() if form.endswith("secret")]

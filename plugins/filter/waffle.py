@@ -121,14 +121,19 @@ def database_settings(
     return {names[part]: found[names[part]] for part in parts or names if names.get(part) in found}
 
 
+def refuse(variable: str, wrong: Iterable[str]) -> None:
+    """Raise AnsibleFilterError with all that is wrong with a variable's value, if anything is."""
+    if message := "; ".join(f"{variable}: {words}" for words in wrong):
+        raise AnsibleFilterError(message)
+
+
 def secret_files_in_release(files: Mapping[str, str]) -> dict[str, str]:
     """Return the contents of secret files (`app_files`) by their paths in a release.
 
     Raises:
         AnsibleFilterError: one of them has a name or a content that it cannot have; the content is not in the message.
     """
-    if wrong := list(secret_files.findings(files)):
-        raise AnsibleFilterError("; ".join(f"app_files: {name}: {words}" for name, words in wrong))
+    refuse("app_files", (f"{name}: {words}" for name, words in secret_files.findings(files)))
     return secret_files.placed(files)
 
 
@@ -138,8 +143,7 @@ def package_names(packages: list[str]) -> list[str]:
     Raises:
         AnsibleFilterError: one of them is no such name: apt would take it for a file, a version or an address.
     """
-    if wrong := list(system_packages.findings(packages)):
-        raise AnsibleFilterError("; ".join(f"app_packages: {words}" for words in wrong))
+    refuse("app_packages", system_packages.findings(packages))
     return packages
 
 
@@ -149,8 +153,7 @@ def sandbox(relaxations: Mapping[str, Any]) -> list[str]:
     Raises:
         AnsibleFilterError: one of them cannot be opened, or not with that value.
     """
-    if wrong := list(findings(relaxations)):
-        raise AnsibleFilterError("; ".join(f"app_sandbox: {words}" for words in wrong))
+    refuse("app_sandbox", findings(relaxations))
     return list(opened(relaxations))
 
 
