@@ -12,8 +12,8 @@ from ansible import constants, context
 from ansible.errors import AnsibleError
 from ansible.playbook.handler import Handler
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.waffle.iron.plugins.module_utils.redactor import Redactor, secrets_in
 from ansible_collections.waffle.iron.plugins.plugin_utils.answers.text import one_line, printable
-from ansible_collections.waffle.iron.plugins.plugin_utils.redactor import Redactor, secrets_in
 
 DOCUMENTATION = r"""
 name: changes

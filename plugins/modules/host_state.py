@@ -25,6 +25,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.waffle.iron.plugins.module_utils.attributes import attributes_of, in_tree
 from ansible_collections.waffle.iron.plugins.module_utils.database_settings import application_of, way_to_database
 from ansible_collections.waffle.iron.plugins.module_utils.environment import FILES
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.digests import SENSITIVE, SecretDigests
 from ansible_collections.waffle.iron.plugins.module_utils.host_state.handshakes import certificate_of, handshakes
 from ansible_collections.waffle.iron.plugins.module_utils.host_state.parsing import (
     Facts,
@@ -58,7 +59,6 @@ from ansible_collections.waffle.iron.plugins.module_utils.host_state.reading imp
     run,
     text_of,
 )
-from ansible_collections.waffle.iron.plugins.module_utils.host_state.redactor import SENSITIVE, Redactor
 from ansible_collections.waffle.iron.plugins.module_utils.host_state.scope import (
     CONTENT_ELSEWHERE,
     SCHEMA_QUERIES,
@@ -66,6 +66,7 @@ from ansible_collections.waffle.iron.plugins.module_utils.host_state.scope impor
     kept,
     left_out,
 )
+from ansible_collections.waffle.iron.plugins.module_utils.redactor import secrets_in
 from ansible_collections.waffle.iron.plugins.module_utils.sandbox import opened
 
 DOCUMENTATION = r"""
@@ -117,8 +118,8 @@ SETTINGS = ((".env", dotenv_settings), (".env.migrate", dotenv_settings), (".mys
 class Host:
     """This host, section by section; each section is a method that returns its facts or raises `Unreadable`."""
 
-    def __init__(self, name: str, redactor: Redactor, master_options: str) -> None:
-        self.name, self.redactor, self._master_options = name, redactor, master_options
+    def __init__(self, name: str, digests: SecretDigests, master_options: str) -> None:
+        self.name, self.digests, self._master_options = name, digests, master_options
         self.root, self.library = f"/srv/{name}", f"/usr/local/lib/{name}"
         self.release = os.path.realpath(f"{self.root}/live/release")
         self._asking = threading.Lock()
@@ -139,10 +140,10 @@ class Host:
         }
         self.secret_files = secret_files_in(f"{self.release}/{FILES}") if self.release else {}
         for content in self.secret_files.values():
-            redactor.add(content, *map(str.strip, content.splitlines()))
-        redactor.add(*(way["password"] for way in self.ways.values() if "password" in way))
+            digests.add(*secrets_in(content))
+        digests.add(*(way["password"] for way in self.ways.values() if "password" in way))
         for settings in self.settings.values():
-            redactor.add(*(value for key, value in settings.items() if re.fullmatch(SENSITIVE, key, re.IGNORECASE)))
+            digests.add(*(value for key, value in settings.items() if re.fullmatch(SENSITIVE, key, re.IGNORECASE)))
 
     def sections(self) -> dict[str, Callable[[], Facts]]:
         """Return the sections in the order of the report."""
@@ -268,7 +269,7 @@ class Host:
             for name in sorted(files):
                 place = os.path.join(folder, name)
                 parts.append(f"{os.path.relpath(place, path)} {self.content(place)}")
-        return self.redactor.content("\n".join(parts)) if os.path.isdir(path) else self.content(path)
+        return self.digests.content("\n".join(parts)) if os.path.isdir(path) else self.content(path)
 
     @staticmethod
     def attributes(folder: str) -> str:
@@ -288,7 +289,7 @@ class Host:
             data = stream.read()
         if self.live_environment and path.startswith(f"{self.live_environment}/"):
             data = without_own_path(data, os.path.basename(path), self.live_environment)
-        digest: str = self.redactor.content(data)
+        digest: str = self.digests.content(data)
         return digest
 
     def application(self) -> Facts:
@@ -315,9 +316,9 @@ class Host:
         found["from a clean tree"] = "no" if facts.get("dirty") else "yes"
         for file, settings in self.settings.items():
             for key, value in settings.items():
-                found[f"{file}: {key}"] = self.redactor.secret(f"{key}={value}")
+                found[f"{file}: {key}"] = self.digests.secret(f"{key}={value}")
         for name, content in self.secret_files.items():
-            found[f"{FILES}: {name}"] = self.redactor.secret(f"{name}={content}")
+            found[f"{FILES}: {name}"] = self.digests.secret(f"{name}={content}")
         return found
 
     def asked(self, path: str) -> dict[str, Any]:
@@ -423,7 +424,7 @@ class Host:
         found = nginx_files(run("nginx", "-T", "-q"))
         # It names both slots, whichever of them is live, so neither name stands for that (see `identity`).
         texts = {path: re.sub(r"slots/(blue|green)\b", r"slots/<\1>", text) for path, text in found.items()}
-        return {path: self.redactor.redact(text) for path, text in texts.items()}
+        return {path: self.digests.redact(text) for path, text in texts.items()}
 
     def tls(self) -> Facts:
         """Read which protocols and ciphers nginx accepts, and what its certificate is, by shaking hands with it."""
@@ -456,12 +457,12 @@ class Host:
             paths = [unit.get("FragmentPath", ""), *unit.get("DropInPaths", "").split()]
             loaded.update(paths)
             texts = [f"# {path}\n{lines_of(text_of(path), '[#;]')}" for path in paths if path]
-            found[unit["Id"]] = self.redactor.redact("\n".join(texts)) or unit.get("LoadState", "unknown")
+            found[unit["Id"]] = self.digests.redact("\n".join(texts)) or unit.get("LoadState", "unknown")
         for folder, _, names in os.walk("/etc/systemd"):
             for path in (f"{folder}/{name}" for name in names):
                 # A drop-in that systemd has not read yet is here, too.
                 if path.endswith((".conf", ".network", ".link", ".netdev")) and path not in loaded:
-                    found[path] = self.redactor.redact(lines_of(text_of(path), "[#;]"))
+                    found[path] = self.digests.redact(lines_of(text_of(path), "[#;]"))
         return found
 
     def shown(self) -> list[Facts]:
@@ -587,7 +588,7 @@ class Host:
         paths = ["/etc/sudoers", *(f"/etc/sudoers.d/{name}" for name in names_in("/etc/sudoers.d"))]
         # Only with a space or a word after it is # a comment there: #include and a user's number are none.
         comment = r"#(?!include|\d)"
-        return {path: self.redactor.redact(lines_of(text_of(path), comment)) for path in paths if os.path.isfile(path)}
+        return {path: self.digests.redact(lines_of(text_of(path), comment)) for path in paths if os.path.isfile(path)}
 
     def sshd(self) -> Facts:
         """Read the configuration that sshd has."""
@@ -737,7 +738,7 @@ def read(host: Host) -> dict[str, Any]:
             try:
                 facts[name] = kept(name, result.result())
             except (Unreadable, OSError, ValueError, subprocess.SubprocessError) as error:
-                gaps[name] = host.redactor.redact(f"{error}")
+                gaps[name] = host.digests.redact(f"{error}")
     return {
         "facts": facts,
         "gaps": gaps,
@@ -759,9 +760,9 @@ def main() -> None:
     )
     warnings.simplefilter("ignore", DeprecationWarning)  # that old protocols are refused is what is to be seen
     options: Iterable[str] = option_settings(module.params["master_options"]).values()
-    redactor = Redactor(module.params["key"])
-    redactor.add(*(value for value in options if len(value) >= 12))
-    state = read(Host(module.params["name"], redactor, module.params["master_options"]))
+    digests = SecretDigests(module.params["key"])
+    digests.add(*(value for value in options if len(value) >= 12))
+    state = read(Host(module.params["name"], digests, module.params["master_options"]))
     module.exit_json(changed=False, state=json.dumps(as_text(state)))
 
 

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from ansible_collections.waffle.iron.plugins.module_utils import attributes
 from ansible_collections.waffle.iron.plugins.module_utils.host_state import handshakes, parsing, reading
-from ansible_collections.waffle.iron.plugins.module_utils.host_state.redactor import Redactor
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.digests import SecretDigests
 from ansible_collections.waffle.iron.plugins.plugin_utils.parity.compare import secret_digest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -38,14 +38,14 @@ PRINTABLE = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_siz
 
 @pytest.fixture
 def redactor() -> Any:
-    return Redactor("a key of this run")
+    return SecretDigests("a key of this run")
 
 
 # --- secrets ---
 
 
 def test_a_digest_is_equal_for_equal_secrets_of_one_run_alone(redactor: Any) -> None:
-    again, other = Redactor("a key of this run"), Redactor("the key of another run")
+    again, other = SecretDigests("a key of this run"), SecretDigests("the key of another run")
     assert redactor.secret(AWKWARD) == again.secret(AWKWARD) != other.secret(AWKWARD)
     assert redactor.secret(AWKWARD) != redactor.secret(AWKWARD + " ")
     assert AWKWARD not in redactor.secret(AWKWARD)
@@ -53,7 +53,7 @@ def test_a_digest_is_equal_for_equal_secrets_of_one_run_alone(redactor: Any) -> 
 
 @given(PRINTABLE)
 def test_the_control_node_makes_the_same_digest(text: str) -> None:
-    assert Redactor("key").secret(text) == secret_digest("key", text)
+    assert SecretDigests("key").secret(text) == secret_digest("key", text)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
 import pytest
-from ansible_collections.waffle.iron.plugins.plugin_utils.redactor import MASK, Redactor, forms_of
+from ansible_collections.waffle.iron.plugins.module_utils.redactor import MASK, Redactor, forms_of
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 

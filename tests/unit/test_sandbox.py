@@ -11,7 +11,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.waffle.iron.plugins.module_utils import sandbox
 from ansible_collections.waffle.iron.plugins.module_utils.doctor import service
-from ansible_collections.waffle.iron.plugins.module_utils.host_state.redactor import Redactor
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.digests import SecretDigests
 from ansible_collections.waffle.iron.plugins.modules import host_state
 
 from tests.support import ROOT, module_at, rendered
@@ -81,7 +81,7 @@ def test_the_doctor_tells_what_is_open(tmp_path: Path) -> None:
 
 
 def test_parity_compares_what_is_open(tmp_path: Path) -> None:
-    host = host_state.Host("waffle-test", Redactor("key"), "")
+    host = host_state.Host("waffle-test", SecretDigests("key"), "")
     host.library = str(tmp_path)
     assert not any(key.startswith("sandbox: ") for key in host.application())
     (tmp_path / "sandbox.json").write_text(json.dumps(OPENED))

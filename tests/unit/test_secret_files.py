@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.waffle.iron.plugins.module_utils.host_state.redactor import Redactor
+from ansible_collections.waffle.iron.plugins.module_utils.host_state.digests import SecretDigests
 from ansible_collections.waffle.iron.plugins.modules import host_state
 from ansible_collections.waffle.iron.plugins.plugin_utils import secret_files
 from ansible_collections.waffle.iron.plugins.plugin_utils.parity.compare import secret_digest
@@ -121,7 +121,7 @@ def test_a_container_sees_them_and_an_image_never_has_them() -> None:
 
 
 def test_parity_compares_digests(tmp_path: Path) -> None:
-    host = host_state.Host("waffle-test", Redactor("key"), "")
+    host = host_state.Host("waffle-test", SecretDigests("key"), "")
     (tmp_path / ".files").mkdir()
     (tmp_path / ".files/oci.pem").write_bytes(KEY.replace("\n", "\r\n").encode())
     (tmp_path / "release.json").write_text(json.dumps({}))
@@ -129,3 +129,12 @@ def test_parity_compares_digests(tmp_path: Path) -> None:
     # As the control node makes it of the value.
     content = KEY.replace("\n", "\r\n")
     assert host.application()[".files: oci.pem"] == secret_digest("key", f"oci.pem={content}")
+
+
+def test_no_fact_shows_a_value_of_a_file_s_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".files").mkdir()
+    (tmp_path / ".files/account.json").write_text(json.dumps({"client_secret": "SuperSecret123"}))
+    monkeypatch.setattr(os.path, "realpath", lambda path: str(tmp_path))
+    digests = SecretDigests("key")
+    host_state.Host("waffle-test", digests, "")
+    assert "SuperSecret123" not in digests.redact("environment of a job: SuperSecret123")

@@ -16,7 +16,7 @@ SECRET_HEADER = re.compile(
 SECRET_URL = re.compile(r"(?<=://)([^\s/@:]*):([^\s/@]+)@")
 
 
-class Redactor:
+class SecretDigests:
     """Makes digests of secrets, and puts them in the place of secrets in texts."""
 
     def __init__(self, key: str) -> None:

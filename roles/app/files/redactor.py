@@ -1,4 +1,4 @@
-"""Removes secrets from text that a person reads. Plugins of the control node import it, too (plugin_utils)."""
+"""Removes secrets from text that a person reads. Plugins and modules import it, too (module_utils)."""
 
 from __future__ import annotations
 
